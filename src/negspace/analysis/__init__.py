@@ -1,0 +1,1 @@
+"""Analysers: the protocol they follow and how they are found."""

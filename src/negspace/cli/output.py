@@ -1,0 +1,124 @@
+"""How results are shown: one value, as a table or as JSON. The only writer to stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option: Callable[[Command], Command] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON."
+)
+
+
+def plain(value: object) -> Any:
+    """The value as JSON knows it: times in ISO 8601, decimals as numbers, durations in seconds."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def show_json(value: object) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def show_text(text: str = "") -> None:
+    """Print a line of the result."""
+    click.echo(text)
+
+
+def note(text: str) -> None:
+    """Say something that is not the result, on stderr."""
+    click.echo(text, err=True)
+
+
+def show_rows(
+    rows: Sequence[object],
+    columns: Sequence[str],
+    *,
+    as_json: bool,
+    title: str | None = None,
+    empty: str = "nothing to show",
+) -> None:
+    """Print rows as a table of the named columns, or whole as JSON.
+
+    Args:
+        rows: Dataclasses or mappings.
+        columns: The keys the table shows, in order; ``_`` prints as a space.
+        as_json: Print every key of every row as JSON instead.
+        title: A line above the table.
+        empty: What stands in for a table without rows.
+    """
+    if as_json:
+        show_json(list(rows))
+        return
+    if not rows:
+        click.echo(empty)
+        return
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    plained: list[dict[str, Any]] = [plain(row) for row in rows]
+    for column in columns:
+        numeric = all(isinstance(r[column], int | float | None) for r in plained)
+        justify = "right" if numeric else "left"
+        table.add_column(column.replace("_", " "), justify=justify, overflow="fold")
+    for row in plained:
+        table.add_row(*(cell(row[column]) for column in columns))
+    show_rich(table)
+
+
+def show_fields(value: object, *, as_json: bool) -> None:
+    """Print one value: a line per field, or JSON."""
+    if as_json:
+        show_json(value)
+        return
+    fields: dict[str, Any] = plain(value)
+    width = max(map(len, fields), default=0)
+    for name, content in fields.items():
+        click.echo(f"{name.replace('_', ' '):<{width}}  {cell(content)}")
+
+
+def show_rich(renderable: object) -> None:
+    """Print something rich can draw: as wide as the terminal, or as it needs in a pipe."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 200
+    Console(width=width, soft_wrap=False, highlight=False, markup=False).print(renderable)
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Path):
+        return str(value)
+    return str(value)
