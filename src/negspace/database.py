@@ -312,10 +312,15 @@ class Database:
                     "row_factory": dict_row,
                     "application_name": "negspace",
                 },
-                check=ConnectionPool.check_connection,
+                check=_see_alive,
                 open=True,
             )
         return self._pool
+
+
+def _see_alive(connection: Connection) -> None:
+    """Raise where the server has gone, so that the pool hands out another connection."""
+    connection.execute("")
 
 
 @dataclass(frozen=True)

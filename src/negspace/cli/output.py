@@ -15,9 +15,10 @@ import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-json_option: Callable[[Command], Command] = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON."
-)
+
+def json_option(command: Command) -> Command:
+    """The ``--json`` that every verb has."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
 
 
 def plain(value: object) -> Any:
