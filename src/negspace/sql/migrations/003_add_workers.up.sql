@@ -207,13 +207,13 @@ begin
             continue;
         end if;
 
-        -- A plain look first: the insert waits only for somebody who enqueues the same now.
+        -- Whoever enqueues the same holds the image, so nobody can come between look and insert.
         select q.id into job_id from public.processing_queue_hot q
         where q.image_id = image.id and q.algorithm_name = enqueue_jobs.algorithm_name
           and q.algorithm_version = enqueue_jobs.algorithm_version and q.parameters_hash = print;
         outcome := 'waiting';
         if job_id is null then
-            insert into public.processing_queue_hot (
+            insert into public.processing_queue (
                 image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
                 priority, max_retries, scheduled_at, complexity_score
             )

@@ -26,37 +26,25 @@ begin
         raise exception 'there is no active user %', register_image.user_id
             using errcode = 'NS003', hint = 'negspace users list shows the accounts';
     end if;
-    -- Twice at most: the original that was in the way may be removed before it is found.
-    for try in 1..2 loop
+    -- Again only where an original appears or goes between the look and the insert.
+    loop
+        select i.id into original from public.images i
+        where i.user_id = register_image.user_id and i.file_hash = register_image.file_hash and not i.is_duplicate
+        for key share;
         insert into public.images (
             user_id, original_filename, file_name, file_path, file_size, mime_type, file_hash,
-            image_dimensions, metadata
+            image_dimensions, metadata, is_duplicate, duplicate_of
         )
         values (
             register_image.user_id, register_image.original_filename, register_image.file_name,
             register_image.file_path, register_image.file_size, register_image.mime_type,
-            register_image.file_hash, register_image.image_dimensions, register_image.metadata
+            register_image.file_hash, register_image.image_dimensions, register_image.metadata,
+            original is not null, original
         )
         on conflict (user_id, file_hash) where not is_duplicate do nothing
         returning * into taken;
-        if found then
-            return taken;
-        end if;
-        select i.id into original from public.images i
-        where i.user_id = register_image.user_id and i.file_hash = register_image.file_hash and not i.is_duplicate
-        for key share;
         exit when found;
     end loop;
-    insert into public.images (
-        user_id, original_filename, file_name, file_path, file_size, mime_type, file_hash,
-        image_dimensions, metadata, is_duplicate, duplicate_of
-    )
-    values (
-        register_image.user_id, register_image.original_filename, register_image.file_name,
-        register_image.file_path, register_image.file_size, register_image.mime_type,
-        register_image.file_hash, register_image.image_dimensions, register_image.metadata, true, original
-    )
-    returning * into taken;
     return taken;
 end
 $$;
