@@ -598,6 +598,21 @@ grant select on security_audit to app_user;
 
 -- ── Writing the audit trail ─────────────────────────────────────────────────────────────
 
+create function audit_context(
+    out user_id bigint, out api_key_id bigint, out ip_address inet, out user_agent text, out request_id text
+)
+    language sql
+    stable parallel safe
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    select public.context_value('user_id')::bigint,
+           public.context_value('api_key_id')::bigint,
+           public.context_value('ip_address')::inet,
+           public.context_value('user_agent'),
+           public.context_value('request_id')
+$$;
+comment on function audit_context() is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+
 create function record_event(
     action         audit_action,
     resource_type  text,
@@ -616,14 +631,11 @@ as $$
         user_id, api_key_id, action, resource_type, resource_id, status, ip_address,
         user_agent, request_id, error_message, changes_before, changes_after
     )
-    values (
-        coalesce(public.context_value('user_id')::bigint, record_event.user_id),
-        public.context_value('api_key_id')::bigint,
-        record_event.action, record_event.resource_type, record_event.resource_id,
-        record_event.status, public.context_value('ip_address')::inet,
-        public.context_value('user_agent'), public.context_value('request_id'),
-        record_event.error_message, record_event.changes_before, record_event.changes_after
-    )
+    select coalesce(c.user_id, record_event.user_id), c.api_key_id, record_event.action,
+           record_event.resource_type, record_event.resource_id, record_event.status,
+           c.ip_address, c.user_agent, c.request_id, record_event.error_message,
+           record_event.changes_before, record_event.changes_after
+    from public.audit_context() c
     returning id
 $$;
 comment on function record_event(audit_action, text, text, audit_status, jsonb, jsonb, text, bigint) is
@@ -639,24 +651,26 @@ create function audit_images() returns trigger
     security definer
     set search_path = pg_catalog, public, pg_temp
 as $$
+declare
+    added constant boolean := tg_op = 'INSERT';
 begin
-    if tg_op = 'INSERT' then
-        perform public.record_event(
-            'create_image', 'image', r.id::text,
-            changes_after => jsonb_build_object(
-                'original_filename', r.original_filename, 'file_hash', r.file_hash,
-                'file_size', r.file_size, 'mime_type', r.mime_type),
-            user_id => r.user_id)
-        from changed r order by r.id;
-    else
-        perform public.record_event(
-            'delete_image', 'image', r.id::text,
-            changes_before => jsonb_build_object(
-                'original_filename', r.original_filename, 'file_hash', r.file_hash,
-                'file_size', r.file_size, 'mime_type', r.mime_type,
-                'user_id', r.user_id, 'analysis_status', r.analysis_status))
-        from changed r order by r.id;
-    end if;
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select coalesce(c.user_id, case when added then r.user_id end), c.api_key_id,
+           case when added then 'create_image' else 'delete_image' end::public.audit_action,
+           'image', r.id::text, c.ip_address, c.user_agent, c.request_id,
+           case when not added then d.facts || jsonb_build_object('user_id', r.user_id, 'analysis_status', r.analysis_status) end,
+           case when added then d.facts end
+    from public.audit_context() c
+    cross join changed r
+    cross join lateral (
+        select jsonb_build_object(
+            'original_filename', r.original_filename, 'file_hash', r.file_hash,
+            'file_size', r.file_size, 'mime_type', r.mime_type) as facts
+    ) d
+    order by r.id;
     return null;
 end
 $$;
