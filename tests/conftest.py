@@ -36,7 +36,7 @@ OPTIONS = {
     "full_page_writes": "off",
     "shared_buffers": "64MB",
     "max_connections": "200",
-    "max_wal_size": "2GB",
+    "max_wal_size": "512MB",
     "jit": "off",
 }
 
@@ -44,7 +44,12 @@ OPTIONS = {
 
 
 def _runs() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"negspace-tests-{os.getuid()}"
+    """Where runs have their folders: in memory if there is room, where a clone of the
+    schema takes 20 ms; it took 200 to 600 ms on a disk."""
+    memory = Path("/dev/shm")
+    roomy = os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2**31
+    base = memory if roomy and "TMPDIR" not in os.environ else Path(tempfile.gettempdir())
+    folder = base / f"negspace-tests-{os.getuid()}"
     folder.mkdir(mode=0o711, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise RuntimeError(f"{folder} belongs to somebody else; set TMPDIR")
@@ -136,6 +141,8 @@ class Postgres:
         query = sql.SQL("create database {} owner negspace_owner").format(sql.Identifier(name))
         if template is not None:
             query += sql.SQL(" template {}").format(sql.Identifier(template))
+            if self.major >= 15:  # 17 ms against 24 ms for the default
+                query += sql.SQL(" strategy file_copy")
         with database.connect(self.superuser(), autocommit=True) as connection:
             connection.execute(query)
         made = TestDatabase(
@@ -215,7 +222,7 @@ def template(postgres: Postgres) -> str:
     name = "template_negspace"
     with database.connect(postgres.superuser(), autocommit=True) as lock:
         lock.execute("select pg_advisory_lock(1)")
-        if not database.only(lock, "select from pg_database where datname = %s", [name]):
+        if database.only(lock, "select from pg_database where datname = %s", [name]) is None:
             made = postgres.create()
             migrate(made)
             sql = database.sql
