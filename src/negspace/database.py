@@ -13,10 +13,11 @@ import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeAlias
 
 import psycopg
-from psycopg import sql
+from psycopg import pq, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Actor",
+    "Answer",
     "Connection",
     "Database",
     "Diagnosis",
@@ -45,7 +47,9 @@ __all__ = [
     "connect",
     "conninfo",
     "diagnosis",
+    "libpq_environment",
     "only",
+    "ping",
     "rows",
     "sql",
     "translated",
@@ -154,6 +158,37 @@ def connect(address: str, *, autocommit: bool = False, **options: Any) -> Connec
         )
     except psycopg.Error as error:
         raise _unavailable(address, error) from error
+
+
+class Answer(Enum):
+    """What a server says when one knocks."""
+
+    READY = "takes connections"
+    BUSY = "starts, recovers or stops"
+    NONE = "nobody there"
+
+
+def ping(**parameters: str | int) -> Answer:
+    """Knock at a server; no password is needed, none is sent.
+
+    Args:
+        parameters: libpq's, at least ``host`` and ``port``.
+
+    Returns:
+        Its answer; NONE too where it is silent for ``CONNECT_TIMEOUT``.
+    """
+    address = make_conninfo("", connect_timeout=CONNECT_TIMEOUT, sslmode="disable", **parameters)
+    answers = {pq.Ping.OK: Answer.READY, pq.Ping.REJECT: Answer.BUSY}
+    return answers.get(pq.Ping(pq.PGconn.ping(address.encode())), Answer.NONE)
+
+
+def libpq_environment(address: str) -> dict[str, str]:
+    """The address as the variables that psql and its kin read, so that no option shows it."""
+    return {
+        option.envvar.decode(): option.val.decode()
+        for option in pq.Conninfo.parse(address.encode())
+        if option.envvar and option.val
+    }
 
 
 def _unavailable(address: str, error: psycopg.Error) -> UnavailableError:

@@ -1,0 +1,272 @@
+"""The server's process: start it, see it, end it.
+
+Alive is what answers on the socket; a process id in a file proves nothing. No limit is set
+on crash recovery, which may take minutes and tells how far it is.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from negspace.database import Answer, ping
+from negspace.errors import ServerError
+from negspace.server.layout import Mode, private_file, write_state
+
+if TYPE_CHECKING:
+    from negspace.server.account import Account
+    from negspace.server.binaries import Binaries
+    from negspace.server.layout import Layout, Progress, State
+
+SIGNALS: Final[Mapping[Mode, signal.Signals]] = {
+    "smart": signal.SIGTERM,
+    "fast": signal.SIGINT,
+    "immediate": signal.SIGQUIT,
+}
+PORTS: Final = range(20_000, 32_000)  # below what kernels give to outgoing connections
+PAUSE: Final = 0.02  # seconds between two looks
+SILENCE: Final = 20.0  # seconds that a process may run and not answer at all
+LEFTOVERS: Final = 60.0  # seconds for processes of a crashed server to go
+LARGEST_LOG: Final = 16 * 1024 * 1024  # bytes; a larger one is put aside at the next start
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a start needs to know."""
+
+    layout: Layout
+    binaries: Binaries
+    account: Account
+    options: Mapping[str, str]
+    progress: Progress
+
+
+def answer(layout: Layout, port: int) -> Answer:
+    """What the server says on its socket; needs no password."""
+    return ping(host=str(layout.sockets), port=port)
+
+
+def free_port() -> int:
+    """A port on the loopback address that nobody listens on."""
+    # No secret: it only keeps several homes on one machine apart.
+    candidates = random.sample(PORTS, len(PORTS))
+    for port in candidates:
+        if is_free(port):
+            return port
+    raise ServerError(
+        f"no port from {PORTS.start} to {PORTS.stop} is free on 127.0.0.1",
+        hint="end what listens there",
+    )
+
+
+def is_free(port: int) -> bool:
+    """Whether PostgreSQL could listen on that port of the loopback address."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def recorded(layout: Layout) -> int | None:
+    """The process id in ``postmaster.pid``, whoever has it now."""
+    try:
+        first = (layout.data / "postmaster.pid").read_text(errors="replace").partition("\n")[0]
+        return abs(int(first))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def running(layout: Layout) -> int | None:
+    """The process id of a server that works in this data directory, ready or not."""
+    process = recorded(layout)
+    return process if process and _works_in(process, layout.data) else None
+
+
+def _works_in(process: int, data: Path) -> bool:
+    if Path("/proc/self/cwd").exists():
+        try:
+            # A zombie has no folder, a recycled process id another one.
+            return Path(f"/proc/{process}/cwd").samefile(data)
+        except OSError:
+            return False
+    command = ["ps", "-o", "command=", "-p", str(process)]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return str(data) in said
+
+
+def launch(launch: Launch, state: State) -> State:
+    """Start the server and wait until it answers at all; the caller holds the lock.
+
+    Returns:
+        The state, with the port it got.
+
+    Raises:
+        ServerError: It ended, with what PostgreSQL said of it.
+    """
+    layout, patience = launch.layout, time.monotonic() + LEFTOVERS
+    _put_log_aside(layout)
+    while True:
+        port = state.port if is_free(state.port) else free_port()
+        now = replace(state, port=port, version=launch.binaries.version)
+        state = state if now == state else write_state(layout, now)
+        offset = _log_size(layout)
+        if _spawn_and_see(launch, state):
+            return state
+        said = _log_since(layout, offset)
+        if "could not create any TCP/IP sockets" in said:
+            continue  # somebody took the port since we looked
+        if "pre-existing shared memory block" in said and time.monotonic() < patience:
+            launch.progress("waiting for the last processes of a crashed server to end …")
+            time.sleep(0.5)
+            continue
+        raise ServerError(
+            f"PostgreSQL {launch.binaries.version} didn't start: {_reason(said)}",
+            hint=f"{layout.log} has all it said",
+            home=str(layout.home),
+        )
+
+
+def _spawn_and_see(launch: Launch, state: State) -> bool:
+    """Spawn; True when it answers, False when it ended before."""
+    alive, ended = os.pipe()
+    try:
+        try:
+            _spawn(launch, state, ended)
+        finally:
+            os.close(ended)
+        while answer(launch.layout, state.port) is Answer.NONE:
+            # The pipe's other end is open in the server alone: it reads as ended when that is.
+            if select.select([alive], [], [], PAUSE)[0]:
+                return False
+        return True
+    finally:
+        os.close(alive)
+
+
+def _spawn(launch: Launch, state: State, held: int) -> None:
+    layout = launch.layout
+    fixed = {
+        "listen_addresses": "127.0.0.1",
+        "port": str(state.port),
+        "unix_socket_directories": '"' + str(layout.sockets).replace('"', '""') + '"',
+        "logging_collector": "off",
+    }
+    command = [launch.binaries.program("postgres"), "-D", str(layout.data)]
+    for name, value in {**launch.options, **fixed}.items():
+        command += ["-c", f"{name}={value}"]
+    stale = recorded(layout)
+    # PostgreSQL takes any live process named in postmaster.pid for a server, except its
+    # parent's parent as this variable names it. We have seen that it is none.
+    excused = {"PG_GRANDPARENT_PID": str(stale)} if stale and not running(layout) else {}
+    log = private_file(layout, layout.log, os.O_WRONLY | os.O_APPEND)
+    try:
+        # The shell ends at once, so that the server is nobody's child and outlives us.
+        subprocess.run(
+            ["/bin/sh", "-c", '"$@" &', "sh", *command],
+            cwd="/",
+            env=environment() | excused,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=(held,),
+            umask=0o077,
+            check=True,
+            **launch.account.popen,
+        )
+    finally:
+        os.close(log)
+
+
+def environment() -> dict[str, str]:
+    """Ours without what would change PostgreSQL's ways: its own variables, language, zone."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
+    return kept | {"LC_ALL": "C", "TZ": "UTC"}
+
+
+def wait_until_ready(layout: Layout, port: int, progress: Progress) -> None:
+    """Wait until the server takes connections, however long it recovers.
+
+    Raises:
+        ServerError: It ended meanwhile, or it runs and doesn't answer at all.
+    """
+    start = heard = told = time.monotonic()
+    pause = PAUSE
+    while (said := answer(layout, port)) is not Answer.READY:
+        now = time.monotonic()
+        if said is Answer.BUSY:
+            heard = now
+        elif running(layout) is None:
+            raise ServerError(
+                f"PostgreSQL ended while it started: {_reason(_log_since(layout, 0))}",
+                hint=f"{layout.log} has all it said",
+                home=str(layout.home),
+            )
+        elif now - heard > SILENCE:
+            raise ServerError(
+                f"PostgreSQL runs (process {recorded(layout)}) but doesn't answer"
+                f" in {layout.sockets}",
+                hint="negspace server stop, then negspace server start",
+                home=str(layout.home),
+            )
+        if now - told >= 1:
+            told = now
+            progress(f"PostgreSQL recovers from a crash, {now - start:.0f} s …")
+        time.sleep(pause)
+        pause = min(2 * pause, 0.5)  # each look leaves a line in the log
+
+
+def end(layout: Layout, mode: Mode, progress: Progress) -> None:
+    """End the server and wait until it has gone; the caller holds the lock."""
+    process = running(layout)
+    if process is None:
+        return
+    try:
+        os.kill(process, SIGNALS[mode])
+    except ProcessLookupError:
+        return
+    told = time.monotonic()
+    while running(layout) == process:
+        if time.monotonic() - told >= 1:
+            told = time.monotonic()
+            progress("PostgreSQL writes out what it holds …")
+        time.sleep(PAUSE)
+
+
+def _put_log_aside(layout: Layout) -> None:
+    """Begin a new log where the old one has grown large; one old one is kept."""
+    if _log_size(layout) > LARGEST_LOG:
+        layout.log.replace(layout.log.with_suffix(".log.1"))
+
+
+def _log_size(layout: Layout) -> int:
+    return layout.log.stat().st_size if layout.log.exists() else 0
+
+
+def _log_since(layout: Layout, offset: int) -> str:
+    with layout.log.open("rb") as file:
+        file.seek(max(offset, _log_size(layout) - 65_536))
+        return file.read().decode(errors="replace")
+
+
+def _reason(said: str) -> str:
+    """The line of the log that says why it ended."""
+    looks = "FATAL:  the database system is "  # starting up, shutting down: told to ourselves
+    lines = [line for line in said.strip().splitlines() if looks not in line]
+    for mark in ("PANIC:", "FATAL:", "ERROR:"):
+        for line in reversed(lines):
+            if mark in line:
+                return line.partition(mark)[2].strip()
+    return lines[-1] if lines else "it said nothing"
