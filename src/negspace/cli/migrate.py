@@ -11,7 +11,7 @@ import click
 
 from negspace import migrate
 from negspace.cli import output
-from negspace.errors import InvalidInputError, RefusedError
+from negspace.errors import FileError, InvalidInputError, RefusedError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -297,3 +297,24 @@ def new(name: str, folder: Path, as_json: bool) -> None:
         return
     for path in paths:
         output.show_text(str(path))
+
+
+@group.command()
+@click.option("--output", "target", type=click.Path(path_type=Path), help="Write it there.")
+@output.json_option
+def dump(target: Path | None, as_json: bool) -> None:
+    """Print the whole schema as one script for psql; owners, data and passwords left out."""
+    text = migrate.dump(_address())
+    if target is None:
+        output.show_json({"schema": text}) if as_json else click.echo(text, nl=False)
+        return
+    try:
+        target.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise FileError(
+            f"{target}: {error.strerror}", hint="--output takes a file that can be written"
+        ) from None
+    if as_json:
+        output.show_json({"file": target, "bytes": len(text.encode())})
+    else:
+        output.show_text(f"wrote {target}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
 from negspace.migrate.ledger import Entry, Holder
-from negspace.migrate.runner import MigrationStatus, down, history, new, status, up, validate
+from negspace.migrate.runner import MigrationStatus, down, dump, history, new, status, up, validate
 from negspace.migrate.script import Problem
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "RunResult",
     "StepResult",
     "down",
+    "dump",
     "history",
     "new",
     "status",

@@ -24,7 +24,17 @@ from negspace.migrate.plan import (
 )
 from negspace.migrate.script import Problem
 
-__all__ = ["MigrationStatus", "Options", "down", "history", "new", "status", "up", "validate"]
+__all__ = [
+    "MigrationStatus",
+    "Options",
+    "down",
+    "dump",
+    "history",
+    "new",
+    "status",
+    "up",
+    "validate",
+]
 
 OnWait = Callable[[Holder], None]
 
@@ -219,6 +229,22 @@ def history(address: str, count: int | None = None) -> tuple[Entry, ...]:
     """
     with open_session(address) as connection:
         return tuple(Ledger(connection).history(count))
+
+
+def dump(address: str) -> str:
+    """The whole schema as a script for psql, the same bytes for the same schema.
+
+    Args:
+        address: Of the database.
+
+    Raises:
+        UnavailableError: No database was reached.
+    """
+    from negspace.migrate.catalog import read
+    from negspace.migrate.dump import render
+
+    with open_session(address) as connection:
+        return render(read(connection))
 
 
 _TIMESTAMP: Final = 8  # digits from which on a number is taken for a date
