@@ -198,7 +198,7 @@ def _unavailable(address: str, error: psycopg.Error) -> UnavailableError:
     who = f"database {target.get('dbname')!r} as {target.get('user')!r}"
     refused = bool(error.pgconn and (error.pgconn.needs_password or error.pgconn.used_password))
     hint = (
-        "set DB_PASSWORD, or the password in DATABASE_URL"
+        "see DB_PASSWORD, DB_USER and DB_NAME, or these parts of DATABASE_URL"
         if refused
         else "is the server up? DB_HOST, DB_PORT, DB_NAME or DATABASE_URL name it;"
         " with none of them set, negspace runs its own"

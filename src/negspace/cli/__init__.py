@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -62,6 +62,14 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Nouns"):
             formatter.write_dl(sorted(NOUNS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whoever read stdout may have gone away, as ``head`` does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would make a failure of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 class JsonLines(logging.Formatter):
@@ -134,9 +142,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NegspaceError as error:
         _show(error, as_json="--json" in given)
         return error.exit_status
-    except BrokenPipeError:  # whoever read stdout went away: as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status if isinstance(status, int) else 0
 
 

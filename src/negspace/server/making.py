@@ -118,16 +118,22 @@ def prepare(launch: Launch) -> State:
         )
     if state.prepared:
         return state
-    home = socket_address(layout, state, "superuser", "postgres")
-    with database.connect(home, autocommit=True) as connection:
+    with database.translated():
+        _make_roles_and_database(launch, state)
+    return write_state(layout, replace(state, prepared=True))
+
+
+def _make_roles_and_database(launch: Launch, state: State) -> None:
+    anywhere = socket_address(launch.layout, state, "superuser", "postgres")
+    with database.connect(anywhere, autocommit=True) as connection:
         _make_roles(connection, state)
-        if not database.only(connection, "select from pg_database where datname = %s", [DATABASE]):
+        known = "select from pg_catalog.pg_database where datname = %s"
+        if database.only(connection, known, [DATABASE]) is None:
             connection.execute("create database negative_space owner negspace_owner")
     if launch.binaries.major < 15:  # later ones give it to the database's owner, and to no one
-        with database.connect(socket_address(layout, state, "superuser")) as connection:
+        with database.connect(socket_address(launch.layout, state, "superuser")) as connection:
             connection.execute("alter schema public owner to negspace_owner")
             connection.execute("revoke create on schema public from public")
-    return write_state(layout, replace(state, prepared=True))
 
 
 def _make_roles(connection: Connection, state: State) -> None:

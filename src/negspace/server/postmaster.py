@@ -14,6 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -243,6 +244,9 @@ def end(layout: Layout, mode: Mode, progress: Progress) -> None:
             told = time.monotonic()
             progress("PostgreSQL writes out what it holds …")
         time.sleep(PAUSE)
+    if layout.sockets != layout.server:
+        with suppress(OSError):
+            layout.sockets.rmdir()
 
 
 def _put_log_aside(layout: Layout) -> None:
