@@ -50,12 +50,12 @@ def find(values: NDArray[np.floating[Any]], parameters: dict[str, Any]) -> Thres
     Returns:
         None where all values are equal, so that nothing can be told apart.
     """
-    p1, p99 = np.percentile(values, (1, 99))
     if float(values.max() - values.min()) < 1e-6:
         return None
     method, k = parameters["threshold"], parameters["background_k"]
     if method == "background":
-        value = _background(values, k)
+        value, background = _background(values, k)
+        p1, p99 = np.percentile(background, (1, 99))
         separability = _beyond_tail(values, value, k)
     else:
         finder = {
@@ -64,6 +64,7 @@ def find(values: NDArray[np.floating[Any]], parameters: dict[str, Any]) -> Thres
             "triangle": filters.threshold_triangle,
         }[method]
         value = float(finder(values))
+        p1, p99 = np.percentile(values, (1, 99))
         separability = (_eta(values, value) - _ETA_OF_NOISE) / (1 - _ETA_OF_NOISE)
     delta = parameters["stability_delta"] * float(p99 - p1)
     return Threshold(
@@ -74,9 +75,15 @@ def find(values: NDArray[np.floating[Any]], parameters: dict[str, Any]) -> Thres
     )
 
 
-def _background(values: NDArray[np.floating[Any]], k: float) -> float:
-    """Median + k σ of what is left when values 3 σ from the median are clipped away."""
-    kept = values
+def _background(
+    values: NDArray[np.floating[Any]], k: float
+) -> tuple[float, NDArray[np.floating[Any]]]:
+    """Median + k σ of what is left when values 3 σ from the median are clipped away.
+
+    Also what is left: against its range the stability is measured, because bright figures
+    would widen that of all values to many σ.
+    """
+    kept, median, sigma = values, 0.0, _LEAST_SIGMA
     for _ in range(10):
         median = float(np.median(kept))
         sigma = max(_LEAST_SIGMA, _MAD_TO_SIGMA * float(np.median(np.abs(kept - median))))
@@ -84,7 +91,7 @@ def _background(values: NDArray[np.floating[Any]], k: float) -> float:
         if inside.size == kept.size:
             break
         kept = inside
-    return median + k * sigma
+    return median + k * sigma, kept
 
 
 def _beyond_tail(values: NDArray[np.floating[Any]], value: float, k: float) -> float:
