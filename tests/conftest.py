@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from negspace import database, server, settings
+from negspace.database import Database
 from negspace.server import Server, binaries
 from negspace.settings import Settings
 
@@ -244,6 +245,13 @@ def migrated_database(postgres: Postgres, template: str) -> Iterator[TestDatabas
     made = postgres.create(template)
     yield made
     postgres.drop(made.name)
+
+
+@pytest.fixture
+def services(database: TestDatabase) -> Iterator[Database]:
+    """That database as services open it."""
+    with server.open_database(database.settings) as opened:
+        yield opened
 
 
 # ── the command line, as a process of its own ────────────────────────────────────────────

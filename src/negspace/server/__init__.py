@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from negspace import database
 from negspace.database import Actor, Answer, Database
-from negspace.errors import ServerError
+from negspace.errors import NegspaceError, RefusedError, ServerError
 from negspace.server import access
 from negspace.server.access import Role, set_password
 from negspace.server.layout import (
@@ -153,9 +153,26 @@ def open_database(
     actor: Actor | None = None,
     progress: Progress | None = None,
 ) -> Database:
-    """The database of the settings, with a pool of the size that they ask for."""
+    """The database of the settings, with a pool of the size that they ask for.
+
+    Makes the monthly partitions that are missing, so that no insert fails for want of one.
+
+    Raises:
+        NegspaceError: It can't be reached, or has no schema yet.
+    """
     where = address(settings, owner=owner, progress=progress)
-    return Database(where, actor=actor, pool=database.PoolSize.of(settings))
+    opened = Database(where, actor=actor, pool=database.PoolSize.of(settings))
+    try:
+        with opened.transaction() as connection:
+            connection.execute("select public.ensure_partitions()")
+    except NegspaceError as error:
+        opened.close()
+        if error.details.get("sqlstate") == "42883":  # there is no such function
+            raise RefusedError(
+                "the database has no schema of negspace yet", hint="negspace migrate up"
+            ) from None
+        raise
+    return opened
 
 
 def ensure(
