@@ -254,6 +254,30 @@ def services(database: TestDatabase) -> Iterator[Database]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def schema(postgres: Postgres, template: str) -> Iterator[TestDatabase]:
+    """A database with the whole schema that a module shares: its tests commit nothing."""
+    made = postgres.create(template)
+    yield made
+    postgres.drop(made.name)
+
+
+@pytest.fixture
+def owner(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The owner's transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.owner) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def app(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The services' transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.app) as connection:
+        yield connection
+        connection.rollback()
+
+
 # ── the command line, as a process of its own ────────────────────────────────────────────
 
 
