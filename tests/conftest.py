@@ -69,10 +69,13 @@ def _held(folder: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    """Stop every server below the folder, then remove it."""
-    for state in folder.glob("*/state.json"):
+    """Stop every server below the folder, then remove it.
+
+    After Ctrl-C an initdb may still be writing: what it leaves is the next run's to remove.
+    """
+    for state in folder.rglob("state.json"):
         server.stop(at(state.parent), mode="immediate")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def at(home: Path, **variables: str) -> Settings:
@@ -302,6 +305,9 @@ class Ran:
 def clean_environment(home: Path) -> dict[str, str]:
     """What a negspace process of a test sees, and nothing of ours."""
     kept = {n: os.environ[n] for n in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if n in os.environ}
+    tested = programs()
+    if tested is not None:  # it finds them there for data of their version
+        kept["PATH"] = f"{tested.folder}{os.pathsep}{kept['PATH']}"
     return kept | {"HOME": str(home), "NEGSPACE_HOME": str(home), "LC_ALL": "C.UTF-8"}
 
 

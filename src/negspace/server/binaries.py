@@ -93,7 +93,7 @@ def installed() -> Generator[Binaries]:
     config = shutil.which("pg_config")
     if config is not None:
         folders.append(Path(_output([config, "--bindir"]).strip()))
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         found = inspect(folder)
         if found is not None:
             yield found
