@@ -17,10 +17,11 @@ import click
 
 from negspace import images, intake, jobs, migrate, report, samples, server, settings, users
 from negspace.cli import output
+from negspace.cli.migrate import OWN_MIGRATIONS
 from negspace.database import Actor, Database, program_agent
 from negspace.errors import NegspaceError, NotFoundError, ServerError
 from negspace.images import Image
-from negspace.jobs import Enqueued, Progress
+from negspace.jobs import Enqueued
 from negspace.report import Report
 from negspace.samples import Sample
 from negspace.settings import Settings
@@ -84,9 +85,9 @@ def group(folder: Path, as_json: bool) -> None:
 
 def _migrate(given: Settings) -> None:
     address = server.address(given, owner=True, progress=output.note)
-    done = migrate.up(address, migrate.OWN_MIGRATIONS)
+    done = migrate.up(address, OWN_MIGRATIONS)
     if done.failure is not None:
-        raise done.failure.as_error()
+        raise done.failure.error()
     if done.steps:
         output.note(f"applied {len(done.steps)} migrations")
 
@@ -114,7 +115,9 @@ def _take_in(database: Database, given: Settings, user: User, folder: Path) -> l
         for sample in chosen:
             known = there.get((sample.path.name, _hash(sample.path)))
             taken.append(
-                Taken(sample, known, None) if known else _add(database, given, user, storage, sample)
+                Taken(sample, known, None)
+                if known
+                else _add(database, given, user, storage, sample)
             )
             bars.advance(bar)
     return taken
@@ -172,17 +175,13 @@ def _work(database: Database, asked: Sequence[Enqueued], folder: Path) -> None:
     ):
         bar = bars.add_task("analysing", total=len(waiting))
         while workers.poll() is None:
-            bars.update(bar, completed=len(waiting) - _open(jobs.progress(database)))
+            bars.update(bar, completed=len(waiting) - jobs.progress(database).open)
             time.sleep(0.2)
-        bars.update(bar, completed=len(waiting) - _open(jobs.progress(database)))
+        bars.update(bar, completed=len(waiting) - jobs.progress(database).open)
     if workers.returncode != 0:
         raise ServerError(
             f"the workers ended with exit status {workers.returncode}", hint=f"see {log}"
         )
-
-
-def _open(progress: Progress) -> int:
-    return progress.open
 
 
 def _bars() -> Bars:
@@ -236,7 +235,10 @@ def _show(
     )
     output.show_text()
     output.show_rows(
-        [event | {"of": f"{event['resource_type']} {event['resource_id']}"} for event in found.events],
+        [
+            event | {"of": f"{event['resource_type']} {event['resource_id']}"}
+            for event in found.events
+        ],
         ["id", "timestamp", "email", "action", "of", "status"],
         as_json=False,
         title="Audit trail, newest first",
@@ -249,8 +251,8 @@ def _show(
     )
     output.show_text(f"report: {page}")
     output.show_text(
-        'next: open the report; .venv/bin/negspace results list; psql "$(.venv/bin/negspace server url)";'
-        " .venv/bin/negspace server stop"
+        "next: open the report · .venv/bin/negspace images list ·"
+        ' psql "$(.venv/bin/negspace server url)" · .venv/bin/negspace server stop'
     )
 
 

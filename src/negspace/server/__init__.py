@@ -29,6 +29,7 @@ from negspace.server.layout import (
     read_state,
     write_state,
 )
+from negspace.settings import load
 
 if TYPE_CHECKING:
     from negspace.server.binaries import Binaries
@@ -41,6 +42,7 @@ __all__ = [
     "Server",
     "address",
     "change_password",
+    "connect",
     "ensure",
     "home",
     "open_database",
@@ -173,6 +175,18 @@ def open_database(
             ) from None
         raise
     return opened
+
+
+def connect(*, actor: Actor | None = None) -> Database:
+    """The services' database that the environment names; close it, or use it in a ``with``.
+
+    Args:
+        actor: Who acts, as the audit trail records it.
+
+    Raises:
+        NegspaceError: The settings are wrong, or it can't be reached, or has no schema yet.
+    """
+    return open_database(load(), actor=actor)
 
 
 def ensure(
