@@ -366,6 +366,4 @@ def progress(database: Database, *, since: datetime | None = None) -> Progress:
 
 def _see_within(what: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        raise InvalidInputError(
-            f"{what} is {value}", hint=f"a whole number from {low} to {high}"
-        )
+        raise InvalidInputError(f"{what} is {value}", hint=f"a whole number from {low} to {high}")

@@ -55,9 +55,7 @@ class Assignment:
 
     def register(self, database: Database) -> None:
         """Say that the worker is there."""
-        registry.register(
-            database, self.worker, socket.gethostname(), os.getpid(), self.algorithms
-        )
+        registry.register(database, self.worker, socket.gethostname(), os.getpid(), self.algorithms)
 
     def open_database(self) -> Database:
         """A pool of one connection, for one thread."""
@@ -198,20 +196,26 @@ class _Process:
             self._fail(job, error, fields)
             return
         log.info(
-            "job %s: image %s analysed in %s ms", job.id, job.image_id, done.processing_time_ms,
+            "job %s: image %s analysed in %s ms",
+            job.id,
+            job.image_id,
+            done.processing_time_ms,
             extra=fields | {"result_id": result},
         )
 
     def _fail(self, job: Claimed, error: Exception, fields: dict[str, int]) -> None:
         reason = work.reason(error, self._assignment.storage)
         again = work.may_help(error)
-        status = self._insist(
-            lambda: leases.fail(self._database, job, reason, again=again)
-        )
+        status = self._insist(lambda: leases.fail(self._database, job, reason, again=again))
         unexpected = error if again else None
         log.warning(
-            "job %s: image %s %s: %s", job.id, job.image_id, status, reason,
-            extra=fields, exc_info=unexpected,
+            "job %s: image %s %s: %s",
+            job.id,
+            job.image_id,
+            status,
+            reason,
+            extra=fields,
+            exc_info=unexpected,
         )
 
     def _insist(self, step: Callable[[], Answer]) -> Answer:
@@ -253,4 +257,3 @@ class _Process:
 def is_transient(error: DatabaseError) -> bool:
     """Whether the same transaction may succeed now: it met another one (SQLSTATE class 40)."""
     return str(error.details.get("sqlstate", "")).startswith("40")
-
