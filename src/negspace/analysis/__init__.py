@@ -149,9 +149,7 @@ def found(allowed: Iterable[str] | None = None) -> list[Found]:
         allowed: The names that may be used, or None for all. Others are not even loaded.
     """
     allow = None if allowed is None else frozenset(allowed)
-    return [
-        _described(name, points, allow) for name, points in sorted(_entry_points().items())
-    ]
+    return [_described(name, points, allow) for name, points in sorted(_entry_points().items())]
 
 
 def get(name: str, allowed: Iterable[str] | None = None) -> Analyzer:

@@ -33,9 +33,7 @@ def metrics(windows: list[NDArray[np.float32]]) -> dict[str, float | None]:
     values = _finite(windows)
     if values.size == 0:
         return dict.fromkeys(_names())
-    low, p1, median, p99, high = (
-        float(p) for p in np.percentile(values, (0.1, 1, 50, 99, 99.9))
-    )
+    low, p1, median, p99, high = (float(p) for p in np.percentile(values, (0.1, 1, 50, 99, 99.9)))
     noise = noise_sigma(windows)
     laplacian = _finite([ndimage.laplace(w, mode="nearest") for w in windows])
     levels = np.clip(values * 256, 0, 255).astype(np.uint8)
