@@ -339,3 +339,20 @@ def cli(home: Path) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+# ── the queue ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def bench(
+    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
+    """Users, images, jobs and real workers on a database of the test's own: tests/bench.py."""
+    from bench import PLUGIN, Bench
+    from negspace.database import Database, PoolSize
+
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    made = Bench(database, tmp_path, Database(database.app, pool=PoolSize(0, 2)))
+    yield made
+    made.close()

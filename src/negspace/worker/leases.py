@@ -25,7 +25,6 @@ class Claimed:
         algorithm_name: The analyser.
         algorithm_version: Its version.
         algorithm_parameters: Its parameters.
-        content_key: Names what is computed: equal for equal bytes, analyser and parameters.
     """
 
     id: int
@@ -36,7 +35,6 @@ class Claimed:
     algorithm_name: str
     algorithm_version: str
     algorithm_parameters: Mapping[str, Any]
-    content_key: str
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,7 @@ def claim(database: Database, worker: str, algorithms: Sequence[str]) -> Claimed
     query: LiteralString = (
         "with claimed as materialized (select * from claim_jobs(%s, 1, %s))"
         " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path,"
-        " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
-        " cache_key(i.file_hash, algorithm_fingerprint("
-        "   c.algorithm_name, c.algorithm_version, c.algorithm_parameters)) as content_key"
+        " c.algorithm_name, c.algorithm_version, c.algorithm_parameters"
         " from claimed c join images i on i.id = c.image_id"
     )
     with database.transaction() as connection:

@@ -124,7 +124,7 @@ class _Pool:
     told: int = 0
     _places: list[_Place] = field(default_factory=list[_Place])
     _context: SpawnContext = field(default_factory=lambda: multiprocessing.get_context("spawn"))
-    wake: Any = None
+    wake: socket.socket | None = None
 
     def stay(self) -> None:
         """Start the workers, and return when all have ended."""
@@ -181,7 +181,7 @@ class _Pool:
         if due and self.told:
             return
         for source in connection.wait(sources, timeout):
-            if source is self.wake:
+            if source is self.wake and self.wake is not None:
                 self.wake.recv(64)
 
     def _has_ended(self, place: _Place) -> bool:
@@ -223,7 +223,12 @@ def _signals(pool: _Pool) -> Generator[None]:
     ear.setblocking(False)
     mouth.setblocking(False)
     pool.wake = ear
-    told = [signal.signal(n, lambda *_: pool.tell()) for n in (signal.SIGTERM, signal.SIGINT)]
+
+    def tell(number: int, frame: object) -> None:
+        del number, frame
+        pool.tell()
+
+    told = [signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)]
     woken = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     try:
         yield

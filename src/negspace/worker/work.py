@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import resource
 import sys
-import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -17,7 +17,6 @@ from negspace import analysis
 from negspace.errors import (
     AnalysisError,
     ConstraintError,
-    FileError,
     ImageError,
     InvalidInputError,
     NegspaceError,
@@ -25,12 +24,14 @@ from negspace.errors import (
     RefusedError,
 )
 from negspace.settings import Settings
+from negspace.storage import Storage
 from negspace.worker.leases import Claimed, Completion
 
 if TYPE_CHECKING:
     from negspace.analysis import Analysis
     from negspace.analysis.image import ImageHandle
 
+OVERLAYS: Final = "overlays"  # the folder of the pictures, below the storage folder
 SLOW_MS: Final = 5000  # where analysis_performance_summary begins to say slow
 
 # The same image and parameters give these again, however often one tries.
@@ -81,7 +82,9 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        image = reading.open_image(storage / job.file_path, max_pixels=settings.max_pixels)
+        image = reading.open_image(
+            Storage(storage).path(job.file_path), max_pixels=settings.max_pixels
+        )
     with image:
         with steps("decode_and_hash"):
             pixel_hash = hashes.pixel_hash(image)
@@ -89,7 +92,7 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
         with steps("analyze"):
             found = analyzer.analyze(image, parameters)
         with steps("draw"):
-            picture = _draw(image, found, storage, job.content_key)
+            picture = _draw(image, found, storage)
     megapixels = image.shape[0] * image.shape[1] / 1e6
     provenance: dict[str, Any] = dict(found.provenance)
     if parameters != job.algorithm_parameters:  # enqueued unresolved, by other means than ours
@@ -157,36 +160,17 @@ def suggestions(
     return told
 
 
-def _draw(image: ImageHandle, found: Analysis, storage: Path, key: str) -> str | None:
-    """Draw the result, and put the picture where its identity says; its path below storage.
-
-    Equal bytes, analyser and parameters give the same path, so that results from the cache
-    show the picture that is there.
-    """
+def _draw(image: ImageHandle, found: Analysis, storage: Path) -> str | None:
+    """Draw the result and store the picture; its path below the storage folder."""
     if not str(found.negative_space_data["schema"]).startswith("negspace.negative_space/"):
         return None  # another analyser's result: we don't know how to draw it
     from negspace.analysis import overlay
 
-    path = Path("overlays", key[:2], key[2:4], f"{key}.png")
-    target = storage / path
-    try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                overlay.draw(image, found).save(file, format="PNG")
-                file.flush()
-                os.fsync(file.fileno())
-                temporary.replace(target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise FileError(
-            f"{path} can't be written into the storage: {error.strerror or error}",
-            hint="is the disk full, or the storage folder not this user's?",
-        ) from error
-    return path.as_posix()
+    content = io.BytesIO()
+    overlay.draw(image, found).save(content, format="PNG")
+    # apart from the images: who removes an image whose bytes are those of a picture removes
+    # no picture
+    return f"{OVERLAYS}/{Storage(storage / OVERLAYS).put(content.getvalue(), 'png')}"
 
 
 def _shrink(data: dict[str, Any]) -> int:
