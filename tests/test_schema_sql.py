@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 from conftest import TestDatabase, programs
-
 from negspace import database, migrate
 from negspace.migrate import catalog
 from negspace.server import binaries

@@ -23,11 +23,13 @@ class Sample:
         path: The file.
         profile: The analyser's profile for it.
         shows: What it is, in a few words.
+        broken: Made to fail.
     """
 
     path: Path
     profile: str
     shows: str
+    broken: bool = False
 
 
 _SKIMAGE: Final = "data"
@@ -102,8 +104,8 @@ def write_derived(samples: list[Sample], folder: Path) -> list[Sample]:
     return [
         Sample(copy, coins.profile, "the coins again, under another name"),
         Sample(again, hubble.profile, "the deep field, compressed again"),
-        Sample(broken, retina.profile, "a JPEG that ends too early"),
-        Sample(text, "photo", "a text that is called .png"),
+        Sample(broken, retina.profile, "a JPEG that ends too early", broken=True),
+        Sample(text, "photo", "a text that is called .png", broken=True),
     ]
 
 

@@ -146,10 +146,12 @@ def _hash(path: Path) -> str:
 
 
 def _enqueue(database: Database, taken: Sequence[Taken]) -> list[Enqueued]:
-    """A job per image and its profile; what failed in an earlier demo is left as it is."""
+    """A job per image and its profile; what is broken and failed before is left as it is."""
     asked: list[Enqueued] = []
     for one in taken:
-        if one.image is not None and one.image.analysis_status != "failed":
+        if one.image is None:
+            continue
+        if not (one.sample.broken and one.image.analysis_status == "failed"):
             what = jobs.wanted(profile=one.sample.profile)
             asked += jobs.enqueue(database, [one.image.id], what)
     return asked
@@ -243,16 +245,25 @@ def _show(
         as_json=False,
         title="Audit trail, newest first",
     )
-    hits = sum(one.outcome == "cached" for one in asked)
     output.show_text()
-    output.show_text(
-        f"{len(asked) - hits} analysed, {hits} answered from the cache, in {seconds:.1f} s"
-        + ("; nothing was analysed again" if hits == len(asked) else "")
-    )
+    output.show_text(f"{_sum(found, asked)}, in {seconds:.1f} s")
     output.show_text(f"report: {page}")
     output.show_text(
         "next: open the report · .venv/bin/negspace images list ·"
         ' psql "$(.venv/bin/negspace server url)" · .venv/bin/negspace server stop'
+    )
+
+
+def _sum(found: Report, asked: Sequence[Enqueued]) -> str:
+    cached = {entry.image_id for entry in found.images if entry.cache_hit}
+    known = [one for one in asked if one.outcome == "cached"]
+    if len(known) == len(asked):
+        return f"nothing was analysed again: {len(known)} results were in the cache"
+    new = {one.image_id for one in asked if one.outcome != "cached"}
+    failed = {entry.image_id for entry in found.failed} & new
+    return (
+        f"{len(new - failed - cached)} images analysed, {len(failed)} failed,"
+        f" {len(known) + len(new & cached)} answered from the cache"
     )
 
 
