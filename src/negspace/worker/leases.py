@@ -43,8 +43,8 @@ class Completion:
 
     Attributes:
         pixel_hash: SHA-256 of the decoded pixels, 64 hexadecimal digits.
-        perceptual_hash: 64 bits, signed.
-        perceptual_hash_algorithm: How they were computed.
+        perceptual_hash: 64 bits, signed; None for an image of one brightness.
+        perceptual_hash_algorithm: How they were computed; None where there are none.
         processing_time_ms: Reading, analysis and picture together.
         visualization_path: The picture, below the storage folder; None where there is none.
 
@@ -57,8 +57,8 @@ class Completion:
     quality_metrics: Mapping[str, Any]
     provenance: Mapping[str, Any]
     pixel_hash: str
-    perceptual_hash: int
-    perceptual_hash_algorithm: str
+    perceptual_hash: int | None
+    perceptual_hash_algorithm: str | None
     processing_time_ms: int
     visualization_path: str | None
     performance_stats: Mapping[str, Any]

@@ -87,8 +87,7 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
         )
     with image:
         with steps("decode_and_hash"):
-            pixel_hash = hashes.pixel_hash(image)
-            perceptual_hash = hashes.perceptual_hash(image)
+            known = hashes.of_image(image)
         with steps("analyze"):
             found = analyzer.analyze(image, parameters)
         with steps("draw"):
@@ -103,9 +102,9 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
         confidence_score=found.confidence_score,
         quality_metrics=found.quality_metrics,
         provenance=provenance,
-        pixel_hash=pixel_hash,
-        perceptual_hash=perceptual_hash,
-        perceptual_hash_algorithm=hashes.PERCEPTUAL_HASH,
+        pixel_hash=known.pixel_sha256,
+        perceptual_hash=known.perceptual,
+        perceptual_hash_algorithm=None if known.perceptual is None else known.algorithm,
         processing_time_ms=round(steps.total),
         visualization_path=picture,
         performance_stats={
