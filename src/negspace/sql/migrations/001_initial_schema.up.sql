@@ -491,8 +491,8 @@ create table api_keys (
     constraint api_keys_key_hash_sha256                check (key_hash ~ '^[0-9a-f]{64}$'),
     constraint api_keys_name_given                     check (name <> ''),
     constraint api_keys_expires_after_creation         check (expires_at > created_at),
-    constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? '$[*] ? (@.type() != "string")'),
-    constraint api_keys_ip_whitelist_texts             check (jsonb_typeof(ip_whitelist) = 'array' and not ip_whitelist @? '$[*] ? (@.type() != "string")'),
+    constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? 'strict $[*] ? (@.type() != "string")'),
+    constraint api_keys_ip_whitelist_texts             check (jsonb_typeof(ip_whitelist) = 'array' and not ip_whitelist @? 'strict $[*] ? (@.type() != "string")'),
     constraint api_keys_rate_limit_per_minute_positive check (rate_limit_per_minute > 0)
 );
 

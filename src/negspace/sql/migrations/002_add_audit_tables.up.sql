@@ -494,15 +494,15 @@ create table performance_metrics (
     percentile_p95 numeric(15,4) null,
     percentile_p99 numeric(15,4) null,
 
-    constraint performance_metrics_pkey                  primary key (id, recorded_at),
-    constraint performance_metrics_metric_name_valid     check (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'),
-    constraint performance_metrics_metric_type_known     check (metric_type in ('histogram', 'gauge', 'counter')),
-    constraint performance_metrics_value_is_number       check (value <> 'NaN'),
-    constraint performance_metrics_labels_object         check (jsonb_typeof(labels) = 'object' and octet_length(labels::text) <= 8192),
-    constraint performance_metrics_context_object        check (jsonb_typeof(context) = 'object' and octet_length(context::text) <= 65536),
-    constraint performance_metrics_sample_count_positive check (sample_count > 0),
-    constraint performance_metrics_percentiles_ordered   check (percentile_p50 <= percentile_p95 and percentile_p95 <= percentile_p99 and percentile_p50 <= percentile_p99),
-    constraint performance_metrics_percentiles_numbers   check (percentile_p50 <> 'NaN' and percentile_p95 <> 'NaN' and percentile_p99 <> 'NaN')
+    constraint performance_metrics_pkey                    primary key (id, recorded_at),
+    constraint performance_metrics_metric_name_valid       check (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'),
+    constraint performance_metrics_metric_type_known       check (metric_type in ('histogram', 'gauge', 'counter')),
+    constraint performance_metrics_value_is_number         check (value <> 'NaN'),
+    constraint performance_metrics_labels_object           check (jsonb_typeof(labels) = 'object' and octet_length(labels::text) <= 8192),
+    constraint performance_metrics_context_object          check (jsonb_typeof(context) = 'object' and octet_length(context::text) <= 65536),
+    constraint performance_metrics_sample_count_positive   check (sample_count > 0),
+    constraint performance_metrics_percentiles_ordered     check (percentile_p50 <= percentile_p95 and percentile_p95 <= percentile_p99 and percentile_p50 <= percentile_p99),
+    constraint performance_metrics_percentiles_are_numbers check (percentile_p50 <> 'NaN' and percentile_p95 <> 'NaN' and percentile_p99 <> 'NaN')
 ) partition by range (recorded_at);
 
 comment on table  performance_metrics                is 'Metrics: one row per sample, or per batch of samples. Partitioned by month.';
