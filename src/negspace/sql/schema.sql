@@ -1497,12 +1497,12 @@ create table public.api_keys (
     constraint api_keys_pkey PRIMARY KEY (id),
     constraint api_keys_key_hash_key UNIQUE (key_hash),
     constraint api_keys_expires_after_creation CHECK (expires_at > created_at),
-    constraint api_keys_ip_whitelist_texts CHECK (jsonb_typeof(ip_whitelist) = 'array'::text AND NOT ip_whitelist @? '$[*]?(@.type() != "string")'::jsonpath),
+    constraint api_keys_ip_whitelist_texts CHECK (jsonb_typeof(ip_whitelist) = 'array'::text AND NOT ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath),
     constraint api_keys_key_hash_sha256 CHECK (key_hash ~ '^[0-9a-f]{64}$'::text),
     constraint api_keys_name_given CHECK (name <> ''::text),
     constraint api_keys_rate_limit_per_minute_positive CHECK (rate_limit_per_minute > 0),
     constraint api_keys_request_count_current_window_not_negative CHECK (request_count_current_window >= 0),
-    constraint api_keys_scopes_texts CHECK (jsonb_typeof(scopes) = 'array'::text AND NOT scopes @? '$[*]?(@.type() != "string")'::jsonpath),
+    constraint api_keys_scopes_texts CHECK (jsonb_typeof(scopes) = 'array'::text AND NOT scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath),
     constraint api_keys_total_requests_not_negative CHECK (total_requests >= 0),
     constraint api_keys_usage_stats_object CHECK (jsonb_typeof(usage_stats) = 'object'::text)
 );
@@ -1801,7 +1801,7 @@ create table public.performance_metrics (
     constraint performance_metrics_labels_object CHECK (jsonb_typeof(labels) = 'object'::text AND octet_length(labels::text) <= 8192),
     constraint performance_metrics_metric_name_valid CHECK (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'::text),
     constraint performance_metrics_metric_type_known CHECK (metric_type = ANY (ARRAY['histogram'::text, 'gauge'::text, 'counter'::text])),
-    constraint performance_metrics_percentiles_numbers CHECK (percentile_p50 <> 'NaN'::numeric AND percentile_p95 <> 'NaN'::numeric AND percentile_p99 <> 'NaN'::numeric),
+    constraint performance_metrics_percentiles_are_numbers CHECK (percentile_p50 <> 'NaN'::numeric AND percentile_p95 <> 'NaN'::numeric AND percentile_p99 <> 'NaN'::numeric),
     constraint performance_metrics_percentiles_ordered CHECK (percentile_p50 <= percentile_p95 AND percentile_p95 <= percentile_p99 AND percentile_p50 <= percentile_p99),
     constraint performance_metrics_sample_count_positive CHECK (sample_count > 0),
     constraint performance_metrics_value_is_number CHECK (value <> 'NaN'::numeric)
