@@ -174,14 +174,23 @@ def test_it_outlives_the_command_that_started_it(home, cli):
     assert os.getsid(started["process"]) != os.getsid(0)
 
 
-def test_folders_above_the_home_are_left_as_they_are(run, home):
+def test_folders_above_the_home_are_left_as_they_are(home):
     deep = home / "a" / "b"
     before = [(mode(p), p.stat().st_uid) for p in (home, *home.parents)]
     (home / "a").mkdir(mode=0o755)
     start(deep)
     assert mode(home / "a") == 0o755
     assert [(mode(p), p.stat().st_uid) for p in (home, *home.parents)] == before
-    server.stop(at(deep), mode="immediate")
+
+
+def test_a_narrow_umask_shuts_nobody_out(home):
+    before = os.umask(0o077)
+    try:
+        made = start(home / "new")
+    finally:
+        os.umask(before)
+    assert mode(home / "new") == (0o711 if ROOT else 0o700)
+    assert ask(made.url(), "select 1") == 1
 
 
 def test_programs_that_the_account_cannot_reach_are_copied(home):

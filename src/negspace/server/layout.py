@@ -122,8 +122,8 @@ def explained(layout: Layout) -> Generator[None]:
 def make_home(layout: Layout) -> None:
     """Make the home. Root's lets others pass through, for the account that serves."""
     if not layout.home.is_dir():
-        layout.home.parent.mkdir(parents=True, exist_ok=True)
-        layout.home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        layout.home.mkdir(parents=True, exist_ok=True)
+        layout.home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask is
 
 
 def read_state(layout: Layout) -> State | None:
