@@ -313,13 +313,11 @@ def clean_environment(home: Path) -> dict[str, str]:
 
 @pytest.fixture
 def home(run: Path) -> Iterator[Path]:
-    """A home for a server of the test's own, stopped and removed after it."""
+    """A home for a server of the test's own, stopped and removed after it, and any below it."""
     folder = Path(tempfile.mkdtemp(dir=run))
     folder.chmod(0o711)
     yield folder
-    if (folder / "state.json").exists():
-        server.stop(at(folder), mode="immediate")
-    shutil.rmtree(folder)
+    _remove(folder)
 
 
 @pytest.fixture

@@ -142,7 +142,7 @@ def reachable(binaries: Binaries, account: Account, layout: Layout) -> Binaries:
 def _runs(binaries: Binaries, account: Account) -> bool:
     command = [binaries.program("postgres"), "--version"]
     try:
-        done = subprocess.run(command, cwd="/", capture_output=True, check=False, **account.popen)
+        done = subprocess.run(command, capture_output=True, check=False, **account.popen())
     except OSError:
         return False
     return done.returncode == 0
