@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from negspace import audit, images
+from negspace.analysis import reading
 from negspace.database import Database
 from negspace.errors import FileError, ImageError, NegspaceError, UnavailableError
 from negspace.images import Image
@@ -30,7 +31,6 @@ _SUFFIXES: Final = {
     "image/bmp": "bmp",
     "image/webp": "webp",
 }
-_HEAD: Final = 4096  # bytes; every format says what it is within the first 132
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def add(
         NegspaceError: The database refused it.
     """
     try:
-        see_image(source)
+        _see_image(source)
         with storage.receiving(source, progress=progress) as received:
             header = _header_of(source, received, max_pixels)
             with database.transaction() as connection:
@@ -192,38 +192,29 @@ def files_in(sources: Iterable[Path]) -> Iterator[Path]:
         yield from unreadable
 
 
-def see_image(source: Path) -> str:
-    """See by its first bytes that a file is an image of a known kind, and say which.
-
-    Raises:
-        FileError: It can't be read, or is empty.
-        ImageError: It is no image.
-    """
-    from negspace.analysis import reading
-
+def _see_image(source: Path) -> None:
+    """Refuse by its first bytes what is no image, before all of it is copied."""
     with opened(source) as file:
-        head = file.read(_HEAD)
-    if not head:
-        raise FileError(f"{source} is empty", hint="was it copied or downloaded to its end?")
-    mime_type = reading.sniff(head)
-    if mime_type not in _SUFFIXES:
-        raise ImageError(
-            f"{source} is no image by its bytes, whatever its name says",
-            hint="PNG, JPEG, TIFF, FITS and DICOM are taken in",
-        )
-    return mime_type
+        head = file.read(reading.HEAD_BYTES)
+    if head:  # an empty file is refused with its own word
+        reading.sniff(head, name=str(source))
 
 
 def _header_of(source: Path, received: Received, max_pixels: int) -> Header:
     """Read the header of the copy; errors name the file that it came from."""
-    from negspace.analysis import reading
-
     try:
-        with reading.open_image(received.path, max_pixels=max_pixels) as image:
-            return Header(str(image.mime_type), image.dimensions)
-    except ImageError as error:
+        with reading.open_image(received.path, max_pixels=max_pixels, page=1) as image:
+            header = Header(str(image.mime_type), image.dimensions)
+            pages = image.pages
+    except FileError as error:
         message = error.message.replace(str(received.path), str(source))
-        raise ImageError(message, hint=error.hint, **error.details) from error
+        raise type(error)(message, hint=error.hint, **error.details) from error
+    if pages > 1:
+        raise ImageError(
+            f"{source} holds {pages} images, not one",
+            hint="save the one that is meant in a file of its own",
+        )
+    return header
 
 
 def _record_refusal(database: Database, source: Path, user_id: int, error: NegspaceError) -> None:
