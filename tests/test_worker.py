@@ -228,18 +228,20 @@ def test_workers_outlive_their_connections(bench: Bench) -> None:
 
 def test_a_claim_whose_answer_was_lost_is_given_back(bench: Bench) -> None:
     run = bench.start()
-    worker = until(lambda: bench.value("select id from workers"), "a worker registers")
-    # as if the connection had broken after the claim's commit: the worker knows of no job
-    with bench.services.transaction() as connection:
-        image = bench.add_image()
-        job = bench.enqueue(image)
-        claimed = connection.execute("select id from claim_jobs(%s)", [worker]).fetchall()
-    if claimed:  # else the worker was quicker, and the job is done anyway
-        assert bench.begun() == 0
+    worker = until(lambda: bench.all("select id, process_id from workers"), "a worker is there")[0]
+    # As if the connection had broken after the claim's commit: the worker knows of no job.
+    # It stands still meanwhile, or it would be quicker.
+    os.kill(worker["process_id"], signal.SIGSTOP)
+    image = bench.add_image()
+    job = bench.enqueue(image)
+    assert len(bench.all("select * from claim_jobs(%s)", [worker["id"]])) == 1
+    os.kill(worker["process_id"], signal.SIGCONT)
     until(lambda: bench.status(job) == "completed", "the job is given back and done")
     run.signal(signal.SIGTERM)
     run.ended()
     once(bench, image, job)
+    assert bench.job(job).attempt == 2
+    assert bench.job(job).retry_count == 0
 
 
 def test_workers_end_their_jobs_when_the_parent_is_killed(bench: Bench) -> None:
