@@ -162,6 +162,13 @@ class Bench:
             [str(image)],
         )
 
+    def hurry(self) -> None:
+        """Bring forward what waits for its next try."""
+        self.owner.execute(
+            "update processing_queue set scheduled_at = now()"
+            " where status = 'retrying' and scheduled_at > now()"
+        )
+
     # ── processes ────────────────────────────────────────────────────────────────────────
 
     @property
@@ -209,6 +216,7 @@ class Bench:
 
     def holder(self, job: int) -> int:
         """The process that runs the job, once one does."""
+        self.hurry()
         query = (
             "select w.process_id from processing_queue q join workers w on w.id = q.worker_id"
             " where q.id = %s and q.status = 'processing'"

@@ -343,9 +343,7 @@ def cli(home: Path) -> Callable[..., Ran]:
 
 
 @pytest.fixture
-def bench(
-    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Any]:
+def bench(database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Users, images, jobs and real workers on a database of the test's own: tests/bench.py."""
     from bench import PLUGIN, Bench
     from negspace.database import Database, PoolSize

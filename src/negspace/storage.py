@@ -139,11 +139,11 @@ class Storage:
             )
         return self.folder / relative
 
-    @contextmanager
-    def open(self, relative: str) -> Generator[FileIO]:
-        """Open a stored file for reading.
+    def existing(self, relative: str) -> Path:
+        """Where a stored file lies, which is there.
 
         Raises:
+            InvalidInputError: It is no path of a stored file.
             NotFoundError: It isn't there.
         """
         path = self.path(relative)
@@ -152,7 +152,16 @@ class Storage:
                 f"the stored file {relative} is missing from {self.folder}",
                 hint="restore it from a backup, or take the same image in again",
             )
-        with opened(path) as file:
+        return path
+
+    @contextmanager
+    def open(self, relative: str) -> Generator[FileIO]:
+        """Open a stored file for reading.
+
+        Raises:
+            NotFoundError: It isn't there.
+        """
+        with opened(self.existing(relative)) as file:
             yield file
 
     def verify(self, relative: str) -> None:

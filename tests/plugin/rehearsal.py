@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
 import os
 import signal
 import time
@@ -15,7 +15,7 @@ from negspace.errors import AnalysisError, InvalidInputError
 DEFAULTS: dict[str, Any] = {
     "behave": "well",  # well | sleep | hold | break | refuse | flaky | die
     "mark": "",  # a folder: a file is made there whenever a computation begins
-    "until": "",  # sleep and hold last until this file exists
+    "until": "",  # sleep lasts until this file exists
 }
 
 
@@ -56,8 +56,8 @@ class Rehearsal:
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "flaky" and len(list(Path(parameters["mark"]).iterdir())) < 3:
             raise RuntimeError("the weather was bad")
-        if how == "hold":  # a foreign call that never comes back to the interpreter
-            ctypes.CDLL(None).sleep(20)
+        if how == "hold":  # a foreign call that doesn't come back to the interpreter for long
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
         while how == "sleep" and time.monotonic() < deadline:
             if Path(parameters["until"]).exists():
                 break

@@ -207,16 +207,8 @@ class _Process:
         reason = work.reason(error, self._assignment.storage)
         again = work.may_help(error)
         status = self._insist(lambda: leases.fail(self._database, job, reason, again=again))
-        unexpected = error if again else None
-        log.warning(
-            "job %s: image %s %s: %s",
-            job.id,
-            job.image_id,
-            status,
-            reason,
-            extra=fields,
-            exc_info=unexpected,
-        )
+        log.warning("job %s: image %s %s: %s", job.id, job.image_id, status, reason, extra=fields)
+        log.debug("job %s: where it failed", job.id, exc_info=error)
 
     def _insist(self, step: Callable[[], Answer]) -> Answer:
         """The step's answer, however often the server goes away meanwhile.

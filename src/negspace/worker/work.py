@@ -20,7 +20,6 @@ from negspace.errors import (
     ImageError,
     InvalidInputError,
     NegspaceError,
-    NotFoundError,
     RefusedError,
 )
 from negspace.settings import Settings
@@ -40,7 +39,6 @@ _FOR_GOOD: Final = (
     InvalidInputError,
     AnalysisError,
     ConstraintError,
-    NotFoundError,
     RefusedError,
 )
 
@@ -71,7 +69,8 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
-        FileError: The file isn't there or can't be read.
+        NotFoundError: The file isn't there.
+        FileError: It can't be read.
         ImageError: It is no image, too large, or can't be decoded.
         InvalidInputError: The analyser refuses the parameters.
         AnalysisError: The analyser can't be loaded, or its result doesn't validate.
@@ -82,9 +81,8 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        image = reading.open_image(
-            Storage(storage).path(job.file_path), max_pixels=settings.max_pixels
-        )
+        path = Storage(storage).existing(job.file_path)
+        image = reading.open_image(path, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
@@ -129,7 +127,7 @@ def reason(error: Exception, storage: Path) -> str:
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
-    return text.replace(f"{storage}{os.sep}", "")
+    return text.replace(f"{storage}{os.sep}", "").replace(str(storage), "the storage folder")
 
 
 def suggestions(

@@ -184,10 +184,22 @@ begin
         raise exception 'image % is archived and is not analysed again', wrong using errcode = 'NS006', hint = 'take the file in again to analyse it';
     end if;
 
+    -- The entries that will answer, locked in one order by all: equal contents may come to two
+    -- callers crosswise.
+    if enqueue_jobs.use_cache then
+        perform 1 from public.analysis_cache c
+        where c.cache_key = any (array(
+            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
+                enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters))
+            from public.images i where i.id = any (enqueue_jobs.images)))
+        order by c.cache_key for no key update;
+    end if;
+
     for image in
-        -- By content, so that cache entries too are locked in one order by all.
         select i.id, i.user_id, i.image_dimensions, i.analysis_status
-        from public.images i where i.id = any (enqueue_jobs.images) order by i.file_hash, i.id
+        from (select u.id, min(u.n) as n from unnest(enqueue_jobs.images) with ordinality as u (id, n) group by u.id) w
+        join public.images i on i.id = w.id
+        order by w.n
     loop
         image_id := image.id;
         job_id := null;
@@ -236,7 +248,7 @@ begin
 end
 $$;
 comment on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) is
-    'Asks for an analysis of each image, in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
+    'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
 revoke execute on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) from public;
 grant execute on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) to app_user;
 
