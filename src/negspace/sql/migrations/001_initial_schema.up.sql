@@ -934,12 +934,12 @@ declare
     made       integer := 0;
 begin
     -- Bounds, because each partition takes some fifteen locks until the transaction ends.
-    if months_ahead is null or months_ahead not between 0 and 24 then
-        raise exception 'months_ahead must be from 0 to 24, not %', coalesce(months_ahead::text, 'null')
+    if months_ahead is null or months_ahead not between 0 and 12 then
+        raise exception 'months_ahead must be from 0 to 12, not %', coalesce(months_ahead::text, 'null')
             using errcode = 'NS004', hint = 'partitions are made again and again, some months ahead each time';
     end if;
-    if oldest < now() - interval '5 years' then
-        raise exception 'oldest must lie within the last 5 years, not at %', oldest
+    if oldest < now() - interval '2 years' then
+        raise exception 'oldest must lie within the last 2 years, not at %', oldest
             using errcode = 'NS004', hint = 'partitions of older months are made by hand, for an archive that is loaded again';
     end if;
     first := date_trunc('month', least(now(), oldest) at time zone 'UTC');
