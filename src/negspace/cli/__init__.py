@@ -28,6 +28,7 @@ NOUNS: Final[dict[str, str]] = {
     "audit": "Who did what: the audit trail.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
+    "dev": "Data of any size, to try it at scale.",
     "duplicates": "Images that are there twice.",
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",

@@ -200,7 +200,7 @@ create table images (
     constraint images_file_path_relative      check (file_path <> '' and file_path !~ '(^/|(^|/)\.\.(/|$))'),
     constraint images_file_size_positive      check (file_size > 0),
     constraint images_mime_type_valid         check (mime_type ~ '^[a-z]+/[a-z0-9][a-z0-9!#$&^_.+-]*$'),
-    constraint images_file_hash_sha256        check (file_hash ~ '^[0-9a-f]{64}$'),
+    constraint images_file_hash_sha256        check (length(file_hash) = 64 and file_hash !~ '[^0-9a-f]'),
     constraint images_image_dimensions_valid  check (image_dimensions is null or (image_dimensions @? 'strict $ ? (@.width >= 1 && @.width <= 4294967295 && @.width.floor() == @.width && @.height >= 1 && @.height <= 4294967295 && @.height.floor() == @.height && @.channels >= 1 && @.channels.floor() == @.channels)') is true),
     constraint images_metadata_object         check (jsonb_typeof(metadata) = 'object')
 );
@@ -294,7 +294,7 @@ create table analysis_results (
     constraint analysis_results_image_id_fkey                   foreign key (image_id) references images (id) on delete cascade,
     constraint analysis_results_user_id_fkey                    foreign key (user_id) references users (id) on delete cascade,
     constraint analysis_results_identity_key                    unique (image_id, algorithm_name, algorithm_version, parameters_hash),
-    constraint analysis_results_algorithm_name_valid            check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
+    constraint analysis_results_algorithm_name_valid            check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
     constraint analysis_results_algorithm_version_semver        check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
     constraint analysis_results_algorithm_parameters_object     check (jsonb_typeof(algorithm_parameters) = 'object'),
     constraint analysis_results_negative_space_data_object      check (jsonb_typeof(negative_space_data) = 'object'),
@@ -385,7 +385,7 @@ create table processing_queue (
     constraint processing_queue_pkey                        primary key (id, status, created_at),
     constraint processing_queue_image_id_fkey               foreign key (image_id) references images (id) on delete cascade,
     constraint processing_queue_user_id_fkey                foreign key (user_id) references users (id) on delete cascade,
-    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
+    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
     constraint processing_queue_algorithm_version_semver    check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
     constraint processing_queue_algorithm_parameters_object check (jsonb_typeof(algorithm_parameters) = 'object'),
     constraint processing_queue_priority_range              check (priority between 1 and 10),
@@ -488,7 +488,7 @@ create table api_keys (
     constraint api_keys_pkey                           primary key (id),
     constraint api_keys_user_id_fkey                   foreign key (user_id) references users (id) on delete cascade,
     constraint api_keys_key_hash_key                   unique (key_hash),
-    constraint api_keys_key_hash_sha256                check (key_hash ~ '^[0-9a-f]{64}$'),
+    constraint api_keys_key_hash_sha256                check (length(key_hash) = 64 and key_hash !~ '[^0-9a-f]'),
     constraint api_keys_name_given                     check (name <> ''),
     constraint api_keys_expires_after_creation         check (expires_at > created_at),
     constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? 'strict $[*] ? (@.type() != "string")'),
@@ -546,7 +546,7 @@ create table security_audit (
     "timestamp"    timestamptz  not null default now(),
 
     constraint security_audit_pkey                  primary key (id, "timestamp"),
-    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]{0,62}$'),
+    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]*$' and length(resource_type) <= 63),
     constraint security_audit_changes_before_object check (jsonb_typeof(changes_before) = 'object'),
     constraint security_audit_changes_after_object  check (jsonb_typeof(changes_after) = 'object')
 ) partition by range ("timestamp");
