@@ -540,10 +540,22 @@ begin
         raise exception 'image % is archived and is not analysed again', wrong using errcode = 'NS006', hint = 'take the file in again to analyse it';
     end if;
 
+    -- The entries that will answer, locked in one order by all: equal contents may come to two
+    -- callers crosswise.
+    if enqueue_jobs.use_cache then
+        perform 1 from public.analysis_cache c
+        where c.cache_key = any (array(
+            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
+                enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters))
+            from public.images i where i.id = any (enqueue_jobs.images)))
+        order by c.cache_key for no key update;
+    end if;
+
     for image in
-        -- By content, so that cache entries too are locked in one order by all.
         select i.id, i.user_id, i.image_dimensions, i.analysis_status
-        from public.images i where i.id = any (enqueue_jobs.images) order by i.file_hash, i.id
+        from (select u.id, min(u.n) as n from unnest(enqueue_jobs.images) with ordinality as u (id, n) group by u.id) w
+        join public.images i on i.id = w.id
+        order by w.n
     loop
         image_id := image.id;
         job_id := null;
@@ -591,7 +603,7 @@ begin
     end loop;
 end
 $function$;
-comment on function public.enqueue_jobs(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, scheduled_at timestamp with time zone, use_cache boolean) is 'Asks for an analysis of each image, in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
+comment on function public.enqueue_jobs(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, scheduled_at timestamp with time zone, use_cache boolean) is 'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
 grant execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean) to app_user;
 revoke execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean) from public;
 
@@ -609,12 +621,12 @@ declare
     made       integer := 0;
 begin
     -- Bounds, because each partition takes some fifteen locks until the transaction ends.
-    if months_ahead is null or months_ahead not between 0 and 24 then
-        raise exception 'months_ahead must be from 0 to 24, not %', coalesce(months_ahead::text, 'null')
+    if months_ahead is null or months_ahead not between 0 and 12 then
+        raise exception 'months_ahead must be from 0 to 12, not %', coalesce(months_ahead::text, 'null')
             using errcode = 'NS004', hint = 'partitions are made again and again, some months ahead each time';
     end if;
-    if oldest < now() - interval '5 years' then
-        raise exception 'oldest must lie within the last 5 years, not at %', oldest
+    if oldest < now() - interval '2 years' then
+        raise exception 'oldest must lie within the last 2 years, not at %', oldest
             using errcode = 'NS004', hint = 'partitions of older months are made by hand, for an archive that is loaded again';
     end if;
     first := date_trunc('month', least(now(), oldest) at time zone 'UTC');
@@ -1314,7 +1326,7 @@ create table public.analysis_cache (
     size_bytes            bigint                   not null generated always as (octet_length(cached_result::text)) stored,
     constraint analysis_cache_pkey PRIMARY KEY (id),
     constraint analysis_cache_cache_key_key UNIQUE (cache_key),
-    constraint analysis_cache_algorithm_fingerprint_sha256 CHECK (algorithm_fingerprint ~ '^[0-9a-f]{64}$'::text),
+    constraint analysis_cache_algorithm_fingerprint_sha256 CHECK (length(algorithm_fingerprint) = 64 AND algorithm_fingerprint !~ '[^0-9a-f]'::text),
     constraint analysis_cache_cache_key_given CHECK (cache_key <> ''::text AND length(cache_key) <= 512),
     constraint analysis_cache_expires_after_creation CHECK (expires_at > created_at),
     constraint analysis_cache_hit_count_not_negative CHECK (hit_count >= 0)
@@ -1373,7 +1385,7 @@ create table public.analysis_results (
     optimization_suggestions jsonb                    not null default '[]'::jsonb,
     constraint analysis_results_pkey PRIMARY KEY (id),
     constraint analysis_results_identity_key UNIQUE (image_id, algorithm_name, algorithm_version, parameters_hash),
-    constraint analysis_results_algorithm_name_valid CHECK (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'::text),
+    constraint analysis_results_algorithm_name_valid CHECK (algorithm_name ~ '^[a-z][a-z0-9_.-]*$'::text AND length(algorithm_name) <= 63),
     constraint analysis_results_algorithm_parameters_object CHECK (jsonb_typeof(algorithm_parameters) = 'object'::text),
     constraint analysis_results_algorithm_version_semver CHECK (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'::text),
     constraint analysis_results_anomalies_array CHECK (jsonb_typeof(anomalies) = 'array'::text),
@@ -1498,7 +1510,7 @@ create table public.api_keys (
     constraint api_keys_key_hash_key UNIQUE (key_hash),
     constraint api_keys_expires_after_creation CHECK (expires_at > created_at),
     constraint api_keys_ip_whitelist_texts CHECK (jsonb_typeof(ip_whitelist) = 'array'::text AND NOT ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath),
-    constraint api_keys_key_hash_sha256 CHECK (key_hash ~ '^[0-9a-f]{64}$'::text),
+    constraint api_keys_key_hash_sha256 CHECK (length(key_hash) = 64 AND key_hash !~ '[^0-9a-f]'::text),
     constraint api_keys_name_given CHECK (name <> ''::text),
     constraint api_keys_rate_limit_per_minute_positive CHECK (rate_limit_per_minute > 0),
     constraint api_keys_request_count_current_window_not_negative CHECK (request_count_current_window >= 0),
@@ -1635,7 +1647,7 @@ create table public.images (
     constraint images_analysis_retry_count_not_negative CHECK (analysis_retry_count >= 0),
     constraint images_duplicate_names_its_original CHECK (is_duplicate = (duplicate_of IS NOT NULL)),
     constraint images_duplicate_of_another CHECK (duplicate_of <> id),
-    constraint images_file_hash_sha256 CHECK (file_hash ~ '^[0-9a-f]{64}$'::text),
+    constraint images_file_hash_sha256 CHECK (length(file_hash) = 64 AND file_hash !~ '[^0-9a-f]'::text),
     constraint images_file_name_given CHECK (file_name <> ''::text),
     constraint images_file_path_relative CHECK (file_path <> ''::text AND file_path !~ '(^/|(^|/)\.\.(/|$))'::text),
     constraint images_file_size_positive CHECK (file_size > 0),
@@ -1644,7 +1656,7 @@ create table public.images (
     constraint images_mime_type_valid CHECK (mime_type ~ '^[a-z]+/[a-z0-9][a-z0-9!#$&^_.+-]*$'::text),
     constraint images_original_filename_given CHECK (original_filename <> ''::text),
     constraint images_perceptual_hash_has_algorithm CHECK ((perceptual_hash IS NULL) = (perceptual_hash_algorithm IS NULL)),
-    constraint images_pixel_hash_sha256 CHECK (pixel_hash ~ '^[0-9a-f]{64}$'::text),
+    constraint images_pixel_hash_sha256 CHECK (length(pixel_hash) = 64 AND pixel_hash !~ '[^0-9a-f]'::text),
     constraint images_processing_history_array CHECK (jsonb_typeof(processing_history) = 'array'::text)
 );
 comment on table public.images is 'Uploaded images. The bytes lie in the content-addressed storage, once per hash.';
@@ -1799,7 +1811,7 @@ create table public.performance_metrics (
     constraint performance_metrics_pkey PRIMARY KEY (id, recorded_at),
     constraint performance_metrics_context_object CHECK (jsonb_typeof(context) = 'object'::text AND octet_length(context::text) <= 65536),
     constraint performance_metrics_labels_object CHECK (jsonb_typeof(labels) = 'object'::text AND octet_length(labels::text) <= 8192),
-    constraint performance_metrics_metric_name_valid CHECK (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'::text),
+    constraint performance_metrics_metric_name_valid CHECK (metric_name ~ '^[a-z][a-z0-9_.:]*$'::text AND length(metric_name) <= 127),
     constraint performance_metrics_metric_type_known CHECK (metric_type = ANY (ARRAY['histogram'::text, 'gauge'::text, 'counter'::text])),
     constraint performance_metrics_percentiles_are_numbers CHECK (percentile_p50 <> 'NaN'::numeric AND percentile_p95 <> 'NaN'::numeric AND percentile_p99 <> 'NaN'::numeric),
     constraint performance_metrics_percentiles_ordered CHECK (percentile_p50 <= percentile_p95 AND percentile_p95 <= percentile_p99 AND percentile_p50 <= percentile_p99),
@@ -1854,7 +1866,7 @@ create table public.processing_queue (
     attempt                 integer                  not null default 0,
     lease_token             uuid,
     constraint processing_queue_pkey PRIMARY KEY (id, status, created_at),
-    constraint processing_queue_algorithm_name_valid CHECK (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'::text),
+    constraint processing_queue_algorithm_name_valid CHECK (algorithm_name ~ '^[a-z][a-z0-9_.-]*$'::text AND length(algorithm_name) <= 63),
     constraint processing_queue_algorithm_parameters_object CHECK (jsonb_typeof(algorithm_parameters) = 'object'::text),
     constraint processing_queue_algorithm_version_semver CHECK (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'::text),
     constraint processing_queue_attempt_not_negative CHECK (attempt >= 0),
@@ -2127,7 +2139,7 @@ create table public.security_audit (
     constraint security_audit_pkey PRIMARY KEY (id, "timestamp"),
     constraint security_audit_changes_after_object CHECK (jsonb_typeof(changes_after) = 'object'::text),
     constraint security_audit_changes_before_object CHECK (jsonb_typeof(changes_before) = 'object'::text),
-    constraint security_audit_resource_type_valid CHECK (resource_type ~ '^[a-z][a-z0-9_]{0,62}$'::text)
+    constraint security_audit_resource_type_valid CHECK (resource_type ~ '^[a-z][a-z0-9_]*$'::text AND length(resource_type) <= 63)
 ) partition by range ("timestamp");
 comment on table public.security_audit is 'The audit trail: who did what, when, from where, and what it changed. Partitioned by month.';
 comment on column public.security_audit.id is 'Number of the event.';
