@@ -140,14 +140,15 @@ def launch(launch: Launch, state: State) -> State:
 
 
 def _spawn_and_see(launch: Launch, state: State) -> bool:
-    """Spawn; True when it answers, False when it ended before."""
+    """Spawn; True when it answers or has been silent for long, False when it ended before."""
+    patience = time.monotonic() + SILENCE
     alive, ended = os.pipe()
     try:
         try:
             _spawn(launch, state, ended)
         finally:
             os.close(ended)
-        while answer(launch.layout, state.port) is Answer.NONE:
+        while answer(launch.layout, state.port) is Answer.NONE and time.monotonic() < patience:
             # The pipe's other end is open in the server alone: it reads as ended when that is.
             if select.select([alive], [], [], PAUSE)[0]:
                 return False
