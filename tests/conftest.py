@@ -216,7 +216,7 @@ def template(postgres: Postgres) -> str:
     name = "template_negspace"
     with database.connect(postgres.superuser(), autocommit=True) as lock:
         lock.execute("select pg_advisory_lock(1)")
-        if not database.only(lock, "select from pg_database where datname = %s", [name]):
+        if database.only(lock, "select from pg_database where datname = %s", [name]) is None:
             made = postgres.create()
             migrate(made)
             sql = database.sql

@@ -421,6 +421,7 @@ def test_a_storage_that_can_not_be_used_is_a_word_not_a_traceback(cli, env, tmp_
     ran = cli("images", "add", str(path), env=env | {"NEGSPACE_STORAGE": str(tmp_path / "file/x")})
     assert ran.status == 5
     assert "can't use" in ran.err
+    assert "NEGSPACE_STORAGE" in ran.err
 
 
 def test_json_of_a_failed_batch_names_code_and_hint(cli, env, tmp_path):
