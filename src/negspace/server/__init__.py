@@ -121,7 +121,7 @@ def storage_folder(settings: Settings) -> Path:
     layout = layout_of(settings)
     folder = settings.storage.absolute() if settings.storage else layout.images
     if not folder.is_dir():
-        with explained(layout):
+        with explained(layout, "NEGSPACE_STORAGE" if settings.storage else "NEGSPACE_HOME"):
             if folder == layout.images:
                 make_home(layout)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
