@@ -209,9 +209,12 @@ class Storage:
         progress: Callable[[int], object] | None,
     ) -> Received:
         digest, size = hashlib.sha256(), 0
+        most = os.fstat(file.fileno()).st_size
         while block := _read(source, file):
             digest.update(block)
             size += len(block)
+            if size > most:  # it grows: reading on might never end
+                raise _changed(source)
             with _writing(self.folder):
                 _write(copy, block)
             if progress is not None:
@@ -229,7 +232,7 @@ class Storage:
         with _writing(self.folder):
             self.incoming.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
+        with FileIO(descriptor, "w") as file:
             yield path, file
 
 
@@ -258,12 +261,13 @@ def opened(path: Path) -> Generator[FileIO]:
         raise _unreadable(path, error) from error
     except ValueError:  # a NUL in it
         raise FileError(f"{str(path)!r} is no name of a file", hint="it holds a NUL") from None
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        mode = os.fstat(file.fileno()).st_mode
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise FileError(f"{path} is a folder", hint="name its files, or take it --recursive")
-        if not stat.S_ISREG(mode):
-            raise FileError(f"{path} is no regular file", hint="pipes and devices are not read")
+        raise FileError(f"{path} is no regular file", hint="pipes and devices are not read")
+    with FileIO(descriptor, "r") as file:
         yield file
 
 
@@ -306,9 +310,13 @@ def _see_unchanged(
             digest.update(block)
         same = digest.hexdigest() == received.file_hash
     if not same or received.file_size != after.st_size:
-        raise FileError(
-            f"{path} changed while it was read", hint="wait until it is whole, then try again"
-        )
+        raise _changed(path)
+
+
+def _changed(path: Path) -> FileError:
+    return FileError(
+        f"{path} changed while it was read", hint="wait until it is whole, then try again"
+    )
 
 
 @contextmanager

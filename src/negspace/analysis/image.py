@@ -127,7 +127,7 @@ class ImageHandle(ABC):
             ImageError: They can't be decoded.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to close
         """Give back the file, if one is open."""
 
     def __enter__(self) -> Self:

@@ -77,7 +77,7 @@ def _described(region: Any, catalogue: Catalogue, factor: int) -> dict[str, Any]
         "area_px": float(region.area) * factor**2,
         "eq_diameter_px": float(region.equivalent_diameter_area) * factor,
         "centroid": [upscaled(float(c), factor) for c in region.centroid],
-        "inscribed": circle(catalogue.centres[index], catalogue.radii[index], factor),
+        "inscribed": circle(catalogue.centres[index], float(catalogue.radii[index]), factor),
         "bbox": [top * factor, left * factor, bottom * factor, right * factor],
         "eccentricity": float(region.eccentricity),
     }

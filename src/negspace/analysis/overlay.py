@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 from skimage import segmentation
 
 from negspace.analysis import Analysis
@@ -91,10 +92,9 @@ def _outline(canvas: FloatImage, analysis: Analysis, pen: int) -> None:
     inner: Any = segmentation.find_boundaries(analysis.labels, mode="inner")
     canvas[inner] = _YELLOW
     edge: Any = segmentation.find_boundaries(analysis.labels * odd, mode="inner")
-    if pen > 1 or odd.any():
-        from scipy import ndimage
-
-        edge = ndimage.binary_dilation(edge, iterations=pen) & odd
+    if odd.any():
+        thick: Any = ndimage.binary_dilation(edge, iterations=pen)
+        edge = thick & odd
     canvas[edge] = _RED
 
 

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 import pydicom
-from pydicom import pixels as coders
 from pydicom.filereader import read_file_meta_info
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from negspace.analysis.image import MemoryImage, Pixels, Scale
@@ -79,11 +80,11 @@ def _decoded(path: Path, index: int | None) -> Pixels:
     stored = _stored(path, data, index)
     kind = data.PhotometricInterpretation
     if kind == "PALETTE COLOR":
-        looked_up: Any = coders.apply_color_lut(stored, data)
+        looked_up: Any = apply_color_lut(stored, data)
         return looked_up
     if kind not in _GREY:
         return stored
-    values = np.asarray(coders.apply_modality_lut(stored, data)).astype(np.float64)
+    values = np.asarray(apply_modality_lut(stored, data)).astype(np.float64)
     values[_padding(stored, data)] = np.nan
     return values
 
@@ -91,7 +92,7 @@ def _decoded(path: Path, index: int | None) -> Pixels:
 def _stored(path: Path, data: Any, index: int | None) -> Any:
     syntax = data.file_meta.TransferSyntaxUID
     try:
-        return coders.pixel_array(data, index=index)
+        return pixel_array(data, index=index)
     except Exception as error:
         if not syntax.is_compressed:
             raise

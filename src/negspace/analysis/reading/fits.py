@@ -11,7 +11,6 @@ from astropy.io import fits
 
 from negspace.analysis.image import ImageHandle, Pixels, Scale, Window
 from negspace.analysis.reading.guard import chosen, decoding, see_size
-from negspace.errors import ImageError
 
 
 def open_fits(path: Path, page: int | None, max_pixels: int) -> ImageHandle:
@@ -28,10 +27,6 @@ def open_fits(path: Path, page: int | None, max_pixels: int) -> ImageHandle:
         file: Any = fits.open(path, memmap=False)
         try:
             planes = [plane for hdu in file for plane in _planes_of(hdu)]
-            if not planes:
-                raise ImageError(
-                    f"{path} holds no two-dimensional image", hint="tables and spectra aren't read"
-                )
             hdu, place = planes[chosen(path, len(planes), page, "plane")]
             see_size(path, hdu.shape[-1], hdu.shape[-2], max_pixels)
             return FitsImage(path, file, hdu, place, len(planes))

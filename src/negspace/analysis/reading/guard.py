@@ -1,4 +1,4 @@
-"""What every reader does: decoders kept quiet, their failures put in words, sizes and pages seen."""
+"""What every reader does: keep decoders quiet, put failures in words, see sizes and pages."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ def chosen(path: Path, pages: int, page: int | None, noun: str) -> int:
     Raises:
         ImageError: There are several and none was named, or there are not so many.
     """
+    if pages == 0:
+        raise ImageError(f"{path} holds no image")
     if page is None:
         if pages > 1:
             raise ImageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 from negspace.errors import ImageError
@@ -49,16 +48,15 @@ def sniff(head: bytes, *, name: str = "the file") -> str:
     Raises:
         ImageError: It is none of these; the message says what it looks like.
     """
+    if head[128:132] == b"DICM":  # first: the 128 bytes before may be the header of a TIFF
+        return "application/dicom"
     for magic, mime_type in _MAGIC:
         if head.startswith(magic):
             return mime_type
-    if head[128:132] == b"DICM":
-        return "application/dicom"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
-    if head[:2] == b"BM" and len(head) >= 18:  # two letters are little: ask the header too
-        if struct.unpack_from("<I", head, 14)[0] in _BMP_HEADER_SIZES:
-            return "image/bmp"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
+        return "image/bmp"  # two letters alone would be little
     raise ImageError(
         f"{name} is no image of a known kind: it looks like {_looks_like(head)}",
         hint="PNG, JPEG, TIFF, FITS, DICOM, GIF, BMP and WebP are read",

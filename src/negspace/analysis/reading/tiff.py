@@ -1,11 +1,14 @@
-"""TIFF and BigTIFF, read by window: mapped where the pixels lie plain in the file, else by
-the strips or tiles that a window touches."""
+"""TIFF and BigTIFF, read by window.
+
+Mapped where the pixels lie plain in the file, else by the strips or tiles a window touches.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import tifffile
@@ -29,7 +32,8 @@ def open_tiff(path: Path, page: int | None, max_pixels: int) -> ImageHandle:
     with decoding(path):
         file = tifffile.TiffFile(path)
         try:
-            pages: list[Any] = [p for p in file.pages if not p.is_reduced and not p.is_mask]
+            listed = cast("Iterable[Any]", file.pages)
+            pages = [p for p in listed if not p.is_reduced and not p.is_mask]
             wanted = pages[chosen(path, len(pages), page, "page")]
             see_size(path, wanted.imagewidth, wanted.imagelength, max_pixels)
             if _readable(wanted):

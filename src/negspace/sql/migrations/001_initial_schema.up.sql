@@ -338,6 +338,8 @@ create index analysis_results_processing_time_ms_idx on analysis_results (proces
 comment on index analysis_results_processing_time_ms_idx is 'Slowest analyses first.';
 create index analysis_results_anomalous_idx on analysis_results (created_at desc) where anomalies <> '[]';
 comment on index analysis_results_anomalous_idx is 'Newest results with anomalies.';
+create index analysis_results_visualization_path_idx on analysis_results (visualization_path) where visualization_path is not null;
+comment on index analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 create index analysis_results_anomalies_idx on analysis_results using gin (anomalies jsonb_path_ops);
 comment on index analysis_results_anomalies_idx is 'Results by kind of anomaly: anomalies @> ''[{"type": "size"}]''.';
 create index analysis_results_algorithm_parameters_idx on analysis_results using gin (algorithm_parameters jsonb_path_ops);
@@ -518,6 +520,8 @@ create index api_keys_scopes_idx on api_keys using gin (scopes);
 comment on index api_keys_scopes_idx is 'Which keys may do something: scopes ? ''write:images''.';
 
 grant select, insert, update on api_keys to app_user;
+-- a key's text holds its number, so the number is drawn before the row is written
+grant usage on sequence api_keys_id_seq to app_user;
 
 
 -- ── security_audit ──────────────────────────────────────────────────────────────────────
