@@ -127,7 +127,8 @@ def without_specks(mask: Mask, min_area: int) -> tuple[Mask, int]:
     labels, count = _components(mask)
     large = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
     large[0] = False
-    return large[labels], int(large.sum())
+    kept: Mask = large[labels]
+    return kept, int(large.sum())
 
 
 def _components(mask: Mask) -> tuple[NDArray[np.int32], int]:

@@ -17,7 +17,9 @@ from negspace.analysis.voids import Catalogue
 # Differences smaller than these are the pixel grid's, not the voids': the least spread that
 # a feature is taken to have (logarithm of pixels, the same squared, shares of 1).
 _LEAST_SPREAD: Final = {"size": 0.05, "area": 0.1, "solidity": 0.03, "depth": 0.03}
-_COLUMNS: Final = ("area", "equivalent_diameter_area", "centroid", "bbox", "eccentricity")
+# Which way is unusual. Small voids are what min_radius_px cuts the tail of, and being convex
+# is nothing odd, so these count in one direction only.
+_DIRECTIONS: Final = {"size": (1,), "area": (1,), "solidity": (-1,), "depth": (-1, 1)}
 
 
 def upscaled(coordinate: float, factor: int) -> float:
@@ -113,19 +115,26 @@ def anomalies(
     """The described voids that differ from the others, the strangest first.
 
     The modified z-score of Iglewicz and Hoaglin (1993), 0.6745 (x − median) / MAD, per
-    feature over all voids. Median and MAD, because mean and standard deviation hide outliers
-    behind themselves.
+    feature over all voids: large, ragged (low solidity), shallow or deep ones. Median and
+    MAD, because mean and standard deviation hide outliers behind themselves.
 
     Args:
         described: The voids that are stored.
         features: Of all voids, as ``of_voids`` returns them.
         limit: From which |z| a void is an anomaly.
+
+    Returns:
+        One entry per void, with its strongest feature first and as ``type``.
     """
     scores = {name: _modified_z(values, _LEAST_SPREAD[name]) for name, values in features.items()}
     found: list[dict[str, Any]] = []
     for void in described:
         own = {name: float(z[void["id"] - 1]) for name, z in scores.items()}
-        strong = {n: z for n, z in own.items() if abs(z) >= limit}
+        strong = {
+            feature: z
+            for feature, z in own.items()
+            if any(z * direction >= limit for direction in _DIRECTIONS[feature])
+        }
         if not strong:
             continue
         ordered = dict(sorted(strong.items(), key=lambda item: -abs(item[1])))

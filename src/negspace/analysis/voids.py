@@ -101,9 +101,12 @@ def _inscribed(
     """Centre and radius of the largest circle of each label; the first in reading order."""
     if count == 0:
         return np.zeros((0, 2), dtype=np.intp), np.zeros(0)
-    where: Any = ndimage.maximum_position(distance, labels, np.arange(1, count + 1))
-    centres = np.array(where, dtype=np.intp)
-    return centres, distance[tuple(centres.T)]
+    radii = np.zeros(count + 1)
+    np.maximum.at(radii, labels.ravel(), distance.ravel())
+    largest = np.flatnonzero((distance == radii[labels]) & (labels > 0))
+    _, first = np.unique(labels.ravel()[largest], return_index=True)
+    centres = np.stack(np.unravel_index(largest[first], labels.shape), axis=1)
+    return centres, radii[1:]
 
 
 def _merged(

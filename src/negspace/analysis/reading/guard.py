@@ -63,7 +63,7 @@ def chosen(path: Path, pages: int, page: int | None, noun: str) -> int:
         ImageError: There are several and none was named, or there are not so many.
     """
     if pages == 0:
-        raise ImageError(f"{path} holds no image")
+        raise ImageError(f"{path} holds no image", hint="tables and thumbnails aren't read")
     if page is None:
         if pages > 1:
             raise ImageError(
