@@ -11,7 +11,7 @@ import pytest
 
 from bench import Bench, png, until
 from negspace import jobs
-from negspace.database import Connection, connect, only, rows
+from negspace.database import Connection, connect, rows
 from negspace.errors import (
     ConstraintError,
     InvalidInputError,
