@@ -154,6 +154,7 @@ comment on column users.created_at        is 'When the row was made.';
 comment on column users.updated_at        is 'When the row last changed; kept by a trigger.';
 comment on column users.metadata          is 'Anything else, as a JSON object.';
 
+comment on index users_pkey is 'One account; what foreign keys lead to.';
 create unique index users_email_key on users (lower(email));
 comment on index users_email_key is 'Login and look-up by e-mail, whatever its letters'' case; no address twice.';
 create index users_role_idx on users (role, id) where is_active;
@@ -222,6 +223,7 @@ comment on column images.processed_at      is 'When the last job on it ended.';
 comment on column images.created_at        is 'When the row was made.';
 comment on column images.updated_at        is 'When the row last changed; kept by a trigger.';
 
+comment on index images_pkey is 'One image; what foreign keys lead to.';
 create index images_user_id_created_at_idx on images (user_id, created_at desc);
 comment on index images_user_id_created_at_idx is 'A user''s images, newest first; user_activity_summary; the foreign key.';
 create index images_user_id_uploaded_at_idx on images (user_id, uploaded_at desc);
@@ -324,6 +326,8 @@ comment on column analysis_results.notes                is 'What a person wrote 
 comment on column analysis_results.created_at           is 'When the row was made.';
 comment on column analysis_results.updated_at           is 'When the row last changed; kept by a trigger.';
 
+comment on index analysis_results_pkey is 'One result; what foreign keys lead to.';
+comment on index analysis_results_identity_key is 'The same analysis gives one result; store_cached_result() and complete_job() look for it.';
 create index analysis_results_image_id_created_at_idx on analysis_results (image_id, created_at desc);
 comment on index analysis_results_image_id_created_at_idx is 'An image''s newest result; image_analysis_status; the foreign key.';
 create index analysis_results_user_id_created_at_idx on analysis_results (user_id, created_at desc);
@@ -429,6 +433,7 @@ comment on table processing_queue_ended is 'Jobs that have ended, by the month t
 -- there (HOT where no indexed column changes), and frequent vacuums keep it small.
 alter table processing_queue_hot set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 
+comment on index processing_queue_pkey is 'One job; whoever ends it.';
 create index processing_queue_image_id_created_at_idx on processing_queue (image_id, created_at desc);
 comment on index processing_queue_image_id_created_at_idx is 'An image''s jobs, newest first; image_analysis_status; the foreign key.';
 create index processing_queue_user_id_created_at_idx on processing_queue (user_id, created_at desc);
@@ -510,6 +515,8 @@ comment on column api_keys.scopes                is 'What it may do, an array of
 comment on column api_keys.ip_whitelist          is 'Networks it may be used from, an array of CIDR texts; null: any.';
 comment on column api_keys.rate_limit_per_minute is 'Requests a minute.';
 
+comment on index api_keys_pkey is 'One key.';
+comment on index api_keys_key_hash_key is 'The key of a request; check_api_key().';
 create index api_keys_user_id_created_at_idx on api_keys (user_id, created_at desc);
 comment on index api_keys_user_id_created_at_idx is 'A user''s keys, newest first; the foreign key.';
 create index api_keys_expires_at_idx on api_keys (expires_at) where is_active and expires_at is not null;
@@ -567,6 +574,7 @@ comment on column security_audit.changes_before is 'The changed keys before; nev
 comment on column security_audit.changes_after  is 'The changed keys after; never a secret.';
 comment on column security_audit."timestamp"    is 'When, as the time of the transaction.';
 
+comment on index security_audit_pkey is 'One event; what its details lead to.';
 create index security_audit_timestamp_idx on security_audit ("timestamp" desc, id desc);
 comment on index security_audit_timestamp_idx is 'The newest events; recent_audit_events.';
 create index security_audit_user_id_timestamp_idx on security_audit (user_id, "timestamp" desc);

@@ -269,6 +269,7 @@ comment on column audit_log_details.success_count     is 'How many parts of it s
 comment on column audit_log_details.failure_count     is 'How many parts of it failed.';
 comment on column audit_log_details.created_at        is 'When the row was made.';
 
+comment on index audit_log_details_pkey is 'One row of details.';
 create index audit_log_details_audit_id_idx on audit_log_details (audit_id, audit_timestamp);
 comment on index audit_log_details_audit_id_idx is 'An event''s details; the foreign key.';
 create index audit_log_details_created_at_idx on audit_log_details (created_at desc);
@@ -423,6 +424,8 @@ comment on column analysis_cache.created_at            is 'When it was put in.';
 comment on column analysis_cache.expires_at            is 'From then on it answers no more and may be removed.';
 comment on column analysis_cache.size_bytes            is 'Size of the result''s text in bytes.';
 
+comment on index analysis_cache_pkey is 'One entry.';
+comment on index analysis_cache_cache_key_key is 'The answer to one question; one entry for each.';
 create index analysis_cache_image_id_idx on analysis_cache (image_id);
 comment on index analysis_cache_image_id_idx is 'An image''s entries; the foreign key.';
 create index analysis_cache_analysis_id_idx on analysis_cache (analysis_id);
@@ -519,6 +522,7 @@ comment on column performance_metrics.percentile_p50 is 'Median of a batch.';
 comment on column performance_metrics.percentile_p95 is '95th percentile of a batch.';
 comment on column performance_metrics.percentile_p99 is '99th percentile of a batch.';
 
+comment on index performance_metrics_pkey is 'One metric''s row.';
 create index performance_metrics_name_recorded_at_idx on performance_metrics (metric_name, recorded_at desc);
 comment on index performance_metrics_name_recorded_at_idx is 'One metric over time; aggregate_performance_metrics().';
 create index performance_metrics_recorded_at_idx on performance_metrics using brin (recorded_at);

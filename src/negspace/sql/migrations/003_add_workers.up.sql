@@ -40,6 +40,7 @@ comment on column workers.jobs_completed is 'Jobs it completed.';
 comment on column workers.jobs_failed    is 'Tries of jobs that failed on it.';
 comment on column workers.last_words     is 'Why it stopped, as it said.';
 
+comment on index workers_pkey is 'One worker; its heartbeat.';
 create index workers_started_at_idx on workers (started_at desc);
 comment on index workers_started_at_idx is 'Newest workers first.';
 
