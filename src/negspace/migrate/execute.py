@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from negspace.database import Connection, attempt, connect, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
-from negspace.migrate.ledger import Ledger, RunLock
+from negspace.migrate.journal import Answer, Journal, name_of
+from negspace.migrate.journaled import Journaled
+from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
 from negspace.migrate.plan import Plan, Step
+from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
 
 __all__ = ["Options", "Progress", "Run", "RunResult", "StepResult", "open_session"]
@@ -39,6 +41,8 @@ class StepResult:
             in a dry run ``rehearsed``, or ``not rehearsed`` where it can't be.
         duration_ms: Its time; None where it did not run.
         statements: How many statements ran.
+        reason: Why it runs outside the run's transaction, or after a commit.
+        recovered: What was found and done about an earlier run that had died in it.
     """
 
     name: str
@@ -48,6 +52,8 @@ class StepResult:
     transaction: bool
     duration_ms: float | None = None
     statements: int = 0
+    reason: str | None = None
+    recovered: tuple[str, ...] = ()
 
 
 Progress = Callable[[StepResult], None]
@@ -62,12 +68,18 @@ class Options:
         lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
         progress: Called after each step.
+        answers: What to do about migrations that a run left unfinished, by name, where the
+            catalog can't tell.
+        at: Called at each point where a crash would leave something else behind, with the
+            point's name.
     """
 
     dry_run: bool = False
     lock_timeout: float | None = None
     statement_timeout: float | None = None
     progress: Progress | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    at: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,8 @@ class Run:
         self._plan = plan
         self._options = options
         self._done: list[StepResult] = []
+        self._journal = Journal(connection, self._ledger.run_id)
+        self._recovered: list[str] = []
 
     def result(self) -> RunResult:
         """Run it; ``failure`` says why it stopped."""
@@ -145,6 +159,7 @@ class Run:
         failure: Failure | None = None
         with translated():
             self._connection.execute(query("new_session"))
+            hold_session(self._connection)
         for group in self._plan.groups():
             failure = self._group(group)
             if failure is not None:
@@ -185,10 +200,13 @@ class Run:
 
     def _beyond_rehearsal(self, group: tuple[Step, ...]) -> bool:
         """What runs outside a transaction can't be rolled back, nor what builds on it."""
-        return not group[0].transaction or any(d.status == "not rehearsed" for d in self._done)
+        if not group[0].transaction or group[0].after_commit:
+            return True
+        return any(done.status == "not rehearsed" for done in self._done)
 
     def _together(self, group: tuple[Step, ...]) -> None:
         with self._connection.transaction(force_rollback=self._options.dry_run):
+            hold_transaction(self._connection)
             self._ledger.create()
             for step in group:
                 result = self._step(step)
@@ -196,15 +214,22 @@ class Run:
                 status = "rehearsed" if self._options.dry_run else result.status
                 self._tell(replace(result, status=status))
             self._lock.see_alive()
+            self._at("before commit")
+        self._at("after commit")
 
     def _alone(self, step: Step) -> None:
         with self._connection.transaction():
             self._ledger.create()
+            self._journal.create()
             self._write(self._ledger, step, _outcome(step, "running"))
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
-        self._write(self._ledger, step, result)
+        with self._connection.transaction():
+            self._write(self._ledger, step, result)
+            self._journal.write(step.name, step.direction, "settled")
+            self._at("before commit")
+        self._at("after commit")
         self._tell(result)
 
     # ── one step ─────────────────────────────────────────────────────────────────────────
@@ -219,19 +244,46 @@ class Run:
             said = attempt(self._connection, query("settle") + query("new_session"))
             failure = failed.in_run(step.name, step.file, said) if said else None
         status = "success" if step.direction == "up" else "rolled_back"
-        result = replace(_outcome(step, status), duration_ms=_since(began), statements=ran)
+        result = replace(
+            _outcome(step, status),
+            duration_ms=_since(began),
+            statements=ran,
+            recovered=() if step.transaction else tuple(self._recovered),
+        )
         if failure is not None:
             raise _Stopped(failure, replace(result, status="failed"))
         return result
 
+    def _at(self, point: str) -> None:
+        if self._options.at is not None:
+            self._options.at(point)
+
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
+        if not step.transaction:
+            return self._journaled(step).run()
         if step.file.is_python:
-            return 0, _run_python(self._connection, step)
+            return 0, run_python(self._connection, step)
         for ran, statement in enumerate(step.file.statements):
+            self._at("before statement")
             said = attempt(self._connection, statement.text.encode())
+            self._at("after statement")
             if said is not None:
                 return ran, failed.in_statement(step.name, step.file, statement, said)
         return len(step.file.statements), None
+
+    def _journaled(self, step: Step) -> Journaled:
+        self._recovered.clear()
+        return Journaled(
+            self._connection,
+            self._lock,
+            self._journal,
+            step,
+            run_id=str(self._ledger.run_id),
+            answer=self._options.answers.get(name_of(step.name)),
+            run_python=run_python,
+            tell=self._recovered.append,
+            at=self._at,
+        )
 
     def _transaction_start(self) -> object:
         """What tells one transaction from the next; None outside of any."""
@@ -276,7 +328,10 @@ class Run:
         metadata: dict[str, object] = {"file": step.file.path.name} | more.pop("metadata", {})
         if result.status != "running":
             metadata["statements"] = result.statements
+        if result.recovered:
+            metadata["recovered"] = list(result.recovered)
         metadata["transaction"] = step.transaction
+        self._at("before ledger")
         ledger.write(
             step.name,
             step.version,
@@ -288,6 +343,7 @@ class Run:
             metadata=metadata,
             **more,
         )
+        self._at("after ledger")
 
     def _write_failure(
         self, step: Step, result: StepResult, failure: Failure, undone: list[str]
@@ -321,7 +377,9 @@ def _since(began: float) -> float:
 
 
 def _outcome(step: Step, status: str) -> StepResult:
-    return StepResult(step.name, step.version, step.direction, status, step.transaction)
+    return StepResult(
+        step.name, step.version, step.direction, status, step.transaction, reason=step.reason
+    )
 
 
 def _ended(step: Step) -> Failure:
@@ -332,16 +390,3 @@ def _ended(step: Step) -> Failure:
         message = "the file ends inside a transaction of its own, which was rolled back"
         hint = "end it with COMMIT"
     return Failure(step.name, step.file.path, message, hint=hint)
-
-
-def _run_python(connection: Connection, step: Step) -> Failure | None:
-    """Call ``up`` or ``down`` of the file, exactly as it was read and checked."""
-    module = ModuleType(step.name)
-    module.__file__ = str(step.file.path)
-    try:
-        code = compile(step.file.text, str(step.file.path), "exec")
-        exec(code, module.__dict__)  # noqa: S102  a migration is code that its user asks to run
-        getattr(module, step.direction)(connection)
-    except Exception as error:  # whatever it is, it is the migration's failure
-        return failed.in_python(step.name, step.file, error)
-    return None

@@ -8,11 +8,12 @@ is touched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from typing import Final
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
+from negspace.migrate.autocommit import alone_because
+from negspace.migrate.boundaries import Values
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
@@ -29,6 +30,10 @@ class Step:
         file: The file that runs.
         batch: The batch that the ledger will have it in.
         transaction: False where its statements run one by one, outside the run's transaction.
+        reason: Why it runs outside the run's transaction, or why a commit comes before it.
+        cuts: Indexes of the statements that a commit inside the file comes before; a file
+            that has some runs part by part, each part in a transaction of its own.
+        after_commit: What is before it is committed first.
     """
 
     name: str
@@ -37,6 +42,9 @@ class Step:
     file: MigrationFile
     batch: int
     transaction: bool
+    reason: str | None = None
+    cuts: tuple[int, ...] = ()
+    after_commit: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,17 @@ class Plan:
 
     def groups(self) -> Iterator[tuple[Step, ...]]:
         """The steps that share a transaction; one outside a transaction is alone."""
-        for transactional, steps in groupby(self.steps, key=lambda step: step.transaction):
-            if transactional:
-                yield tuple(steps)
+        group: list[Step] = []
+        for step in self.steps:
+            if group and (step.after_commit or not step.transaction):
+                yield tuple(group)
+                group = []
+            if step.transaction:
+                group.append(step)
             else:
-                yield from ((step,) for step in steps)
+                yield (step,)
+        if group:
+            yield tuple(group)
 
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
@@ -138,7 +152,7 @@ def unrunnable(file: MigrationFile) -> Iterator[Problem]:
                 "COPY with the client's standard input or output",
                 "use INSERT, or a .py migration with connection.cursor().copy(...)",
             )
-        elif file.directives.transaction and _ends_transaction(statement):
+        elif _ends_transaction(statement) and alone_because(file) is None:
             yield _problem(
                 file,
                 statement,
@@ -208,7 +222,7 @@ def plan_up(folder: Folder, standing: Standing, *, to: str | None = None) -> Pla
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, tuple(steps))
+    return Plan("up", batch, _bounded(steps))
 
 
 def plan_down(
@@ -241,7 +255,7 @@ def plan_down(
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, tuple(chosen))
+    return Plan("down", chosen[0].batch if chosen else standing.last_batch, _bounded(chosen))
 
 
 def _to_undo(
@@ -273,8 +287,33 @@ def _way_down(migration: Migration) -> MigrationFile:
 
 
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
-    transaction = file.directives.transaction
-    return Step(migration.name, migration.version, direction, file, batch, transaction)
+    alone = alone_because(file)
+    reason = alone and f"outside a transaction: {alone}"
+    return Step(migration.name, migration.version, direction, file, batch, alone is None, reason)
+
+
+def _bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps, with the commits that new enum values need."""
+    values = Values()
+    out: list[Step] = []
+    for step in steps:
+        if not step.transaction:
+            values.committed()
+            out.append(step)
+            continue
+        found = values.boundaries(step.file)
+        inside = tuple(boundary for boundary in found if boundary.at)
+        if inside:
+            values.committed()
+            reason = "commits inside the file: " + "; ".join(b.reason for b in inside)
+            cuts = tuple(boundary.at for boundary in inside)
+            out.append(replace(step, transaction=False, reason=reason, cuts=cuts))
+        elif found:
+            reason = f"after a commit: {found[0].reason}"
+            out.append(replace(step, reason=reason, after_commit=True))
+        else:
+            out.append(step)
+    return tuple(out)
 
 
 def find(folder: Folder, version: str) -> Migration:
