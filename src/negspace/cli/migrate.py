@@ -11,6 +11,7 @@ import click
 
 from negspace import migrate
 from negspace.cli import output
+from negspace.cli.migrate_answers import answering
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -75,17 +76,19 @@ def _address() -> str:
 
 @group.command()
 @_writes
+@answering
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
 def up(
     folder: Path,
     to: str | None,
+    answers: dict[str, migrate.Answer],
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout)
+    options = _options(dry_run, lock_timeout, statement_timeout, answers)
     result = migrate.up(_address(), folder, to=to, options=options, on_wait=_say_waiting)
     return _show_run(result, as_json=as_json)
 
@@ -96,8 +99,10 @@ def up(
 @click.option("--to", metavar="VERSION", help="Undo what comes after it; 0 undoes everything.")
 @click.option("--batch", is_flag=True, help="Undo the newest batch.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
+@answering
 def down(
     folder: Path,
+    answers: dict[str, migrate.Answer],
     steps: int | None,
     to: str | None,
     batch: bool,
@@ -112,7 +117,7 @@ def down(
         raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
     if not (dry_run or yes):
         _ask(steps, to, batch=batch)
-    options = _options(dry_run, lock_timeout, statement_timeout)
+    options = _options(dry_run, lock_timeout, statement_timeout, answers)
     result = migrate.down(
         _address(),
         folder,
@@ -134,9 +139,18 @@ def _ask(steps: int | None, to: str | None, *, batch: bool) -> None:
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
 
-def _options(dry_run: bool, lock: float | None, statement: float | None) -> migrate.Options:
+def _options(
+    dry_run: bool,
+    lock: float | None,
+    statement: float | None,
+    answers: dict[str, migrate.Answer],
+) -> migrate.Options:
     return migrate.Options(
-        dry_run=dry_run, lock_timeout=lock, statement_timeout=statement, progress=_say_progress
+        dry_run=dry_run,
+        lock_timeout=lock,
+        statement_timeout=statement,
+        progress=_say_progress,
+        answers=answers,
     )
 
 
@@ -150,6 +164,9 @@ def _say_waiting(holder: migrate.Holder) -> None:
 def _say_progress(step: migrate.StepResult) -> None:
     spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
     output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
+    for line in (step.reason, *step.recovered):
+        if line:
+            output.note(f"         {line}")
 
 
 def _show_run(result: migrate.RunResult, *, as_json: bool) -> int:
@@ -170,7 +187,9 @@ def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
     if result.dry_run:
         said = "nothing was changed: this was a dry run"
     elif not failed.transaction:
-        said = f"{failed.name} runs outside a transaction: {failed.statements} statements stay"
+        said = (
+            f"{failed.name} is outside the run's transaction: {failed.statements} statements stay"
+        )
     else:
         said = "rolled back" if kept else "rolled back: nothing was changed"
     output.note(f"{said}; kept: {', '.join(kept)}" if kept else said)

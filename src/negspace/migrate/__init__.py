@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
+from negspace.migrate.journal import Answer
 from negspace.migrate.ledger import Entry, Holder
 from negspace.migrate.runner import MigrationStatus, down, dump, history, new, status, up, validate
 from negspace.migrate.script import Problem
 
 __all__ = [
+    "Answer",
     "Entry",
     "Failure",
     "Holder",

@@ -37,6 +37,14 @@ class _Failed(Exception):  # noqa: N818  no error of anybody's: it ends a transa
         self.failure = failure
 
 
+def _under_way(past: Sequence[Record]) -> Record | None:
+    """The statement at which an earlier run ended, as it began it; failed, if it was seen to."""
+    if not past or past[-1].event == "done":
+        return None
+    begun = next(record for record in reversed(past) if record.event == "begun")
+    return replace(begun, event=past[-1].event)
+
+
 class Journaled:
     """One step outside the run's transaction.
 
@@ -83,7 +91,7 @@ class Journaled:
         """
         past = of_step(self._journal.unfinished(), self._step)
         done = max((record.unit for record in past if record.event == "done"), default=0)
-        last = past[-1] if past and past[-1].event != "done" else None
+        last = _under_way(past)
         failure = self._changed(past)
         ran = 0
         for unit in self._units:
