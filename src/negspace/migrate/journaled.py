@@ -93,9 +93,12 @@ class Journaled:
         done = max((record.unit for record in past if record.event == "done"), default=0)
         last = _under_way(past)
         failure = self._changed(past)
+        if past and failure is None:
+            parts = "part" if done == 1 else "parts"
+            self._tell(f"goes on with run {past[-1].run_id}, which had done {done} {parts}")
         ran = 0
         for unit in self._units:
-            if failure is None and unit.number == done + 1 and last is not None:
+            if failure is None and last is not None and unit.number == last.unit:
                 failure, done = self._settle(unit, last, done)
             if failure is not None:
                 break
@@ -118,9 +121,6 @@ class Journaled:
                     "put it back as it was; or undo what it did by hand, and say"
                     f" --restart {self._step.name}",
                 )
-        if past:
-            done = sum(record.event == "done" for record in past)
-            self._tell(f"goes on with run {past[-1].run_id}, which had done {done} parts")
         return None
 
     def _settle(self, unit: Unit, last: Record, done: int) -> tuple[Failure | None, int]:
@@ -151,9 +151,7 @@ class Journaled:
             checksum=last.checksum,
             decided_by=decided_by,
         )
-        if last.checksum != unit.checksum:
-            return self._changed([replace(last, event="done")]), done
-        return None, done + 1
+        return self._changed([replace(last, event="done")]), unit.number
 
     def _verdict(self, last: Record) -> leftovers.Verdict:
         statements = split(last.statement).statements if last.statement else ()
