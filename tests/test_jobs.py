@@ -506,3 +506,46 @@ def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
     summary = {row.status: row.job_count for row in jobs.summary(bench.services)}
     assert list(summary) == ["queued", "processing", "completed", "failed", "retrying", "cancelled"]
     assert list(summary.values()) == [1, 1, 1, 1, 0, 0]
+
+
+# ── the command line ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_line(bench: Bench, worker: str) -> None:
+    images = bench.add_images(3)
+    numbers = [str(image) for image in images]
+    asked = bench.cli(
+        "--as", "ada@example.org", "jobs", "enqueue", *numbers, "--profile", "astronomy",
+        "--set", "background_k=4", "--priority", "7", "--at", "2h", "--json",
+    )  # fmt: skip
+    assert [one["outcome"] for one in asked.json] == ["queued"] * 3
+    first = asked.json[0]["job_id"]
+    shown = bench.cli("jobs", "show", str(first), "--json").json
+    assert (shown["user_id"], shown["priority"]) == (bench.user, 7)
+    assert shown["algorithm_parameters"]["background_k"] == 4
+    assert bench.cli("jobs", "enqueue", "999").status == 1
+    assert bench.cli("jobs", "enqueue", numbers[0], "--priority", "11").status == 2
+    assert bench.cli("jobs", "enqueue", numbers[0], "--profile", "astrology").status == 2
+    assert bench.cli("jobs", "enqueue", numbers[0], "--set", "sigma").status == 2
+
+    cancelled = bench.cli("jobs", "cancel", str(first), "998", "--json")
+    assert (cancelled.status, cancelled.json) == (1, {"changed": [first], "unchanged": [998]})
+    assert bench.cli("jobs", "retry", str(first)).status == 1
+    assert "cancelled" in bench.cli("jobs", "list").out
+    listed = bench.cli("jobs", "list", "--status", "queued", "-n", "1", "--json").json
+    assert [job["id"] for job in listed] == [first + 2]
+    status = bench.cli("jobs", "status", "--json").json
+    assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
+    assert [one["id"] for one in status["workers"]] == [worker]
+    assert "1 workers run" in bench.cli("jobs", "status").out
+    assert worker in bench.cli("worker", "list").out
+
+    bench.owner.execute(
+        "update processing_queue set completed_at = completed_at - interval '9 days'"
+        " where status = 'cancelled'"
+    )
+    purge = ("jobs", "purge", "--older-than", "7d")
+    assert bench.cli(*purge, "--dry-run", "--json").json == {"jobs": 1, "removed": False}
+    refused = bench.cli(*purge)
+    assert (refused.status, "--yes" in refused.err) == (4, True)
+    assert "1 jobs were removed" in bench.cli(*purge, "--yes").out
