@@ -332,6 +332,17 @@ def purge(database: Database, older_than: timedelta) -> int:
             return total
 
 
+def count_ended(database: Database, older_than: timedelta) -> int:
+    """How many jobs ended longer ago."""
+    query = (
+        "select count(*) as n from processing_queue"
+        " where status in ('completed', 'failed', 'cancelled') and completed_at < now() - %s"
+    )
+    with database.transaction(read_only=True) as connection:
+        row = only(connection, query, [older_than])
+    return row["n"] if row else 0
+
+
 def summary(database: Database) -> list[StatusSummary]:
     """Every status with its jobs and how long they waited."""
     query = (

@@ -25,6 +25,7 @@ from negspace import analysis, server
 from negspace.database import Database
 from negspace.errors import AnalysisError, NegspaceError
 from negspace.settings import Settings
+from negspace.storage import Storage
 from negspace.worker import housekeeping, registry
 from negspace.worker.keeper import DROPPED
 from negspace.worker.options import Options
@@ -85,7 +86,7 @@ def run(
     options = options or Options()
     began = time.monotonic()
     algorithms = _algorithms(settings)
-    storage = server.storage_folder(settings)
+    storage = Storage(server.storage_folder(settings))
     with server.open_database(settings, progress=progress) as database:
         housekeeping.ensure_partitions(database)
         housekeeper = housekeeping.Housekeeper(database)

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Final, TypeVar
 
 from negspace.database import Actor, Database, PoolSize
 from negspace.errors import DatabaseError, LeaseLostError, NegspaceError, UnavailableError
 from negspace.settings import Settings
+from negspace.storage import Storage
 from negspace.worker import leases, registry, work
 from negspace.worker.keeper import Keeper
 from negspace.worker.leases import Claimed
@@ -39,7 +39,7 @@ class Assignment:
         worker: Its name.
         algorithms: The analysers it has, as ``name@version``.
         address: The database.
-        storage: The folder of the images.
+        storage: The image files.
         settings: For the analysers.
         options: How it behaves.
         prepare: Called first; sets up logging.
@@ -48,7 +48,7 @@ class Assignment:
     worker: str
     algorithms: tuple[str, ...]
     address: str
-    storage: Path
+    storage: Storage
     settings: Settings
     options: Options
     prepare: Callable[[], None] | None = None

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from negspace import analysis
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from negspace.analysis import Analysis
     from negspace.analysis.image import ImageHandle
 
-OVERLAYS: Final = "overlays"  # the folder of the pictures, below the storage folder
 SLOW_MS: Final = 5000  # where analysis_performance_summary begins to say slow
 
 # The same image and parameters give these again, however often one tries.
@@ -60,12 +58,12 @@ class _Steps:
         return math.fsum(self.ms.values())
 
 
-def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
+def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
     """Read the image, hash its pixels, analyse it, and draw what was found.
 
     Args:
         job: What to do.
-        storage: The folder that ``file_path`` and the picture are below.
+        storage: Where the image lies, and the picture will.
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
@@ -81,7 +79,7 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        path = Storage(storage).existing(job.file_path)
+        path = storage.existing(job.file_path)
         image = reading.open_image(path, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
@@ -121,13 +119,14 @@ def may_help(error: Exception) -> bool:
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, storage: Path) -> str:
+def reason(error: Exception, storage: Storage) -> str:
     """What is stored as the reason of a failure: for people, without the storage's folder."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
-    return text.replace(f"{storage}{os.sep}", "").replace(str(storage), "the storage folder")
+    folder = str(storage.folder)
+    return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 
 def suggestions(
@@ -157,7 +156,7 @@ def suggestions(
     return told
 
 
-def _draw(image: ImageHandle, found: Analysis, storage: Path) -> str | None:
+def _draw(image: ImageHandle, found: Analysis, storage: Storage) -> str | None:
     """Draw the result and store the picture; its path below the storage folder."""
     if not str(found.negative_space_data["schema"]).startswith("negspace.negative_space/"):
         return None  # another analyser's result: we don't know how to draw it
@@ -165,9 +164,7 @@ def _draw(image: ImageHandle, found: Analysis, storage: Path) -> str | None:
 
     content = io.BytesIO()
     overlay.draw(image, found).save(content, format="PNG")
-    # apart from the images: who removes an image whose bytes are those of a picture removes
-    # no picture
-    return f"{OVERLAYS}/{Storage(storage / OVERLAYS).put(content.getvalue(), 'png')}"
+    return storage.put(content.getvalue(), "png")
 
 
 def _shrink(data: dict[str, Any]) -> int:
