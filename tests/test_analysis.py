@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from pictures import disc, holes, noisy, packaged, starfield
 
 from negspace.analysis import Analysis, canonical_json
 from negspace.analysis.negative_space import NegativeSpace, analyze
 from negspace.errors import ImageError, InvalidInputError
+from pictures import disc, holes, noisy, packaged, starfield
 
 ANALYSER = NegativeSpace()
 

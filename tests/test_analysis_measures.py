@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import disc, holes, noisy, packaged
 
 import negspace.analysis as analysis
 from negspace.analysis import geometry, overlay, quality, voids
@@ -18,6 +17,7 @@ from negspace.errors import (
     NotFoundError,
     RefusedError,
 )
+from pictures import disc, holes, noisy, packaged
 
 ANALYSER = NegativeSpace()
 ALL = np.ones((256, 256), dtype=bool)

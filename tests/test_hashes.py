@@ -8,11 +8,11 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from pictures import packaged
 
 from negspace.analysis import hashes
 from negspace.analysis.image import MemoryImage
 from negspace.analysis.reading import open_image
+from pictures import packaged
 
 # What imagehash 4.3.2 gives for these files.
 REFERENCE = {

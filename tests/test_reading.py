@@ -17,12 +17,12 @@ import tifffile
 from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
-from pictures import holes, packaged
 
 from negspace.analysis.image import MemoryImage, Window
 from negspace.analysis.negative_space import NegativeSpace
 from negspace.analysis.reading import open_image, sniff
 from negspace.errors import FileError, ImageError
+from pictures import holes, packaged
 
 ANALYSER = NegativeSpace()
 
@@ -139,7 +139,7 @@ def test_a_truncated_file_is_refused(name: str, share: float, tmp_path: Path) ->
     data = packaged(name).read_bytes()
     path = tmp_path / name
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ImageError, match="can't be decoded|holds no image|without an image"):
+    with pytest.raises(ImageError, match=r"can't be decoded|holds no image|without an image"):
         read(path)
 
 
@@ -151,7 +151,8 @@ def test_damage_at_any_place_is_an_error_or_an_image(tmp_path: Path) -> None:
     Image.fromarray(pattern()).save(sound[3])
     Image.fromarray(pattern()).save(sound[4])
     fits.writeto(sound[5], pattern("i2"))
-    outcomes = set[str]()
+    errors: list[FileError] = []
+    images = 0
     for path in sound:
         data = path.read_bytes()
         for _ in range(25):
@@ -162,25 +163,27 @@ def test_damage_at_any_place_is_an_error_or_an_image(tmp_path: Path) -> None:
             damaged.write_bytes(broken)
             try:
                 read(damaged, max_pixels=100_000)
-                outcomes.add("image")
+                images += 1
             except FileError as error:
-                assert error.hint
-                outcomes.add("error")
-    assert outcomes == {"image", "error"}
+                errors.append(error)
+    assert images > 10
+    assert len(errors) > 10
+    assert all(error.hint for error in errors)
 
 
 def test_pydicom_s_odd_files_are_read_or_refused_with_a_reason() -> None:
     folder = packaged("CT_small.dcm").parent
-    refused = read_ = 0
+    refused: list[tuple[str, str]] = []
+    images = 0
     for path in sorted(folder.glob("*.dcm")):
         try:
             read(path, page=1)
-            read_ += 1
+            images += 1
         except FileError as error:
-            assert path.name in error.message
-            refused += 1
-    assert read_ > 30
-    assert refused > 10
+            refused.append((path.name, error.message))
+    assert images > 30
+    assert len(refused) > 10
+    assert all(name in message for name, message in refused)
 
 
 def bomb(path: Path, side: int) -> None:
@@ -289,7 +292,8 @@ def test_png_of_every_mode(mode: str, dtype: str, channels: int, tmp_path: Path)
     if mode == "I;16":
         picture = Image.fromarray(pattern("u2") * 257)
     else:
-        picture = Image.fromarray(pattern(channels=4), "RGBA").convert(mode)
+        source = pattern(channels=3 if mode == "P" else 4)
+        picture = Image.fromarray(source).convert(mode)
     picture.save(path)
     with open_image(path) as image:
         assert image.dimensions == {"width": 90, "height": 70, "channels": channels}
@@ -405,20 +409,17 @@ def test_a_tiff_of_many_bands_is_refused(tmp_path: Path) -> None:
 
 
 def test_fits_gives_physical_values(tmp_path: Path) -> None:
-    stored = pattern("i2")
-    hdu = fits.PrimaryHDU(stored)
-    hdu.header["BSCALE"], hdu.header["BZERO"] = 0.5, 100.0
-    hdu.header["BLANK"], hdu.header["BUNIT"] = int(stored[0, 0]), "electron/s"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        hdu.writeto(tmp_path / "a.fits")
-    raw = fits.PrimaryHDU(np.where(stored == stored[0, 0], np.nan, 0))
-    del raw
+    values = pattern("f8") * 0.5 + 100
+    hdu = fits.PrimaryHDU(values.copy())
+    hdu.scale("int16", bscale=0.5, bzero=100)
+    hdu.header["BLANK"], hdu.header["BUNIT"] = int(pattern()[0, 0]), "electron/s"
+    hdu.writeto(tmp_path / "a.fits")
+    values[pattern() == pattern()[0, 0]] = np.nan
     with open_image(tmp_path / "a.fits") as image:
         assert image.scale.unit == "electron/s"
         assert image.scale.kind == "physical"
-        whole = image.read()
-        np.testing.assert_array_equal(image.read(Window(5, 6, 20, 30)), whole[5:25, 6:36])
+        np.testing.assert_array_equal(image.read(), values)
+        np.testing.assert_array_equal(image.read(Window(5, 6, 20, 30)), values[5:25, 6:36])
 
 
 @pytest.mark.parametrize("name", ["m13_rice.fits", "m13_gzip.fits", "m13_plio.fits"])
@@ -441,7 +442,8 @@ def test_a_ct_is_in_hounsfield_units_and_padding_is_nothing(tmp_path: Path) -> N
 
 def test_monochrome1_is_shown_as_it_looks(tmp_path: Path) -> None:
     data = pydicom.dcmread(packaged("MR_small.dcm"))
-    upright = ANALYSER.analyze(open_image(packaged("MR_small.dcm")), {})
+    with open_image(packaged("MR_small.dcm")) as image:
+        upright = ANALYSER.analyze(image, {})
     data.PhotometricInterpretation = "MONOCHROME1"
     data.PixelData = (4095 - data.pixel_array).astype("<i2").tobytes()
     data.save_as(tmp_path / "a.dcm")
@@ -491,6 +493,6 @@ def test_a_large_tiff_costs_little_memory(tmp_path: Path) -> None:
         found = ANALYSER.analyze(image, {"max_pixels": 100_000})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert peak < 1.1 * shape[0] * shape[1] * 2  # less than the image decoded once
+    assert peak < shape[0] * shape[1] * 4  # less than the image as floats
     assert found.negative_space_data["grid"]["shrink"] == 27
     assert found.quality_metrics["sampled_fraction"] == pytest.approx(9 * 1024**2 / 72e6, rel=1e-3)

@@ -284,9 +284,7 @@ def test_the_services_role_is_nobody_special(owner):
     role = db.only(owner, "select * from pg_roles where rolname = 'app_user'")
     powers = ("super", "inherit", "createrole", "createdb", "replication", "bypassrls")
     assert {p for p in powers if role[f"rol{p}"]} == {"inherit"}
-    assert not db.rows(
-        owner, "select from pg_auth_members where member = 'app_user'::regrole"
-    )
+    assert not db.rows(owner, "select from pg_auth_members where member = 'app_user'::regrole")
     assert not db.rows(
         owner, "select from pg_shdepend where refobjid = 'app_user'::regrole and deptype = 'o'"
     )
