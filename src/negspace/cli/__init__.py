@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,6 +28,7 @@ NOUNS: Final[dict[str, str]] = {
     "audit": "Who did what: the audit trail.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
+    "dev": "Data of any size, to try it at scale.",
     "duplicates": "Images that are there twice.",
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",
@@ -63,6 +64,14 @@ class LazyGroup(click.Group):
         with formatter.section("Nouns"):
             formatter.write_dl(sorted(NOUNS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whoever read stdout may have gone away, as ``head`` does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would make a failure of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
 
 class JsonLines(logging.Formatter):
     """One JSON object per record, with the fields that the record carries."""
@@ -83,7 +92,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(line | fields, default=str, ensure_ascii=False)
 
 
-def _configure_logging(verbose: int, log_json: bool) -> None:
+def configure_logging(verbose: int, log_json: bool) -> None:
+    """Log to stderr: warnings; with ``verbose`` 1 what happens, with 2 more."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonLines() if log_json else plain)
@@ -91,6 +101,8 @@ def _configure_logging(verbose: int, log_json: bool) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+    # the pool warns of every connection that fails; what we raise says it once
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 @click.group(
@@ -109,8 +121,8 @@ def negspace(ctx: click.Context, verbose: int, log_json: bool, user: str | None)
 
     With no DB_* variable and no DATABASE_URL set, negspace runs a PostgreSQL of its own.
     """
-    _configure_logging(verbose, log_json)
-    ctx.obj = {"user": user}
+    configure_logging(verbose, log_json)
+    ctx.obj = {"user": user, "logging": (verbose, log_json)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,9 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NegspaceError as error:
         _show(error, as_json="--json" in given)
         return error.exit_status
-    except BrokenPipeError:  # whoever read stdout went away: as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status if isinstance(status, int) else 0
 
 

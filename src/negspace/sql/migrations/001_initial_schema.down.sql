@@ -20,6 +20,7 @@ drop table users;
 drop function audit_accounts();
 drop function audit_images();
 drop function record_event(audit_action, text, text, audit_status, jsonb, jsonb, text, bigint);
+drop function audit_context();
 drop function context_value(text);
 drop function refuse_change();
 drop function refuse_transition();

@@ -201,7 +201,7 @@ create table images (
     constraint images_file_path_relative      check (file_path <> '' and file_path !~ '(^/|(^|/)\.\.(/|$))'),
     constraint images_file_size_positive      check (file_size > 0),
     constraint images_mime_type_valid         check (mime_type ~ '^[a-z]+/[a-z0-9][a-z0-9!#$&^_.+-]*$'),
-    constraint images_file_hash_sha256        check (file_hash ~ '^[0-9a-f]{64}$'),
+    constraint images_file_hash_sha256        check (length(file_hash) = 64 and file_hash !~ '[^0-9a-f]'),
     constraint images_image_dimensions_valid  check (image_dimensions is null or (image_dimensions @? 'strict $ ? (@.width >= 1 && @.width <= 4294967295 && @.width.floor() == @.width && @.height >= 1 && @.height <= 4294967295 && @.height.floor() == @.height && @.channels >= 1 && @.channels.floor() == @.channels)') is true),
     constraint images_metadata_object         check (jsonb_typeof(metadata) = 'object')
 );
@@ -296,7 +296,7 @@ create table analysis_results (
     constraint analysis_results_image_id_fkey                   foreign key (image_id) references images (id) on delete cascade,
     constraint analysis_results_user_id_fkey                    foreign key (user_id) references users (id) on delete cascade,
     constraint analysis_results_identity_key                    unique (image_id, algorithm_name, algorithm_version, parameters_hash),
-    constraint analysis_results_algorithm_name_valid            check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
+    constraint analysis_results_algorithm_name_valid            check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
     constraint analysis_results_algorithm_version_semver        check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
     constraint analysis_results_algorithm_parameters_object     check (jsonb_typeof(algorithm_parameters) = 'object'),
     constraint analysis_results_negative_space_data_object      check (jsonb_typeof(negative_space_data) = 'object'),
@@ -342,6 +342,8 @@ create index analysis_results_processing_time_ms_idx on analysis_results (proces
 comment on index analysis_results_processing_time_ms_idx is 'Slowest analyses first.';
 create index analysis_results_anomalous_idx on analysis_results (created_at desc) where anomalies <> '[]';
 comment on index analysis_results_anomalous_idx is 'Newest results with anomalies.';
+create index analysis_results_visualization_path_idx on analysis_results (visualization_path) where visualization_path is not null;
+comment on index analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 create index analysis_results_anomalies_idx on analysis_results using gin (anomalies jsonb_path_ops);
 comment on index analysis_results_anomalies_idx is 'Results by kind of anomaly: anomalies @> ''[{"type": "size"}]''.';
 create index analysis_results_algorithm_parameters_idx on analysis_results using gin (algorithm_parameters jsonb_path_ops);
@@ -387,7 +389,7 @@ create table processing_queue (
     constraint processing_queue_pkey                        primary key (id, status, created_at),
     constraint processing_queue_image_id_fkey               foreign key (image_id) references images (id) on delete cascade,
     constraint processing_queue_user_id_fkey                foreign key (user_id) references users (id) on delete cascade,
-    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
+    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
     constraint processing_queue_algorithm_version_semver    check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
     constraint processing_queue_algorithm_parameters_object check (jsonb_typeof(algorithm_parameters) = 'object'),
     constraint processing_queue_priority_range              check (priority between 1 and 10),
@@ -491,7 +493,7 @@ create table api_keys (
     constraint api_keys_pkey                           primary key (id),
     constraint api_keys_user_id_fkey                   foreign key (user_id) references users (id) on delete cascade,
     constraint api_keys_key_hash_key                   unique (key_hash),
-    constraint api_keys_key_hash_sha256                check (key_hash ~ '^[0-9a-f]{64}$'),
+    constraint api_keys_key_hash_sha256                check (length(key_hash) = 64 and key_hash !~ '[^0-9a-f]'),
     constraint api_keys_name_given                     check (name <> ''),
     constraint api_keys_expires_after_creation         check (expires_at > created_at),
     constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? 'strict $[*] ? (@.type() != "string")'),
@@ -525,6 +527,8 @@ create index api_keys_scopes_idx on api_keys using gin (scopes);
 comment on index api_keys_scopes_idx is 'Which keys may do something: scopes ? ''write:images''.';
 
 grant select, insert, update on api_keys to app_user;
+-- a key's text holds its number, so the number is drawn before the row is written
+grant usage on sequence api_keys_id_seq to app_user;
 
 
 -- ── security_audit ──────────────────────────────────────────────────────────────────────
@@ -549,7 +553,7 @@ create table security_audit (
     "timestamp"    timestamptz  not null default now(),
 
     constraint security_audit_pkey                  primary key (id, "timestamp"),
-    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]{0,62}$'),
+    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]*$' and length(resource_type) <= 63),
     constraint security_audit_changes_before_object check (jsonb_typeof(changes_before) = 'object'),
     constraint security_audit_changes_after_object  check (jsonb_typeof(changes_after) = 'object')
 ) partition by range ("timestamp");
@@ -606,6 +610,21 @@ grant select on security_audit to app_user;
 
 -- ── Writing the audit trail ─────────────────────────────────────────────────────────────
 
+create function audit_context(
+    out user_id bigint, out api_key_id bigint, out ip_address inet, out user_agent text, out request_id text
+)
+    language sql
+    stable parallel safe
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    select public.context_value('user_id')::bigint,
+           public.context_value('api_key_id')::bigint,
+           public.context_value('ip_address')::inet,
+           public.context_value('user_agent'),
+           public.context_value('request_id')
+$$;
+comment on function audit_context() is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+
 create function record_event(
     action         audit_action,
     resource_type  text,
@@ -624,14 +643,11 @@ as $$
         user_id, api_key_id, action, resource_type, resource_id, status, ip_address,
         user_agent, request_id, error_message, changes_before, changes_after
     )
-    values (
-        coalesce(public.context_value('user_id')::bigint, record_event.user_id),
-        public.context_value('api_key_id')::bigint,
-        record_event.action, record_event.resource_type, record_event.resource_id,
-        record_event.status, public.context_value('ip_address')::inet,
-        public.context_value('user_agent'), public.context_value('request_id'),
-        record_event.error_message, record_event.changes_before, record_event.changes_after
-    )
+    select coalesce(c.user_id, record_event.user_id), c.api_key_id, record_event.action,
+           record_event.resource_type, record_event.resource_id, record_event.status,
+           c.ip_address, c.user_agent, c.request_id, record_event.error_message,
+           record_event.changes_before, record_event.changes_after
+    from public.audit_context() c
     returning id
 $$;
 comment on function record_event(audit_action, text, text, audit_status, jsonb, jsonb, text, bigint) is
@@ -647,24 +663,26 @@ create function audit_images() returns trigger
     security definer
     set search_path = pg_catalog, public, pg_temp
 as $$
+declare
+    added constant boolean := tg_op = 'INSERT';
 begin
-    if tg_op = 'INSERT' then
-        perform public.record_event(
-            'create_image', 'image', r.id::text,
-            changes_after => jsonb_build_object(
-                'original_filename', r.original_filename, 'file_hash', r.file_hash,
-                'file_size', r.file_size, 'mime_type', r.mime_type),
-            user_id => r.user_id)
-        from changed r order by r.id;
-    else
-        perform public.record_event(
-            'delete_image', 'image', r.id::text,
-            changes_before => jsonb_build_object(
-                'original_filename', r.original_filename, 'file_hash', r.file_hash,
-                'file_size', r.file_size, 'mime_type', r.mime_type,
-                'user_id', r.user_id, 'analysis_status', r.analysis_status))
-        from changed r order by r.id;
-    end if;
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select coalesce(c.user_id, case when added then r.user_id end), c.api_key_id,
+           case when added then 'create_image' else 'delete_image' end::public.audit_action,
+           'image', r.id::text, c.ip_address, c.user_agent, c.request_id,
+           case when not added then d.facts || jsonb_build_object('user_id', r.user_id, 'analysis_status', r.analysis_status) end,
+           case when added then d.facts end
+    from public.audit_context() c
+    cross join changed r
+    cross join lateral (
+        select jsonb_build_object(
+            'original_filename', r.original_filename, 'file_hash', r.file_hash,
+            'file_size', r.file_size, 'mime_type', r.mime_type) as facts
+    ) d
+    order by r.id;
     return null;
 end
 $$;

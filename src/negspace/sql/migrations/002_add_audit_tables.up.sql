@@ -42,7 +42,7 @@ alter table images
     add constraint images_processing_history_array          check (jsonb_typeof(processing_history) = 'array'),
     add constraint images_duplicate_names_its_original      check (is_duplicate = (duplicate_of is not null)),
     add constraint images_duplicate_of_another              check (duplicate_of <> id),
-    add constraint images_pixel_hash_sha256                 check (pixel_hash ~ '^[0-9a-f]{64}$'),
+    add constraint images_pixel_hash_sha256                 check (length(pixel_hash) = 64 and pixel_hash !~ '[^0-9a-f]'),
     add constraint images_perceptual_hash_has_algorithm     check ((perceptual_hash is null) = (perceptual_hash_algorithm is null));
 
 comment on column images.analysis_retry_count      is 'How often an analysis of it was tried again.';
@@ -406,7 +406,7 @@ create table analysis_cache (
     constraint analysis_cache_image_id_fkey                foreign key (image_id) references images (id) on delete cascade,
     constraint analysis_cache_analysis_id_fkey             foreign key (analysis_id) references analysis_results (id) on delete cascade,
     constraint analysis_cache_cache_key_given              check (cache_key <> '' and length(cache_key) <= 512),
-    constraint analysis_cache_algorithm_fingerprint_sha256 check (algorithm_fingerprint ~ '^[0-9a-f]{64}$'),
+    constraint analysis_cache_algorithm_fingerprint_sha256 check (length(algorithm_fingerprint) = 64 and algorithm_fingerprint !~ '[^0-9a-f]'),
     constraint analysis_cache_hit_count_not_negative       check (hit_count >= 0),
     constraint analysis_cache_expires_after_creation       check (expires_at > created_at)
 );
@@ -498,7 +498,7 @@ create table performance_metrics (
     percentile_p99 numeric(15,4) null,
 
     constraint performance_metrics_pkey                    primary key (id, recorded_at),
-    constraint performance_metrics_metric_name_valid       check (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'),
+    constraint performance_metrics_metric_name_valid       check (metric_name ~ '^[a-z][a-z0-9_.:]*$' and length(metric_name) <= 127),
     constraint performance_metrics_metric_type_known       check (metric_type in ('histogram', 'gauge', 'counter')),
     constraint performance_metrics_value_is_number         check (value <> 'NaN'),
     constraint performance_metrics_labels_object           check (jsonb_typeof(labels) = 'object' and octet_length(labels::text) <= 8192),
