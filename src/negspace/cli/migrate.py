@@ -38,9 +38,17 @@ def _folder(command: Command) -> Command:
     )(command)
 
 
+_strips = click.option(
+    "--strip-transaction",
+    is_flag=True,
+    help="Leave out the BEGIN and COMMIT that files have of their own.",
+)
+
+
 def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
+        _strips,
         click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
             "--lock-timeout",
@@ -82,10 +90,11 @@ def up(
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout)
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
     result = migrate.up(_address(), folder, to=to, options=options, on_wait=_say_waiting)
     return _show_run(result, as_json=as_json)
 
@@ -105,6 +114,7 @@ def down(
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Undo the newest migrations, in one transaction; data that they hold is lost."""
@@ -112,7 +122,7 @@ def down(
         raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
     if not (dry_run or yes):
         _ask(steps, to, batch=batch)
-    options = _options(dry_run, lock_timeout, statement_timeout)
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
     result = migrate.down(
         _address(),
         folder,
@@ -134,9 +144,15 @@ def _ask(steps: int | None, to: str | None, *, batch: bool) -> None:
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
 
-def _options(dry_run: bool, lock: float | None, statement: float | None) -> migrate.Options:
+def _options(
+    dry_run: bool, lock: float | None, statement: float | None, *, strip: bool
+) -> migrate.Options:
     return migrate.Options(
-        dry_run=dry_run, lock_timeout=lock, statement_timeout=statement, progress=_say_progress
+        dry_run=dry_run,
+        lock_timeout=lock,
+        statement_timeout=statement,
+        strip_transaction=strip,
+        progress=_say_progress,
     )
 
 
@@ -242,10 +258,12 @@ def _columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 @group.command()
 @_folder
 @click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
+@_strips
 @output.json_option
-def validate(folder: Path, offline: bool, as_json: bool) -> int:
+def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
     """Check every file, and what is applied against it; change nothing."""
-    problems = migrate.validate(folder, None if offline else _address())
+    address = None if offline else _address()
+    problems = migrate.validate(folder, address, strip_transaction=strip_transaction)
     if as_json:
         output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
     else:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
+from negspace.migrate.statements import copies, ends_transaction
 
 __all__ = ["Plan", "Step", "disagreements", "plan_down", "plan_up", "unrunnable"]
 
@@ -116,49 +116,25 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
             )
 
 
-_ENDS: Final = (
-    ("begin",),
-    ("start", "transaction"),
-    ("commit",),
-    ("end",),
-    ("abort",),
-    ("rollback",),
-    ("prepare", "transaction"),
-)
-_TO_SAVEPOINT: Final = {"to"}
-
-
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
     for statement in file.statements:
-        if _copies(statement):
+        if copies(statement):
             yield _problem(
                 file,
                 statement,
                 "COPY with the client's standard input or output",
                 "use INSERT, or a .py migration with connection.cursor().copy(...)",
             )
-        elif file.directives.transaction and _ends_transaction(statement):
+        elif file.transaction and ends_transaction(statement):
             yield _problem(
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "take BEGIN and COMMIT out: a run is one transaction;"
+                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
-
-
-def _ends_transaction(statement: Statement) -> bool:
-    if not any(statement.begins(*words) for words in _ENDS):
-        return False
-    return not (statement.tokens[0] == "rollback" and _TO_SAVEPOINT & set(statement.tokens[1:3]))
-
-
-def _copies(statement: Statement) -> bool:
-    return statement.begins("copy") and any(
-        pair in {("from", "stdin"), ("to", "stdout")}
-        for pair in zip(statement.tokens, statement.tokens[1:], strict=False)
-    )
 
 
 def _problem(file: MigrationFile, at: Statement, message: str, hint: str) -> Problem:
@@ -273,8 +249,7 @@ def _way_down(migration: Migration) -> MigrationFile:
 
 
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
-    transaction = file.directives.transaction
-    return Step(migration.name, migration.version, direction, file, batch, transaction)
+    return Step(migration.name, migration.version, direction, file, batch, file.transaction)
 
 
 def find(folder: Folder, version: str) -> Migration:

@@ -88,7 +88,7 @@ def up(
         MigrationFileError: A file that is invalid, edited, gone or late: nothing was touched.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait)
 
 
@@ -123,10 +123,14 @@ def down(
     """
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("steps, to and batch exclude each other", hint="give one")
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(
         address, lambda s: plan_down(there, s, steps=steps, to=to, batch=batch), options, on_wait
     )
+
+
+def _read(folder: Path, options: Options | None) -> Folder:
+    return read_folder(folder, strip_transaction=bool(options and options.strip_transaction))
 
 
 def _run(
@@ -193,18 +197,21 @@ def _state(migration: Migration, row: Applied | None, standing: Standing) -> str
     return "pending"
 
 
-def validate(folder: Path, address: str | None = None) -> tuple[Problem, ...]:
+def validate(
+    folder: Path, address: str | None = None, *, strip_transaction: bool = False
+) -> tuple[Problem, ...]:
     """Everything that would stop a run, found without touching anything.
 
     Args:
         folder: The migrations; every file is read to its end.
         address: Of the database whose ledger they are held against; None leaves that out.
+        strip_transaction: Files' own BEGIN and COMMIT will be left out, and are no problem.
 
     Raises:
         FileError: The folder can't be read.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = read_folder(folder, strip_transaction=strip_transaction)
     problems = [*there.checked(), *_unrunnable(there)]
     if address is not None:
         with open_session(address) as connection:
