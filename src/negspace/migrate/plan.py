@@ -18,7 +18,16 @@ from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.statements import copies, ends_transaction
 
-__all__ = ["Plan", "Step", "disagreements", "plan_down", "plan_up", "unrunnable"]
+__all__ = [
+    "Plan",
+    "Step",
+    "check",
+    "disagreements",
+    "has_way_down",
+    "plan_down",
+    "plan_up",
+    "unrunnable",
+]
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,17 @@ def _refuse(problems: Sequence[Problem]) -> None:
     raise first
 
 
+def check(folder: Folder) -> None:
+    """Refuse a folder with anything wrong in it.
+
+    Raises:
+        MigrationFileError: What is wrong, and how much else.
+    """
+    files = dict.fromkeys(f for m in folder.migrations for f in (m.up, m.down) if f is not None)
+    sound = (file for file in files if file.problem() is None)
+    _refuse([*folder.checked(), *(p for file in sound for p in unrunnable(file))])
+
+
 def _runnable(file: MigrationFile) -> None:
     problem = file.problem()
     _refuse([problem] if problem else list(unrunnable(file)))
@@ -230,6 +250,14 @@ def _to_undo(
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
+
+
+def has_way_down(migration: Migration) -> bool:
+    """Whether a valid migration can be undone: it isn't declared irreversible, and has a down."""
+    down = migration.down
+    if migration.up.directives.irreversible is not None or down is None:
+        return False
+    return not down.is_python or "down" in down.functions
 
 
 def _way_down(migration: Migration) -> MigrationFile:
