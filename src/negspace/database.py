@@ -278,7 +278,7 @@ def diagnosis(error: BaseException) -> Diagnosis | None:
     )
 
 
-def attempt(connection: Connection, statement: bytes | sql.Composed) -> Diagnosis | None:
+def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
     """Execute SQL that was not written here, as it stands; what PostgreSQL said against it.
 
     Args:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from negspace.database import Connection, Diagnosis, Printed, attempt, sql, translated
+from negspace.database import Connection, Printed, sql, translated
+from negspace.errors import NegspaceError
 from negspace.migrate.candidates import Hints, harvest, names_in, values
 from negspace.migrate.queries import query
 from negspace.migrate.shape import Column, Constraint, Shape
@@ -23,8 +24,9 @@ __all__ = ["Filler", "Unfilled"]
 
 ROWS: Final = 3  # per table and filling; the last one has required columns alone
 TRIES: Final = 6  # for one row, where something was in the way
-_COMBINATIONS: Final = 20_000  # of candidates that one query tries
-_CHOICES: Final = 24  # of these, how many are kept
+_COMBINATIONS: Final = 200, 20_000  # of candidates that one query tries; more if need be
+_UNCHECKED: Final = 4  # candidates of a column that no check speaks of
+_PARENTS: Final = 24  # rows that a foreign key chooses from
 _TIMEOUT: Final = "10s"
 
 _AGAIN: Final = {"23505", "23503", "23514", "23P01"}  # another value may do
@@ -91,6 +93,8 @@ class Filler:
             self._connection.execute("set constraints all immediate")
             self._connection.execute("select set_config('statement_timeout', %s, true)", [_TIMEOUT])
             shape = Shape(self._connection)
+            # Triggers find what they name as in any session; names read above have a schema.
+            self._connection.execute("set local search_path to default")
             wanted = [
                 table
                 for table in shape.in_order()
@@ -133,8 +137,9 @@ class Filler:
                 said = self._insert(table["name"], choices.row(start + again))
                 if said is None:
                     return None
-                first = first or " ".join(filter(None, (said.sqlstate, said.message)))
-                if said.sqlstate not in _AGAIN:
+                sqlstate = said.details.get("sqlstate")
+                first = first or f"{said.message} ({sqlstate})"
+                if sqlstate not in _AGAIN:
                     break
         return first
 
@@ -142,7 +147,7 @@ class Filler:
         count = sql.SQL("select count(*) as n from {}").format(Printed(table))
         return self._select(count)[0]["n"]
 
-    def _insert(self, table: str, row: Sequence[tuple[Column, str | None]]) -> Diagnosis | None:
+    def _insert(self, table: str, row: Sequence[tuple[Column, str | None]]) -> NegspaceError | None:
         if not row:
             return self._try(sql.SQL("insert into {} default values").format(Printed(table)))
         return self._try(
@@ -153,24 +158,26 @@ class Filler:
             )
         )
 
-    def _try(self, statement: sql.Composed) -> Diagnosis | None:
-        """Execute in a savepoint: what failed leaves nothing."""
-        self._connection.execute("savepoint trial")
-        said = attempt(self._connection, statement)
-        if said is not None:
-            self._connection.execute("rollback to savepoint trial")
-        self._connection.execute("release savepoint trial")
-        return said
+    def _try(self, statement: sql.Composed) -> NegspaceError | None:
+        """Execute in a savepoint, where what failed leaves nothing; what was said against it."""
+        try:
+            with translated(), self._connection.transaction():
+                self._connection.execute(statement)
+        except NegspaceError as error:
+            return error
+        return None
 
     # ── values ───────────────────────────────────────────────────────────────────────────
 
     def readable(self, column: Column, texts: Sequence[str]) -> list[str]:
         """Those of the texts that are values of the column's type; domains check them too."""
 
-        def said(tried: Sequence[str]) -> Diagnosis | None:
+        def said(tried: Sequence[str]) -> NegspaceError | None:
             casts = _COMMA.join(column.cast(text) for text in tried)
             return self._try(sql.SQL("select {}").format(casts))
 
+        if column.is_text:
+            return list(texts)
         new = [text for text in texts if (column.type, text) not in self._readable]
         if new:
             all_are = said(new) is None
@@ -183,36 +190,45 @@ class Filler:
         text = sql.SQL("select array[{}] as found from {} limit {}").format(
             _COMMA.join(sql.SQL("{}::text").format(Printed(c)) for c in key.target_columns or []),
             Printed(key.target_name or ""),
-            sql.Literal(_CHOICES),
+            sql.Literal(_PARENTS),
         )
         return [tuple(row["found"]) for row in self._select(text)]
 
     def satisfying(
         self, sources: Sequence[_Source], conditions: Sequence[sql.Composable]
-    ) -> list[Combination]:
-        """The combinations of the sources that meet all conditions, best first.
+    ) -> Combination | None:
+        """The best combination of the sources that meets all conditions.
 
-        None of them where the server can't tell: then the best of each is tried in a row.
+        None where there is none, or the server can't tell: then the best of each is tried.
         """
-        most = max(2, int(_COMBINATIONS ** (1 / len(sources))))
-        columns = [column for source in sources for column in source.columns]
-        text = sql.SQL(
-            "select array[{found}] as found from {tables} where {conditions}"
-            " order by {ranks} limit {choices}"
-        ).format(
-            found=_COMMA.join(sql.SQL("{}::text").format(column.printed) for column in columns),
-            tables=sql.SQL(" cross join ").join(
-                source.as_table(i, most) for i, source in enumerate(sources)
-            ),
-            conditions=sql.SQL(" and ").join(
-                sql.SQL("({}) is not false").format(condition) for condition in conditions
-            ),
-            ranks=sql.SQL(" + ").join(_rank(i) for i in range(len(sources))),
-            choices=sql.Literal(_CHOICES),
-        )
-        if self._try(text) is not None:
-            return []
-        return [tuple(row["found"]) for row in self._select(text)]
+        for combinations in _COMBINATIONS:
+            most = max(2, int(combinations ** (1 / len(sources))))
+            try:
+                with translated(), self._connection.transaction():
+                    found = self._select(_search(sources, conditions, most))
+            except NegspaceError:  # some candidate is none for a function in the check
+                continue
+            if found:
+                return tuple(found[0]["found"])
+        return None
+
+
+def _search(
+    sources: Sequence[_Source], conditions: Sequence[sql.Composable], most: int
+) -> sql.Composed:
+    columns = [column for source in sources for column in source.columns]
+    return sql.SQL(
+        "select array[{found}] as found from {tables} where {conditions} order by {ranks} limit 1"
+    ).format(
+        found=_COMMA.join(sql.SQL("{}::text").format(column.printed) for column in columns),
+        tables=sql.SQL(" cross join ").join(
+            source.as_table(i, most) for i, source in enumerate(sources)
+        ),
+        conditions=sql.SQL(" and ").join(
+            sql.SQL("({}) is not false").format(condition) for condition in conditions
+        ),
+        ranks=sql.SQL(" + ").join(_rank(i) for i in range(len(sources))),
+    )
 
 
 def _rank(i: int) -> sql.Identifier:
@@ -247,12 +263,9 @@ class _Choices:
         given: list[tuple[Column, str | None]] = []
         for sources, conditions in self._components(n):
             columns = [column for source in sources for column in source.columns]
-            found: list[Combination] = []
-            if conditions:
-                found = self._filler.satisfying(sources, conditions)
             best = tuple(value for source in sources for value in source.combinations[0])
-            chosen = found[0] if found else best
-            given += zip(columns, chosen, strict=True)
+            found = self._filler.satisfying(sources, conditions) if conditions else best
+            given += zip(columns, found or best, strict=True)
         return given
 
     def _components(self, n: int) -> list[tuple[list[_Source], list[sql.Composable]]]:
@@ -322,13 +335,15 @@ class _Choices:
         return [*found[at:], *found[:at]]
 
     def _values(self, column: Column, n: int) -> list[Combination]:
+        said = [expression for columns, expression in self._checks if column.name in columns]
         hints = Hints()
-        for columns, expression in self._checks:
-            if column.name in columns:
-                hints |= harvest(expression)
+        for expression in said:
+            hints |= harvest(expression)
         texts = values(self._shape.types, column.type_id, n, hints)
         if column.length is not None:  # a cast cuts, and what differs stands at the end
             texts = [text[-column.length :] for text in texts]
+        if not said:  # the first that can be read will do
+            texts = texts[:_UNCHECKED]
         found: list[Combination] = [(text,) for text in self._filler.readable(column, texts)]
         if not column.not_null or not found:
             found.append((None,))

@@ -225,7 +225,9 @@ class _Prover:
             return _Cycle("up", failure)
         made_catalog, made_rows = trial.catalog(), trial.rows()
         self.not_compared = made_catalog.not_covered
-        unfilled = trial.fill(_changed(catalog, made_catalog)) if kept == "all" else ()
+        changed = _changed(catalog, made_catalog)
+        filled = trial.fill(changed) if kept == "all" else ()
+        unfilled = tuple(table for table in filled if table.table in changed)
         if not has_way_down(migration):
             self._at, self._catalog = at + 1, made_catalog
             return _Cycle(unfilled=unfilled)

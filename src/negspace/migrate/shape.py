@@ -11,12 +11,14 @@ from negspace.migrate.queries import query
 
 __all__ = ["Column", "Constraint", "Shape"]
 
-LEAVES: Final = 12  # partitions that get rows, of one table
+LEAVES: Final = 5  # partitions that get rows, of one table
 
 
 @dataclass(frozen=True)
 class Column:
     """A column that can be given a value; ``numbered`` ones number themselves.
+
+    ``is_text``: any text is a value of its type.
 
     Attributes:
         relation: The oid of its table.
@@ -30,6 +32,7 @@ class Column:
     type: str
     length: int | None
     not_null: bool
+    is_text: bool
     has_default: bool
     numbered: bool
 

@@ -5,6 +5,7 @@ select a.attrelid                       as relation,
        format_type(a.atttypid, a.atttypmod) as type,
        case when a.atttypmod > 4 and t.typname in ('varchar', 'bpchar') then a.atttypmod - 4 end
                                         as length,
+       t.typname in ('text', 'varchar', 'bpchar') as is_text,
        a.attnotnull or t.typnotnull     as not_null,
        d.oid is not null or t.typdefault is not null or a.attidentity <> '' as has_default,
        a.attidentity <> '' or pg_get_expr(d.adbin, d.adrelid) ~ '^nextval\(' as numbered
