@@ -148,6 +148,8 @@ class Run:
         """Run it; ``failure`` says why it stopped."""
         began = time.monotonic()
         failure: Failure | None = None
+        with translated():
+            self._connection.execute(query("new_session"))
         for group in self._plan.groups():
             failure = self._group(group)
             if failure is not None:

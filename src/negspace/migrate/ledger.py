@@ -208,7 +208,6 @@ class RunLock(AbstractContextManager["RunLock"]):
         on_wait: Called with the holder when there is one to wait for, and when it changes.
     """
 
-    KEY: Final = 0x6E65675F6D696772  # "neg_migr"; one per database, as advisory locks are
     LONGEST_PAUSE: Final = 1.0  # seconds
 
     def __init__(self, address: str, on_wait: Callable[[Holder], None] | None = None) -> None:
@@ -244,13 +243,11 @@ class RunLock(AbstractContextManager["RunLock"]):
         connection.execute("set local idle_in_transaction_session_timeout = 0")
         if connection.info.server_version >= 170_000:
             connection.execute("set local transaction_timeout = 0")
-        row = connection.execute(
-            "select pg_try_advisory_xact_lock(%s) as taken", [self.KEY]
-        ).fetchone()
+        row = connection.execute(query("lock_take")).fetchone()
         return bool(row and row["taken"])
 
     def _holder(self, connection: Connection) -> Holder | None:
-        row = connection.execute(query("lock_holder"), {"key": self.KEY}).fetchone()
+        row = connection.execute(query("lock_holder")).fetchone()
         return Holder(**row) if row else None
 
     def see_alive(self) -> None:

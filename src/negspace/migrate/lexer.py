@@ -72,6 +72,7 @@ _NEXT: Final = re.compile(
     r"|(?P<other>::|:=|\.\.|[^\\\x00])"
 )
 _PLAIN: Final = re.compile(r"[^']*(?:''[^']*)*'")
+_BITS: Final = re.compile(r"[^']*'")  # B'' and X'' know no doubled quote
 _ESCAPED: Final = re.compile(r"[^'\\]*(?:(?:''|\\[\s\S])[^'\\]*)*'")
 _IDENTIFIER: Final = re.compile(r'[^"]*(?:""[^"]*)*"')
 # A quote, white space with a line break in it, a quote: the same literal goes on.
@@ -153,9 +154,7 @@ def _unreadable(text: str, at: int) -> LexError:
 
 
 def _string_end(text: str, at: int, opened: int, standard_strings: bool) -> int:
-    prefix = text[at]
-    escaped = prefix in "eE" or (prefix == "'" and not standard_strings)
-    body = _ESCAPED if escaped else _PLAIN
+    body = _string_body(text[at], standard_strings)
     while True:
         closed = body.match(text, opened)
         if closed is None:
@@ -164,6 +163,12 @@ def _string_end(text: str, at: int, opened: int, standard_strings: bool) -> int:
         if more is None:
             return closed.end()
         opened = more.end()
+
+
+def _string_body(first: str, standard_strings: bool) -> re.Pattern[str]:
+    if first in "bBxX":
+        return _BITS
+    return _ESCAPED if first in "eE" or (first == "'" and not standard_strings) else _PLAIN
 
 
 def _operator_end(text: str, at: int, end: int) -> int:
@@ -262,7 +267,7 @@ def split(text: str, *, standard_strings: bool = True) -> Script:
         if tokens:
             offset = tokens[0].start
             line, column = _position(starts, offset)
-            canonical = tuple(_canonical(text, token) for token in tokens)
+            canonical = tuple(_canonical(text, token, standard_strings) for token in tokens)
             body = text[offset : tokens[-1].end]
             statements.append(Statement(body, offset, line, column, canonical))
             standard_strings = _strings_after(canonical, standard_strings)
@@ -330,13 +335,13 @@ class _AtomicBody:
         self._before = word
 
 
-def _canonical(text: str, token: Token) -> str:
+def _canonical(text: str, token: Token, standard_strings: bool) -> str:
     piece = text[token.start : token.end]
     if token.kind is Kind.WORD:
         # As the server folds: ASCII only, whatever the locale.
         return piece.lower() if piece.isascii() else _fold(piece)
     if token.kind is Kind.STRING:
-        return _joined(piece)
+        return _joined(piece, standard_strings)
     return piece
 
 
@@ -344,18 +349,18 @@ def _fold(word: str) -> str:
     return "".join(c.lower() if c.isascii() else c for c in word)
 
 
-def _joined(literal: str) -> str:
+def _joined(literal: str, standard_strings: bool) -> str:
     """A string with its continued pieces joined and its line ends as LF."""
     if "\n" not in literal and "\r" not in literal:
         return literal
     if not literal.startswith("$"):
-        literal = _pieces_joined(literal)
+        literal = _pieces_joined(literal, standard_strings)
     return literal.replace("\r\n", "\n")
 
 
-def _pieces_joined(literal: str) -> str:
+def _pieces_joined(literal: str, standard_strings: bool) -> str:
     quote = literal.index("'")
-    body = _ESCAPED if literal[0] in "eE" else _PLAIN
+    body = _string_body(literal[0], standard_strings)
     out, at = literal[: quote + 1], quote + 1
     while (closed := body.match(literal, at)) is not None:
         out += closed.group()[:-1]

@@ -248,7 +248,7 @@ def dump(address: str) -> str:
         UnavailableError: No database was reached.
     """
     from negspace.migrate.catalog import read
-    from negspace.migrate.dump import render
+    from negspace.migrate.schema_file import render
 
     with open_session(address) as connection:
         return render(read(connection))

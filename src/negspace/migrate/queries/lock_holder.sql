@@ -1,4 +1,4 @@
--- Who holds the runner's lock in this database: the key is split over two columns.
+-- Who holds the runner's lock in this database: the key of lock_take.sql is split over two columns.
 select activity.pid,
        activity.application_name as application,
        activity.usename::text    as "user",
@@ -8,6 +8,6 @@ select activity.pid,
  where held.locktype = 'advisory'
    and held.granted
    and held.database = (select oid from pg_database where datname = current_database())
-   and held.classid = (%(key)s::bigint >> 32)::oid
-   and held.objid = (%(key)s::bigint & 4294967295)::oid
+   and held.classid = x'6e65675f'::int::oid
+   and held.objid = x'6d696772'::int::oid
    and held.objsubid = 1
