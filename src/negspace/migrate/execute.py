@@ -276,7 +276,8 @@ class Run:
         undone = [done.name for done in self._done[before:]]
         self._tell(result)
         if not self._options.dry_run:
-            step = next(step for step in group if step.name == result.name)
+            wanted = (result.name, result.direction)
+            step = next(step for step in group if (step.name, step.direction) == wanted)
             self._write_failure(step, result, failure, undone)
         return failure
 

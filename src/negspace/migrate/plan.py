@@ -25,6 +25,7 @@ __all__ = [
     "disagreements",
     "has_way_down",
     "plan_down",
+    "plan_redo",
     "plan_up",
     "unrunnable",
 ]
@@ -238,6 +239,25 @@ def plan_down(
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
     return Plan("down", chosen[0].batch if chosen else standing.last_batch, tuple(chosen))
+
+
+def plan_redo(folder: Folder, standing: Standing) -> Plan:
+    """What undoing the newest applied migration and applying it again takes.
+
+    Its file may have changed since: that is what one redoes a migration for.
+
+    Raises:
+        RefusedError: It has no way down.
+        MigrationFileError: A file that is invalid or gone.
+    """
+    down = plan_down(folder, standing, steps=1)
+    there = {migration.name: migration for migration in folder.migrations}
+    again: list[Step] = []
+    for step in down.steps:
+        migration = there[step.name]
+        _runnable(migration.up)
+        again.append(_step(migration, "up", migration.up, step.batch))
+    return Plan("redo", down.batch, (*down.steps, *again))
 
 
 def _to_undo(
