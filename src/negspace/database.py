@@ -31,6 +31,7 @@ from negspace.errors import (
 )
 
 if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
@@ -42,11 +43,13 @@ __all__ = [
     "Database",
     "Diagnosis",
     "Jsonb",
+    "Printed",
     "Row",
     "attempt",
     "connect",
     "conninfo",
     "diagnosis",
+    "in_database",
     "libpq_environment",
     "only",
     "ping",
@@ -58,6 +61,23 @@ __all__ = [
 Row: TypeAlias = dict[str, Any]
 Connection: TypeAlias = psycopg.Connection[Row]
 Query: TypeAlias = LiteralString | sql.SQL | sql.Composed
+
+
+class Printed(sql.Composable):
+    """SQL that the server itself printed: a name quoted where need be, a type, an expression.
+
+    Never anything else: it is taken as it stands.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        """The text in the client's encoding, which is UTF-8."""
+        del context
+        return self._text.encode()
+
 
 CONNECT_TIMEOUT: Final = 10  # seconds to wait for a server that doesn't answer
 
@@ -129,6 +149,11 @@ def _tls(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         return {"sslmode": mode, "sslrootcert": str(settings.db_ssl_root_cert or "system")}
     return {} if "sslmode" in given else {"sslmode": "disable"}
+
+
+def in_database(address: str, name: str) -> str:
+    """The address of another database on the same server, for the same role."""
+    return make_conninfo(address, dbname=name)
 
 
 def connect(address: str, *, autocommit: bool = False, **options: Any) -> Connection:

@@ -5,20 +5,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from negspace import migrate
-from negspace.cli import output
+from negspace.cli import migrate_proof, output
+from negspace.cli.migrate_options import (
+    Command,
+    address,
+    folder_option,
+    is_embedded,
+    settings,
+    strip_option,
+)
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from negspace.migrate.plan import Plan
 
 FAILED: Final = 1
 FOUND: Final = 3
-
-OWN_MIGRATIONS: Final = Path(__file__).parent.parent / "sql" / "migrations"
 
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
@@ -28,19 +35,10 @@ def group() -> None:
     """Apply, undo, rehearse and check migrations: negspace's own, or any folder's."""
 
 
-def _folder(command: Command) -> Command:
-    return click.option(
-        "--dir",
-        "folder",
-        type=click.Path(path_type=Path),
-        default=OWN_MIGRATIONS,
-        help="Folder of the migrations; negspace's own by default.",
-    )(command)
-
-
 def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
+        strip_option,
         click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
             "--lock-timeout",
@@ -56,21 +54,27 @@ def _writes(command: Command) -> Command:
         ),
     ):
         command = option(command)
-    return output.json_option(_folder(command))
+    return output.json_option(folder_option(command))
 
 
-def _address() -> str:
-    """The database that the settings name, as its owner; the embedded one without any."""
-    from negspace import settings
-
-    found = settings.load()
-    if found.embedded and found.owner_url is None:
-        from negspace import server
-
-        return server.address(found, owner=True)
-    from negspace.database import conninfo
-
-    return conninfo(found, owner=True)
+def _undoes(command: Command) -> Command:
+    """The options of a verb that undoes."""
+    for option in (
+        click.option("--yes", is_flag=True, help="Don't ask."),
+        click.option(
+            "--accept-loss",
+            metavar="NAME",
+            multiple=True,
+            help="A table or column whose data may be lost, as the proof names it.",
+        ),
+        click.option(
+            "--development",
+            is_flag=True,
+            help="The database is for development: prove nothing, lose what is lost.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @group.command()
@@ -82,11 +86,12 @@ def up(
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout)
-    result = migrate.up(_address(), folder, to=to, options=options, on_wait=_say_waiting)
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    result = migrate.up(address(), folder, to=to, options=options, on_wait=_say_waiting)
     return _show_run(result, as_json=as_json)
 
 
@@ -95,48 +100,108 @@ def up(
 @click.option("--steps", type=click.IntRange(min=1), help="How many to undo; 1 by default.")
 @click.option("--to", metavar="VERSION", help="Undo what comes after it; 0 undoes everything.")
 @click.option("--batch", is_flag=True, help="Undo the newest batch.")
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@_undoes
 def down(
     folder: Path,
     steps: int | None,
     to: str | None,
     batch: bool,
     yes: bool,
+    development: bool,
+    accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Undo the newest migrations, in one transaction; data that they hold is lost."""
+    """Undo the newest migrations, in one transaction; data that they hold is lost.
+
+    On any server but the embedded one it is proven first what that loses, on a shadow
+    database: a down that lies or is broken is refused, and data has to be named to be lost.
+    """
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
     if not (dry_run or yes):
-        _ask(steps, to, batch=batch)
-    options = _options(dry_run, lock_timeout, statement_timeout)
+        what = f"down to version {to}" if to else f"the newest {steps or 1}"
+        _ask("the newest batch" if batch else what)
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
     result = migrate.down(
-        _address(),
+        address(),
         folder,
         steps=steps,
         to=to,
         batch=batch,
         options=options,
         on_wait=_say_waiting,
+        guard=_guard(folder, options, development, accept_loss),
     )
     return _show_run(result, as_json=as_json)
 
 
-def _ask(steps: int | None, to: str | None, *, batch: bool) -> None:
-    what = f"down to version {to}" if to else f"the newest {steps or 1}"
+@group.command()
+@_writes
+@_undoes
+def redo(
+    folder: Path,
+    yes: bool,
+    development: bool,
+    accept_loss: tuple[str, ...],
+    dry_run: bool,
+    lock_timeout: float | None,
+    statement_timeout: float | None,
+    strip_transaction: bool,
+    as_json: bool,
+) -> int:
+    """Undo the newest migration and apply it again as it is now, in one transaction."""
+    if not (dry_run or yes):
+        _ask("the newest, to be applied again")
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    result = migrate.redo(
+        address(),
+        folder,
+        options=options,
+        on_wait=_say_waiting,
+        guard=_guard(folder, options, development, accept_loss),
+    )
+    return _show_run(result, as_json=as_json)
+
+
+def _guard(
+    folder: Path, options: migrate.Options, development: bool, accept_loss: Sequence[str]
+) -> Callable[[Plan], None] | None:
+    """The proof before a down; none for a developer's own database, or a rehearsal."""
+    found = settings()
+    if options.dry_run or development or is_embedded(found):
+        return None
+    from negspace.migrate.guard import proven
+    from negspace.migrate.shadow import ground
+
+    return proven(
+        lambda: ground(found),
+        folder,
+        accept_loss=accept_loss,
+        strip_transaction=options.strip_transaction,
+        progress=migrate_proof.say_proven,
+    )
+
+
+def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise RefusedError("undoing migrations may lose data", hint="say --yes, or --dry-run first")
-    what = "the newest batch" if batch else what
     if not click.confirm(f"Undo migrations ({what})? Their data is lost", err=True):
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
 
-def _options(dry_run: bool, lock: float | None, statement: float | None) -> migrate.Options:
+def _options(
+    dry_run: bool, lock: float | None, statement: float | None, *, strip: bool
+) -> migrate.Options:
     return migrate.Options(
-        dry_run=dry_run, lock_timeout=lock, statement_timeout=statement, progress=_say_progress
+        dry_run=dry_run,
+        lock_timeout=lock,
+        statement_timeout=statement,
+        strip_transaction=strip,
+        progress=_say_progress,
     )
 
 
@@ -194,20 +259,22 @@ def _summary(result: migrate.RunResult) -> str:
             f"applied {count} {noun} as batch {result.batch} in {spent}"
             "; negspace migrate history shows them"
         )
+    if result.direction == "redo":
+        return f"undid and applied {result.steps[0].name} again in {spent}"
     return f"undid {count} {noun} in {spent}; negspace migrate up applies them again"
 
 
 @group.command()
-@_folder
+@folder_option
 @click.option("--check", is_flag=True, help=f"Exit {FOUND} unless everything is applied as it is.")
 @output.json_option
 def status(folder: Path, check: bool, as_json: bool) -> int:
     """Show which migrations are applied, pending, edited or gone."""
-    found = migrate.status(_address(), folder)
+    found = migrate.status(address(), folder)
     if as_json:
         output.show_json(found)
     else:
-        _columns(
+        output.show_columns(
             ["version", "name", "state", "batch", "applied at", "ms"],
             [
                 (
@@ -230,22 +297,15 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
     return FOUND if check and any(row.state != "applied" for row in found) else 0
 
 
-def _columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table in plain columns: this verb is to answer at once, and rich takes its time."""
-    texts = [list(heads), *([output.cell(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        output.show_text(line.rstrip())
-
-
 @group.command()
-@_folder
+@folder_option
 @click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
+@strip_option
 @output.json_option
-def validate(folder: Path, offline: bool, as_json: bool) -> int:
+def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
     """Check every file, and what is applied against it; change nothing."""
-    problems = migrate.validate(folder, None if offline else _address())
+    where = None if offline else address()
+    problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
     if as_json:
         output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
     else:
@@ -262,11 +322,11 @@ def validate(folder: Path, offline: bool, as_json: bool) -> int:
 def history(count: int | None, as_json: bool) -> None:
     """Show every attempt, newest first: the last COUNT, 20 by default; all as JSON."""
     wanted = count if as_json else (count or 20)
-    found = migrate.history(_address(), wanted)
+    found = migrate.history(address(), wanted)
     if as_json:
         output.show_json(found)
         return
-    _columns(
+    output.show_columns(
         ["id", "when", "batch", "name", "direction", "status", "ms", "by", "error"],
         [
             (
@@ -287,7 +347,7 @@ def history(count: int | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("name")
-@_folder
+@folder_option
 @output.json_option
 def new(name: str, folder: Path, as_json: bool) -> None:
     """Make the two empty files of a new migration, numbered after the last."""
@@ -304,7 +364,7 @@ def new(name: str, folder: Path, as_json: bool) -> None:
 @output.json_option
 def dump(target: Path | None, as_json: bool) -> None:
     """Print the whole schema as one script for psql; owners, data and passwords left out."""
-    text = migrate.dump(_address())
+    text = migrate.dump(address())
     if target is None:
         output.show_json({"schema": text}) if as_json else click.echo(text, nl=False)
         return
@@ -318,3 +378,6 @@ def dump(target: Path | None, as_json: bool) -> None:
         output.show_json({"file": target, "bytes": len(text.encode())})
     else:
         output.show_text(f"wrote {target}")
+
+
+group.add_command(migrate_proof.prove)

@@ -96,6 +96,15 @@ def show_rows(
     show_rich(table)
 
 
+def show_columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in plain columns, at once: rich takes its time to be imported."""
+    texts = [list(heads), *([cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        show_text(line.rstrip())
+
+
 def show_fields(value: object, *, as_json: bool) -> None:
     """Print one value: a line per field, or JSON."""
     if as_json:

@@ -10,7 +10,17 @@ from __future__ import annotations
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
 from negspace.migrate.ledger import Entry, Holder
-from negspace.migrate.runner import MigrationStatus, down, dump, history, new, status, up, validate
+from negspace.migrate.runner import (
+    MigrationStatus,
+    down,
+    dump,
+    history,
+    new,
+    redo,
+    status,
+    up,
+    validate,
+)
 from negspace.migrate.script import Problem
 
 __all__ = [
@@ -26,6 +36,7 @@ __all__ = [
     "dump",
     "history",
     "new",
+    "redo",
     "status",
     "up",
     "validate",

@@ -19,6 +19,7 @@ from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
 from negspace.migrate.ledger import Ledger, RunLock
+from negspace.migrate.lexer import Statement
 from negspace.migrate.plan import Plan, Step
 from negspace.migrate.queries import query
 
@@ -61,12 +62,16 @@ class Options:
         dry_run: Execute everything, then roll back; nothing is written.
         lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
+        strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
+        left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
     """
 
     dry_run: bool = False
     lock_timeout: float | None = None
     statement_timeout: float | None = None
+    strip_transaction: bool = False
+    left_out: Callable[[Statement], bool] | None = None
     progress: Progress | None = None
 
 
@@ -227,7 +232,10 @@ class Run:
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
         if step.file.is_python:
             return 0, _run_python(self._connection, step)
+        left_out = self._options.left_out
         for ran, statement in enumerate(step.file.statements):
+            if left_out is not None and left_out(statement):
+                continue
             said = attempt(self._connection, statement.text.encode())
             if said is not None:
                 return ran, failed.in_statement(step.name, step.file, statement, said)
@@ -268,7 +276,8 @@ class Run:
         undone = [done.name for done in self._done[before:]]
         self._tell(result)
         if not self._options.dry_run:
-            step = next(step for step in group if step.name == result.name)
+            wanted = (result.name, result.direction)
+            step = next(step for step in group if (step.name, step.direction) == wanted)
             self._write_failure(step, result, failure, undone)
         return failure
 

@@ -10,15 +10,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
+from negspace.migrate.statements import copies, ends_transaction
 
-__all__ = ["Plan", "Step", "disagreements", "plan_down", "plan_up", "unrunnable"]
+__all__ = [
+    "Plan",
+    "Step",
+    "check",
+    "disagreements",
+    "has_way_down",
+    "plan_down",
+    "plan_redo",
+    "plan_up",
+    "unrunnable",
+]
 
 
 @dataclass(frozen=True)
@@ -116,49 +126,25 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
             )
 
 
-_ENDS: Final = (
-    ("begin",),
-    ("start", "transaction"),
-    ("commit",),
-    ("end",),
-    ("abort",),
-    ("rollback",),
-    ("prepare", "transaction"),
-)
-_TO_SAVEPOINT: Final = {"to"}
-
-
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
     for statement in file.statements:
-        if _copies(statement):
+        if copies(statement):
             yield _problem(
                 file,
                 statement,
                 "COPY with the client's standard input or output",
                 "use INSERT, or a .py migration with connection.cursor().copy(...)",
             )
-        elif file.directives.transaction and _ends_transaction(statement):
+        elif file.transaction and ends_transaction(statement):
             yield _problem(
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "take BEGIN and COMMIT out: a run is one transaction;"
+                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
-
-
-def _ends_transaction(statement: Statement) -> bool:
-    if not any(statement.begins(*words) for words in _ENDS):
-        return False
-    return not (statement.tokens[0] == "rollback" and _TO_SAVEPOINT & set(statement.tokens[1:3]))
-
-
-def _copies(statement: Statement) -> bool:
-    return statement.begins("copy") and any(
-        pair in {("from", "stdin"), ("to", "stdout")}
-        for pair in zip(statement.tokens, statement.tokens[1:], strict=False)
-    )
 
 
 def _problem(file: MigrationFile, at: Statement, message: str, hint: str) -> Problem:
@@ -176,6 +162,17 @@ def _refuse(problems: Sequence[Problem]) -> None:
             **first.details,
         )
     raise first
+
+
+def check(folder: Folder) -> None:
+    """Refuse a folder with anything wrong in it.
+
+    Raises:
+        MigrationFileError: What is wrong, and how much else.
+    """
+    files = dict.fromkeys(f for m in folder.migrations for f in (m.up, m.down) if f is not None)
+    sound = (file for file in files if file.problem() is None)
+    _refuse([*folder.checked(), *(p for file in sound for p in unrunnable(file))])
 
 
 def _runnable(file: MigrationFile) -> None:
@@ -244,6 +241,25 @@ def plan_down(
     return Plan("down", chosen[0].batch if chosen else standing.last_batch, tuple(chosen))
 
 
+def plan_redo(folder: Folder, standing: Standing) -> Plan:
+    """What undoing the newest applied migration and applying it again takes.
+
+    Its file may have changed since: that is what one redoes a migration for.
+
+    Raises:
+        RefusedError: It has no way down.
+        MigrationFileError: A file that is invalid or gone.
+    """
+    down = plan_down(folder, standing, steps=1)
+    there = {migration.name: migration for migration in folder.migrations}
+    again: list[Step] = []
+    for step in down.steps:
+        migration = there[step.name]
+        _runnable(migration.up)
+        again.append(_step(migration, "up", migration.up, step.batch))
+    return Plan("redo", down.batch, (*down.steps, *again))
+
+
 def _to_undo(
     folder: Folder, standing: Standing, steps: int | None, to: str | None, *, batch: bool
 ) -> list[Applied]:
@@ -254,6 +270,14 @@ def _to_undo(
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
+
+
+def has_way_down(migration: Migration) -> bool:
+    """Whether a valid migration can be undone: it isn't declared irreversible, and has a down."""
+    down = migration.down
+    if migration.up.directives.irreversible is not None or down is None:
+        return False
+    return not down.is_python or "down" in down.functions
 
 
 def _way_down(migration: Migration) -> MigrationFile:
@@ -273,8 +297,7 @@ def _way_down(migration: Migration) -> MigrationFile:
 
 
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
-    transaction = file.directives.transaction
-    return Step(migration.name, migration.version, direction, file, batch, transaction)
+    return Step(migration.name, migration.version, direction, file, batch, file.transaction)
 
 
 def find(folder: Folder, version: str) -> Migration:

@@ -19,6 +19,7 @@ from negspace.migrate.plan import (
     is_edited,
     is_late,
     plan_down,
+    plan_redo,
     plan_up,
     unrunnable,
 )
@@ -31,12 +32,14 @@ __all__ = [
     "dump",
     "history",
     "new",
+    "redo",
     "status",
     "up",
     "validate",
 ]
 
 OnWait = Callable[[Holder], None]
+Guard = Callable[[Plan], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def up(
         MigrationFileError: A file that is invalid, edited, gone or late: nothing was touched.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait)
 
 
@@ -101,6 +104,7 @@ def down(
     batch: bool = False,
     options: Options | None = None,
     on_wait: OnWait | None = None,
+    guard: Guard | None = None,
 ) -> RunResult:
     """Undo applied migrations, newest first, in one transaction.
 
@@ -112,21 +116,47 @@ def down(
         batch: Undo the newest batch.
         options: Dry run, timeouts, progress.
         on_wait: Called with who holds the lock, when there is somebody to wait for.
+        guard: Called with the plan before anything is touched; it may raise, see
+            ``guard.proven``.
 
     Returns:
         What was done. A migration that fails is told in ``failure``, not raised.
 
     Raises:
-        RefusedError: One of them has no way down: nothing was touched.
+        RefusedError: One of them has no way down, or the guard refused: nothing was touched.
         MigrationFileError: A file that is invalid or gone: nothing was touched.
         UnavailableError: No database was reached.
     """
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("steps, to and batch exclude each other", hint="give one")
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(
-        address, lambda s: plan_down(there, s, steps=steps, to=to, batch=batch), options, on_wait
+        address,
+        lambda s: plan_down(there, s, steps=steps, to=to, batch=batch),
+        options,
+        on_wait,
+        guard,
     )
+
+
+def redo(
+    address: str,
+    folder: Path,
+    *,
+    options: Options | None = None,
+    on_wait: OnWait | None = None,
+    guard: Guard | None = None,
+) -> RunResult:
+    """Undo the newest migration and apply it again as it is now, in one transaction.
+
+    Args, result and errors are those of ``down``.
+    """
+    there = _read(folder, options)
+    return _run(address, lambda s: plan_redo(there, s), options, on_wait, guard)
+
+
+def _read(folder: Path, options: Options | None) -> Folder:
+    return read_folder(folder, strip_transaction=bool(options and options.strip_transaction))
 
 
 def _run(
@@ -134,6 +164,7 @@ def _run(
     planned: Callable[[Standing], Plan],
     options: Options | None,
     on_wait: OnWait | None,
+    guard: Guard | None = None,
 ) -> RunResult:
     options = options or Options()
     with open_session(address) as connection:
@@ -141,8 +172,12 @@ def _run(
         plan = planned(Ledger(connection).standing())
         if not plan.steps:
             return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
+        if guard is not None:
+            guard(plan)
         with RunLock(address, on_wait) as lock:
-            plan = planned(Ledger(connection).standing())
+            guarded, plan = plan, planned(Ledger(connection).standing())
+            if guard is not None and plan != guarded:
+                guard(plan)
             return Run(address, connection, lock, plan, options).result()
 
 
@@ -193,18 +228,21 @@ def _state(migration: Migration, row: Applied | None, standing: Standing) -> str
     return "pending"
 
 
-def validate(folder: Path, address: str | None = None) -> tuple[Problem, ...]:
+def validate(
+    folder: Path, address: str | None = None, *, strip_transaction: bool = False
+) -> tuple[Problem, ...]:
     """Everything that would stop a run, found without touching anything.
 
     Args:
         folder: The migrations; every file is read to its end.
         address: Of the database whose ledger they are held against; None leaves that out.
+        strip_transaction: Files' own BEGIN and COMMIT will be left out, and are no problem.
 
     Raises:
         FileError: The folder can't be read.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = read_folder(folder, strip_transaction=strip_transaction)
     problems = [*there.checked(), *_unrunnable(there)]
     if address is not None:
         with open_session(address) as connection:
