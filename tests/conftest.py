@@ -37,7 +37,7 @@ OPTIONS = {
     "full_page_writes": "off",
     "shared_buffers": "64MB",
     "max_connections": "200",
-    "max_wal_size": "2GB",
+    "max_wal_size": "512MB",
     "jit": "off",
 }
 
@@ -45,7 +45,12 @@ OPTIONS = {
 
 
 def _runs() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"negspace-tests-{os.getuid()}"
+    """Where runs have their folders: in memory if there is room, where a clone of the
+    schema takes 20 ms; it took 200 to 600 ms on a disk."""
+    memory = Path("/dev/shm")
+    roomy = os.access(memory, os.W_OK | os.X_OK) and shutil.disk_usage(memory).free > 2**31
+    base = memory if roomy and "TMPDIR" not in os.environ else Path(tempfile.gettempdir())
+    folder = base / f"negspace-tests-{os.getuid()}"
     folder.mkdir(mode=0o711, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise RuntimeError(f"{folder} belongs to somebody else; set TMPDIR")
@@ -64,10 +69,13 @@ def _held(folder: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    """Stop every server below the folder, then remove it."""
-    for state in folder.glob("*/state.json"):
+    """Stop every server below the folder, then remove it.
+
+    After Ctrl-C an initdb may still be writing: what it leaves is the next run's to remove.
+    """
+    for state in folder.rglob("state.json"):
         server.stop(at(state.parent), mode="immediate")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def at(home: Path, **variables: str) -> Settings:
@@ -137,6 +145,8 @@ class Postgres:
         query = sql.SQL("create database {} owner negspace_owner").format(sql.Identifier(name))
         if template is not None:
             query += sql.SQL(" template {}").format(sql.Identifier(template))
+            if self.major >= 15:  # 17 ms against 24 ms for the default
+                query += sql.SQL(" strategy file_copy")
         with database.connect(self.superuser(), autocommit=True) as connection:
             connection.execute(query)
         made = TestDatabase(
@@ -216,7 +226,7 @@ def template(postgres: Postgres) -> str:
     name = "template_negspace"
     with database.connect(postgres.superuser(), autocommit=True) as lock:
         lock.execute("select pg_advisory_lock(1)")
-        if not database.only(lock, "select from pg_database where datname = %s", [name]):
+        if database.only(lock, "select from pg_database where datname = %s", [name]) is None:
             made = postgres.create()
             migrate(made)
             sql = database.sql
@@ -247,6 +257,30 @@ def services(database: TestDatabase) -> Iterator[Database]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def schema(postgres: Postgres, template: str) -> Iterator[TestDatabase]:
+    """A database with the whole schema that a module shares: its tests commit nothing."""
+    made = postgres.create(template)
+    yield made
+    postgres.drop(made.name)
+
+
+@pytest.fixture
+def owner(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The owner's transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.owner) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def app(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The services' transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.app) as connection:
+        yield connection
+        connection.rollback()
+
+
 # ── the command line, as a process of its own ────────────────────────────────────────────
 
 
@@ -271,18 +305,19 @@ class Ran:
 def clean_environment(home: Path) -> dict[str, str]:
     """What a negspace process of a test sees, and nothing of ours."""
     kept = {n: os.environ[n] for n in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if n in os.environ}
+    tested = programs()
+    if tested is not None:  # it finds them there for data of their version
+        kept["PATH"] = f"{tested.folder}{os.pathsep}{kept['PATH']}"
     return kept | {"HOME": str(home), "NEGSPACE_HOME": str(home), "LC_ALL": "C.UTF-8"}
 
 
 @pytest.fixture
 def home(run: Path) -> Iterator[Path]:
-    """A home for a server of the test's own, stopped and removed after it."""
+    """A home for a server of the test's own, stopped and removed after it, and any below it."""
     folder = Path(tempfile.mkdtemp(dir=run))
     folder.chmod(0o711)
     yield folder
-    if (folder / "state.json").exists():
-        server.stop(at(folder), mode="immediate")
-    shutil.rmtree(folder)
+    _remove(folder)
 
 
 @pytest.fixture

@@ -40,10 +40,13 @@ __all__ = [
     "Answer",
     "Connection",
     "Database",
+    "Diagnosis",
     "Jsonb",
     "Row",
+    "attempt",
     "connect",
     "conninfo",
+    "diagnosis",
     "libpq_environment",
     "only",
     "ping",
@@ -195,7 +198,7 @@ def _unavailable(address: str, error: psycopg.Error) -> UnavailableError:
     who = f"database {target.get('dbname')!r} as {target.get('user')!r}"
     refused = bool(error.pgconn and (error.pgconn.needs_password or error.pgconn.used_password))
     hint = (
-        "set DB_PASSWORD, or the password in DATABASE_URL"
+        "see DB_PASSWORD, DB_USER and DB_NAME, or these parts of DATABASE_URL"
         if refused
         else "is the server up? DB_HOST, DB_PORT, DB_NAME or DATABASE_URL name it;"
         " with none of them set, negspace runs its own"
@@ -216,6 +219,55 @@ def translate(error: psycopg.Error) -> NegspaceError:
         constraint=diagnosis.constraint_name,
         detail=diagnosis.message_detail,
     )
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """All that PostgreSQL said about a failure, for whoever wrote the statement.
+
+    Attributes:
+        position: Where in the statement, in characters from 1, or None.
+        context: The call stack of functions, or None.
+    """
+
+    message: str
+    sqlstate: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    position: int | None = None
+    context: str | None = None
+
+
+def diagnosis(error: BaseException) -> Diagnosis | None:
+    """What PostgreSQL said, or None where ``error`` did not come from a database."""
+    if not isinstance(error, psycopg.Error):
+        return None
+    said = error.diag
+    return Diagnosis(
+        message=said.message_primary or " ".join(str(error).split()) or "connection lost",
+        sqlstate=error.sqlstate,
+        detail=said.message_detail,
+        hint=said.message_hint,
+        position=int(said.statement_position) if said.statement_position else None,
+        context=said.context,
+    )
+
+
+def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
+    """Execute SQL that was not written here, as it stands; what PostgreSQL said against it.
+
+    Args:
+        connection: Its client encoding is that of ``statement``.
+        statement: One statement, or several without parameters.
+
+    Returns:
+        None where it succeeded.
+    """
+    try:
+        connection.execute(statement)
+    except psycopg.Error as error:
+        return diagnosis(error)
+    return None
 
 
 @contextmanager

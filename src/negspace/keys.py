@@ -253,6 +253,8 @@ def _canonical_network(text: str) -> Network:
         raise InvalidInputError(f"{text!r} is no network", hint=hint) from None
     if isinstance(found, ipaddress.IPv4Network) or found == _ANY_IPV6:
         return found
+    if "%" in text:
+        raise InvalidInputError(f"{text!r} has a zone", hint="leave out what follows the %")
     if found.subnet_of(_MAPPED):
         inner = int(found.network_address) & 0xFFFF_FFFF
         return ipaddress.IPv4Network((inner, found.prefixlen - 96))

@@ -51,7 +51,7 @@ def find(values: NDArray[np.floating[Any]], parameters: dict[str, Any]) -> Thres
 
     Args:
         values: One dimension.
-        parameters: ``mode``, ``threshold`` (the method), ``background_k``, ``stability_delta``.
+        parameters: All, resolved.
 
     Returns:
         None where all values are equal, so that nothing can be told apart.
@@ -65,7 +65,7 @@ def find(values: NDArray[np.floating[Any]], parameters: dict[str, Any]) -> Thres
         value, spread = float(_METHODS[method](values)), values
     eta = _eta(values, value)
     if method == "background":
-        separability = _beyond_tail(values, value, k)
+        separability = _beyond_tail(values, value, k, _patch(parameters))
     else:
         chance = _ETA_OF_NOISE_IN_RIDGES if parameters["mode"] == "ridge" else _ETA_OF_NOISE
         separability = (eta - chance) / (1 - chance)
@@ -98,11 +98,23 @@ def _background(
     return median + k * sigma, kept
 
 
-def _beyond_tail(values: NDArray[np.floating[Any]], value: float, k: float) -> float:
-    """1 − Q(k) / f: the share of what lies above that a normal background doesn't explain."""
+def _beyond_tail(values: NDArray[np.floating[Any]], value: float, k: float, patch: float) -> float:
+    """1 − Q(k) / f: the share of what lies above that a normal background doesn't explain.
+
+    Q is raised by two standard errors, so that a few chance pixels more earn nothing. As the
+    filters make neighbours alike, ``patch`` pixels count as one independent sample.
+    """
     above = float(np.count_nonzero(values > value)) / values.size
     tail = 0.5 * math.erfc(k / math.sqrt(2))
+    tail += 2 * math.sqrt(tail * patch / values.size)
     return 1 - tail / above if above > 0 else 0.0
+
+
+def _patch(parameters: dict[str, Any]) -> float:
+    """How many pixels of the activity map are about one independent sample."""
+    if parameters["mode"] == "texture":
+        return float(parameters["texture_window_px"] ** 2)
+    return 1 + 4 * math.pi * parameters["sigma_px"] ** 2
 
 
 def _eta(values: NDArray[np.floating[Any]], value: float) -> float:

@@ -20,6 +20,8 @@ from negspace.analysis.activity import Mask
 _SMOOTHING_PX: Final = 2.0
 # A peak this deep inside a larger circle, as a share of its radius, is no void of its own.
 _SUPPRESSION: Final = 0.8
+# Distances run to the centre of the obstacle's pixel, half a pixel behind its edge.
+_HALF: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +132,7 @@ def _merged(
             continue
         if radii[one - 1] < radii[other - 1]:
             one, other = other, one
-        if height >= saddle_ratio * radii[other - 1]:
+        if height - _HALF >= saddle_ratio * (radii[other - 1] - _HALF):
             parent[other] = one
     return np.array([root(label) for label in range(len(parent))], dtype=np.int32)
 

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -28,6 +28,7 @@ NOUNS: Final[dict[str, str]] = {
     "audit": "Who did what: the audit trail.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
+    "dev": "Data of any size, to try it at scale.",
     "duplicates": "Images that are there twice.",
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",
@@ -62,6 +63,14 @@ class LazyGroup(click.Group):
         del ctx
         with formatter.section("Nouns"):
             formatter.write_dl(sorted(NOUNS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; whoever read stdout may have gone away, as ``head`` does."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click itself would make a failure of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
 
 
 class JsonLines(logging.Formatter):
@@ -137,9 +146,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NegspaceError as error:
         _show(error, as_json="--json" in given)
         return error.exit_status
-    except BrokenPipeError:  # whoever read stdout went away: as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status if isinstance(status, int) else 0
 
 

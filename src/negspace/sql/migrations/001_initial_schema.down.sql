@@ -7,6 +7,8 @@ drop view queue_status_summary;
 drop view user_activity_summary;
 
 drop function ensure_partitions(integer, timestamptz);
+drop function lock_for_partitions(boolean);
+drop function missing_partitions(timestamp, timestamp);
 
 drop table security_audit;
 drop table api_keys;
@@ -18,6 +20,7 @@ drop table users;
 drop function audit_accounts();
 drop function audit_images();
 drop function record_event(audit_action, text, text, audit_status, jsonb, jsonb, text, bigint);
+drop function audit_context();
 drop function context_value(text);
 drop function refuse_change();
 drop function refuse_transition();

@@ -21,11 +21,11 @@ create table workers (
     jobs_failed    bigint      not null default 0,
     last_words     text        null,
 
-    constraint workers_pkey                    primary key (id),
-    constraint workers_id_given                check (id <> ''),
-    constraint workers_process_id_positive     check (process_id > 0),
-    constraint workers_jobs_completed_positive check (jobs_completed >= 0),
-    constraint workers_jobs_failed_positive    check (jobs_failed >= 0)
+    constraint workers_pkey                        primary key (id),
+    constraint workers_id_given                    check (id <> ''),
+    constraint workers_process_id_positive         check (process_id > 0),
+    constraint workers_jobs_completed_not_negative check (jobs_completed >= 0),
+    constraint workers_jobs_failed_not_negative    check (jobs_failed >= 0)
 ) with (fillfactor = 50);
 
 comment on table  workers                is 'Worker processes, those that have stopped too. No index on heartbeat_at: heartbeats stay on their page.';
@@ -40,6 +40,7 @@ comment on column workers.jobs_completed is 'Jobs it completed.';
 comment on column workers.jobs_failed    is 'Tries of jobs that failed on it.';
 comment on column workers.last_words     is 'Why it stopped, as it said.';
 
+comment on index workers_pkey is 'One worker; its heartbeat.';
 create index workers_started_at_idx on workers (started_at desc);
 comment on index workers_started_at_idx is 'Newest workers first.';
 
@@ -51,7 +52,7 @@ grant select on workers to app_user;
 alter table processing_queue
     add column attempt     integer not null default 0,
     add column lease_token uuid    null,
-    add constraint processing_queue_attempt_positive check (attempt >= 0);
+    add constraint processing_queue_attempt_not_negative check (attempt >= 0);
 
 comment on column processing_queue.processing_metadata is 'What was asked of the worker ({"use_cache": false}: compute, whatever the cache says), and what a worker says of its tries, as a JSON object.';
 comment on column processing_queue.attempt     is 'How often it was claimed; with lease_token it fences off a worker that lost the job.';

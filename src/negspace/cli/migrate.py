@@ -1,0 +1,320 @@
+"""``negspace migrate``: apply, undo, rehearse and check migrations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from negspace import migrate
+from negspace.cli import output
+from negspace.errors import FileError, InvalidInputError, RefusedError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+FAILED: Final = 1
+FOUND: Final = 3
+
+OWN_MIGRATIONS: Final = Path(__file__).parent.parent / "sql" / "migrations"
+
+_SECONDS: Final = click.FloatRange(min=0, min_open=True)
+
+
+@click.group("migrate")
+def group() -> None:
+    """Apply, undo, rehearse and check migrations: negspace's own, or any folder's."""
+
+
+def _folder(command: Command) -> Command:
+    return click.option(
+        "--dir",
+        "folder",
+        type=click.Path(path_type=Path),
+        default=OWN_MIGRATIONS,
+        help="Folder of the migrations; negspace's own by default.",
+    )(command)
+
+
+def _writes(command: Command) -> Command:
+    """The options of a verb that runs migrations."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
+        click.option(
+            "--lock-timeout",
+            type=_SECONDS,
+            metavar="SECONDS",
+            help="The longest a statement waits for a lock.",
+        ),
+        click.option(
+            "--statement-timeout",
+            type=_SECONDS,
+            metavar="SECONDS",
+            help="The longest a statement runs.",
+        ),
+    ):
+        command = option(command)
+    return output.json_option(_folder(command))
+
+
+def _address() -> str:
+    """The database that the settings name, as its owner; the embedded one without any."""
+    from negspace import settings
+
+    found = settings.load()
+    if found.embedded and found.owner_url is None:
+        from negspace import server
+
+        return server.address(found, owner=True)
+    from negspace.database import conninfo
+
+    return conninfo(found, owner=True)
+
+
+@group.command()
+@_writes
+@click.option("--to", metavar="VERSION", help="The last version to apply.")
+def up(
+    folder: Path,
+    to: str | None,
+    dry_run: bool,
+    lock_timeout: float | None,
+    statement_timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Apply what is pending: all of it, in one transaction, or nothing."""
+    options = _options(dry_run, lock_timeout, statement_timeout)
+    result = migrate.up(_address(), folder, to=to, options=options, on_wait=_say_waiting)
+    return _show_run(result, as_json=as_json)
+
+
+@group.command()
+@_writes
+@click.option("--steps", type=click.IntRange(min=1), help="How many to undo; 1 by default.")
+@click.option("--to", metavar="VERSION", help="Undo what comes after it; 0 undoes everything.")
+@click.option("--batch", is_flag=True, help="Undo the newest batch.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def down(
+    folder: Path,
+    steps: int | None,
+    to: str | None,
+    batch: bool,
+    yes: bool,
+    dry_run: bool,
+    lock_timeout: float | None,
+    statement_timeout: float | None,
+    as_json: bool,
+) -> int:
+    """Undo the newest migrations, in one transaction; data that they hold is lost."""
+    if sum((steps is not None, to is not None, batch)) > 1:
+        raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
+    if not (dry_run or yes):
+        _ask(steps, to, batch=batch)
+    options = _options(dry_run, lock_timeout, statement_timeout)
+    result = migrate.down(
+        _address(),
+        folder,
+        steps=steps,
+        to=to,
+        batch=batch,
+        options=options,
+        on_wait=_say_waiting,
+    )
+    return _show_run(result, as_json=as_json)
+
+
+def _ask(steps: int | None, to: str | None, *, batch: bool) -> None:
+    what = f"down to version {to}" if to else f"the newest {steps or 1}"
+    if not sys.stdin.isatty():
+        raise RefusedError("undoing migrations may lose data", hint="say --yes, or --dry-run first")
+    what = "the newest batch" if batch else what
+    if not click.confirm(f"Undo migrations ({what})? Their data is lost", err=True):
+        raise RefusedError("not undone", hint="--dry-run shows what would happen")
+
+
+def _options(dry_run: bool, lock: float | None, statement: float | None) -> migrate.Options:
+    return migrate.Options(
+        dry_run=dry_run, lock_timeout=lock, statement_timeout=statement, progress=_say_progress
+    )
+
+
+def _say_waiting(holder: migrate.Holder) -> None:
+    since = f", since {holder.since:%H:%M:%S %Z}" if holder.since else ""
+    output.note(
+        f"waiting for another run: pid {holder.pid} ({holder.application}, {holder.user}){since}"
+    )
+
+
+def _say_progress(step: migrate.StepResult) -> None:
+    spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
+    output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
+
+
+def _show_run(result: migrate.RunResult, *, as_json: bool) -> int:
+    if as_json:
+        output.show_json(result)
+    elif result.failure is not None:
+        _show_failure(result, result.failure)
+    else:
+        output.show_text(_summary(result))
+    return 0 if result.ok else FAILED
+
+
+def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
+    for line in failure.lines():
+        output.note(line)
+    kept = [s.name for s in result.steps if s.status in {"success", "rolled_back"}]
+    failed = next(step for step in result.steps if step.status == "failed")
+    if result.dry_run:
+        said = "nothing was changed: this was a dry run"
+    elif not failed.transaction:
+        said = f"{failed.name} runs outside a transaction: {failed.statements} statements stay"
+    else:
+        said = "rolled back" if kept else "rolled back: nothing was changed"
+    output.note(f"{said}; kept: {', '.join(kept)}" if kept else said)
+
+
+def _summary(result: migrate.RunResult) -> str:
+    if not result.steps:
+        return "nothing to do"
+    count = len(result.steps)
+    noun = "migration" if count == 1 else "migrations"
+    spent = f"{result.duration_ms / 1000:.2f} s"
+    if result.dry_run:
+        left = sum(step.status == "not rehearsed" for step in result.steps)
+        also = (
+            f", {left} not rehearsed: they run outside a transaction, or after one" if left else ""
+        )
+        ran = count - left
+        return f"dry run: {ran} of {count} {noun} would work{also}; rolled back after {spent}"
+    if result.direction == "up":
+        return (
+            f"applied {count} {noun} as batch {result.batch} in {spent}"
+            "; negspace migrate history shows them"
+        )
+    return f"undid {count} {noun} in {spent}; negspace migrate up applies them again"
+
+
+@group.command()
+@_folder
+@click.option("--check", is_flag=True, help=f"Exit {FOUND} unless everything is applied as it is.")
+@output.json_option
+def status(folder: Path, check: bool, as_json: bool) -> int:
+    """Show which migrations are applied, pending, edited or gone."""
+    found = migrate.status(_address(), folder)
+    if as_json:
+        output.show_json(found)
+    else:
+        _columns(
+            ["version", "name", "state", "batch", "applied at", "ms"],
+            [
+                (
+                    row.version,
+                    row.name.removeprefix(row.version)[1:],
+                    row.state,
+                    row.batch,
+                    row.applied_at and f"{row.applied_at:%Y-%m-%d %H:%M:%S %Z}",
+                    None if row.duration_ms is None else f"{row.duration_ms:.0f}",
+                )
+                for row in found
+            ],
+        )
+        waiting = sum(row.state != "applied" for row in found)
+        output.show_text(
+            f"{waiting} of {len(found)} not applied as they are; negspace migrate up, or validate"
+            if waiting
+            else f"all {len(found)} applied"
+        )
+    return FOUND if check and any(row.state != "applied" for row in found) else 0
+
+
+def _columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table in plain columns: this verb is to answer at once, and rich takes its time."""
+    texts = [list(heads), *([output.cell(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        output.show_text(line.rstrip())
+
+
+@group.command()
+@_folder
+@click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
+@output.json_option
+def validate(folder: Path, offline: bool, as_json: bool) -> int:
+    """Check every file, and what is applied against it; change nothing."""
+    problems = migrate.validate(folder, None if offline else _address())
+    if as_json:
+        output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
+    else:
+        for problem in problems:
+            output.show_text(f"{problem.where}: {problem.message}")
+            output.show_text(f"  hint: {problem.hint}")
+        output.show_text(f"{len(problems)} problems" if problems else "valid")
+    return FOUND if problems else 0
+
+
+@group.command()
+@click.argument("count", type=click.IntRange(min=1), required=False)
+@output.json_option
+def history(count: int | None, as_json: bool) -> None:
+    """Show every attempt, newest first: the last COUNT, 20 by default; all as JSON."""
+    wanted = count if as_json else (count or 20)
+    found = migrate.history(_address(), wanted)
+    if as_json:
+        output.show_json(found)
+        return
+    _columns(
+        ["id", "when", "batch", "name", "direction", "status", "ms", "by", "error"],
+        [
+            (
+                entry.id,
+                f"{entry.started_at:%Y-%m-%d %H:%M:%S %Z}",
+                entry.batch,
+                entry.name,
+                entry.direction,
+                entry.status,
+                None if entry.duration_ms is None else f"{entry.duration_ms:.0f}",
+                entry.host,
+                " ".join(x for x in (entry.sqlstate, entry.error_message) if x),
+            )
+            for entry in found
+        ],
+    )
+
+
+@group.command()
+@click.argument("name")
+@_folder
+@output.json_option
+def new(name: str, folder: Path, as_json: bool) -> None:
+    """Make the two empty files of a new migration, numbered after the last."""
+    paths = migrate.new(folder, name)
+    if as_json:
+        output.show_json({"up": paths[0], "down": paths[1]})
+        return
+    for path in paths:
+        output.show_text(str(path))
+
+
+@group.command()
+@click.option("--output", "target", type=click.Path(path_type=Path), help="Write it there.")
+@output.json_option
+def dump(target: Path | None, as_json: bool) -> None:
+    """Print the whole schema as one script for psql; owners, data and passwords left out."""
+    text = migrate.dump(_address())
+    if target is None:
+        output.show_json({"schema": text}) if as_json else click.echo(text, nl=False)
+        return
+    try:
+        target.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise FileError(
+            f"{target}: {error.strerror}", hint="--output takes a file that can be written"
+        ) from None
+    if as_json:
+        output.show_json({"file": target, "bytes": len(text.encode())})
+    else:
+        output.show_text(f"wrote {target}")

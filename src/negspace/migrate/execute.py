@@ -1,0 +1,347 @@
+"""Runs a plan: all of it in one transaction, or nothing; a failure is a value.
+
+A file that is declared ``no-transaction`` splits the run: what comes before it is committed
+first. Between two migrations the session is put back as a new one would be (settle.sql), so
+that a file does the same alone and in a run of three hundred.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import ModuleType
+from typing import Any, Final
+
+from negspace.database import Connection, attempt, connect, translated
+from negspace.errors import NegspaceError
+from negspace.migrate import failure as failed
+from negspace.migrate.failure import Failure
+from negspace.migrate.ledger import Ledger, RunLock
+from negspace.migrate.plan import Plan, Step
+from negspace.migrate.queries import query
+
+__all__ = ["Options", "Progress", "Run", "RunResult", "StepResult", "open_session"]
+
+logger = logging.getLogger(__name__)
+
+APPLICATION: Final = "negspace migrate"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What became of one step.
+
+    Attributes:
+        status: ``success`` (applied), ``rolled_back`` (undone by down), ``failed``,
+            ``undone`` (had run, and went with the failed transaction), ``not run``;
+            in a dry run ``rehearsed``, or ``not rehearsed`` where it can't be.
+        duration_ms: Its time; None where it did not run.
+        statements: How many statements ran.
+    """
+
+    name: str
+    version: str
+    direction: str
+    status: str
+    transaction: bool
+    duration_ms: float | None = None
+    statements: int = 0
+
+
+Progress = Callable[[StepResult], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a plan is run.
+
+    Attributes:
+        dry_run: Execute everything, then roll back; nothing is written.
+        lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
+        statement_timeout: Seconds a statement may take, or None for the server's own.
+        progress: Called after each step.
+    """
+
+    dry_run: bool = False
+    lock_timeout: float | None = None
+    statement_timeout: float | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did. A failure is told here, not raised.
+
+    Attributes:
+        batch: The batch that was applied or, by down, undone.
+        steps: One per planned migration, in the order of the plan.
+        failure: Why it stopped, or None.
+        lock_wait_ms: How long it waited for another run.
+    """
+
+    direction: str
+    batch: int
+    dry_run: bool
+    steps: tuple[StepResult, ...]
+    failure: Failure | None
+    duration_ms: float
+    lock_wait_ms: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything planned was done, or rehearsed."""
+        return self.failure is None
+
+
+class _Stopped(Exception):  # noqa: N818  no error of anybody's: it ends a transaction
+    """Carries a failure out of the transaction that it ends."""
+
+    def __init__(self, failure: Failure, result: StepResult) -> None:
+        super().__init__(failure.message)
+        self.failure, self.result = failure, result
+
+
+def open_session(address: str) -> Connection:
+    """The connection that a run works on: autocommit, UTF-8, its notices logged."""
+    connection = connect(
+        address, autocommit=True, application_name=APPLICATION, client_encoding="UTF8"
+    )
+    connection.add_notice_handler(_log_notice)
+    return connection
+
+
+def _log_notice(notice: Any) -> None:
+    level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
+    logger.log(level, "%s: %s", notice.severity, notice.message_primary)
+
+
+class Run:
+    """One run of a plan.
+
+    Args:
+        address: Of the database: what fails is written there on a connection of its own.
+        connection: From ``open_session``.
+        lock: Held.
+        plan: Its steps.
+        options: How.
+    """
+
+    def __init__(
+        self, address: str, connection: Connection, lock: RunLock, plan: Plan, options: Options
+    ) -> None:
+        self._address = address
+        self._connection = connection
+        self._ledger = Ledger(connection)
+        self._lock = lock
+        self._plan = plan
+        self._options = options
+        self._done: list[StepResult] = []
+
+    def result(self) -> RunResult:
+        """Run it; ``failure`` says why it stopped."""
+        began = time.monotonic()
+        failure: Failure | None = None
+        with translated():
+            self._connection.execute(query("new_session"))
+        for group in self._plan.groups():
+            failure = self._group(group)
+            if failure is not None:
+                break
+        left = self._plan.steps[len(self._done) :]
+        return RunResult(
+            direction=self._plan.direction,
+            batch=self._plan.batch,
+            dry_run=self._options.dry_run,
+            steps=(*self._done, *(_outcome(step, "not run") for step in left)),
+            failure=failure,
+            duration_ms=_since(began),
+            lock_wait_ms=self._lock.waited_ms,
+        )
+
+    def _group(self, group: tuple[Step, ...]) -> Failure | None:
+        before = len(self._done)
+        try:
+            with translated():
+                if self._options.dry_run and self._beyond_rehearsal(group):
+                    for step in group:
+                        self._tell(_outcome(step, "not rehearsed"))
+                elif group[0].transaction:
+                    self._together(group)
+                else:
+                    self._alone(group[0])
+        except _Stopped as stopped:
+            return self._undo(group, before, stopped.failure, stopped.result)
+        except (NegspaceError, KeyboardInterrupt) as error:
+            step = group[min(len(self._done) - before, len(group) - 1)]
+            failure = failed.in_run(step.name, step.file, error)
+            del self._done[before + group.index(step) :]
+            failure = self._undo(group, before, failure, _outcome(step, "failed"))
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return failure
+        return None
+
+    def _beyond_rehearsal(self, group: tuple[Step, ...]) -> bool:
+        """What runs outside a transaction can't be rolled back, nor what builds on it."""
+        return not group[0].transaction or any(d.status == "not rehearsed" for d in self._done)
+
+    def _together(self, group: tuple[Step, ...]) -> None:
+        with self._connection.transaction(force_rollback=self._options.dry_run):
+            self._ledger.create()
+            for step in group:
+                result = self._step(step)
+                self._write(self._ledger, step, result)
+                status = "rehearsed" if self._options.dry_run else result.status
+                self._tell(replace(result, status=status))
+            self._lock.see_alive()
+
+    def _alone(self, step: Step) -> None:
+        with self._connection.transaction():
+            self._ledger.create()
+            self._write(self._ledger, step, _outcome(step, "running"))
+        result = self._step(step)
+        self._connection.execute(query("new_session"))
+        self._lock.see_alive()
+        self._write(self._ledger, step, result)
+        self._tell(result)
+
+    # ── one step ─────────────────────────────────────────────────────────────────────────
+
+    def _step(self, step: Step) -> StepResult:
+        began, start = time.monotonic(), self._transaction_start()
+        self._set_timeouts()
+        ran, failure = self._execute(step)
+        if failure is None and self._transaction_start() != start:
+            failure = _ended(step)
+        if failure is None and step.transaction:
+            said = attempt(self._connection, query("settle") + query("new_session"))
+            failure = failed.in_run(step.name, step.file, said) if said else None
+        status = "success" if step.direction == "up" else "rolled_back"
+        result = replace(_outcome(step, status), duration_ms=_since(began), statements=ran)
+        if failure is not None:
+            raise _Stopped(failure, replace(result, status="failed"))
+        return result
+
+    def _execute(self, step: Step) -> tuple[int, Failure | None]:
+        if step.file.is_python:
+            return 0, _run_python(self._connection, step)
+        for ran, statement in enumerate(step.file.statements):
+            said = attempt(self._connection, statement.text.encode())
+            if said is not None:
+                return ran, failed.in_statement(step.name, step.file, statement, said)
+        return len(step.file.statements), None
+
+    def _transaction_start(self) -> object:
+        """What tells one transaction from the next; None outside of any."""
+        if self._connection.info.transaction_status.name == "IDLE":
+            return None
+        if self._connection.info.transaction_status.name != "INTRANS":
+            return "aborted"
+        row = self._connection.execute("select transaction_timestamp() as at").fetchone()
+        return row and row["at"]
+
+    def _set_timeouts(self) -> None:
+        given = {
+            "lock_timeout": self._options.lock_timeout,
+            "statement_timeout": self._options.statement_timeout,
+        }
+        for name, seconds in given.items():
+            if seconds is not None:
+                self._connection.execute(
+                    "select set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"]
+                )
+
+    # ── what is told ─────────────────────────────────────────────────────────────────────
+
+    def _tell(self, result: StepResult) -> None:
+        self._done.append(result)
+        if self._options.progress is not None:
+            self._options.progress(result)
+
+    def _undo(
+        self, group: tuple[Step, ...], before: int, failure: Failure, result: StepResult
+    ) -> Failure:
+        """Nothing of the group stayed: say so in the result, and in the ledger."""
+        self._done[before:] = [replace(done, status="undone") for done in self._done[before:]]
+        undone = [done.name for done in self._done[before:]]
+        self._tell(result)
+        if not self._options.dry_run:
+            step = next(step for step in group if step.name == result.name)
+            self._write_failure(step, result, failure, undone)
+        return failure
+
+    def _write(self, ledger: Ledger, step: Step, result: StepResult, **more: Any) -> None:
+        metadata: dict[str, object] = {"file": step.file.path.name} | more.pop("metadata", {})
+        if result.status != "running":
+            metadata["statements"] = result.statements
+        metadata["transaction"] = step.transaction
+        ledger.write(
+            step.name,
+            step.version,
+            step.file,
+            batch=step.batch,
+            direction=step.direction,
+            status=result.status,
+            duration_ms=result.duration_ms or 0.0,
+            metadata=metadata,
+            **more,
+        )
+
+    def _write_failure(
+        self, step: Step, result: StepResult, failure: Failure, undone: list[str]
+    ) -> None:
+        metadata: dict[str, object] = {
+            "line": failure.line,
+            "column": failure.column,
+            "statement": failure.statement,
+            "detail": failure.detail,
+            "undone_with_it": undone,
+        }
+        self._connection.close()  # rolls back what a no-transaction file may have left open
+        try:
+            with open_session(self._address) as connection, connection.transaction():
+                ledger = Ledger(connection, self._ledger.run_id)
+                ledger.create()
+                self._write(
+                    ledger,
+                    step,
+                    result,
+                    error_message=failure.message,
+                    sqlstate=failure.sqlstate,
+                    metadata=metadata,
+                )
+        except NegspaceError as error:
+            logger.warning("the failure can't be written to the ledger: %s", error.message)
+
+
+def _since(began: float) -> float:
+    return (time.monotonic() - began) * 1000
+
+
+def _outcome(step: Step, status: str) -> StepResult:
+    return StepResult(step.name, step.version, step.direction, status, step.transaction)
+
+
+def _ended(step: Step) -> Failure:
+    if step.transaction:
+        message = "the migration ended the run's transaction itself; what it committed stays"
+        hint = "take its COMMIT or ROLLBACK out: a run is one transaction"
+    else:
+        message = "the file ends inside a transaction of its own, which was rolled back"
+        hint = "end it with COMMIT"
+    return Failure(step.name, step.file.path, message, hint=hint)
+
+
+def _run_python(connection: Connection, step: Step) -> Failure | None:
+    """Call ``up`` or ``down`` of the file, exactly as it was read and checked."""
+    module = ModuleType(step.name)
+    module.__file__ = str(step.file.path)
+    try:
+        code = compile(step.file.text, str(step.file.path), "exec")
+        exec(code, module.__dict__)  # noqa: S102  a migration is code that its user asks to run
+        getattr(module, step.direction)(connection)
+    except Exception as error:  # whatever it is, it is the migration's failure
+        return failed.in_python(step.name, step.file, error)
+    return None

@@ -1,0 +1,270 @@
+"""The history of the migrations, in the database that they changed, and the run's lock.
+
+The table ``public.negspace_migrations`` is append-only, enforced by a trigger: no row is ever
+updated. Every attempt is a row: ``success`` and ``rolled_back`` rows are written by the very
+transaction that applied or undid the migration, ``failed`` ones by a transaction of their own
+after the rollback. A migration that runs outside a transaction has a ``running`` row first,
+and a second one that says how it ended; where that is missing, the runner was killed. What is
+applied now follows from the newest rows, by one query.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID, uuid4
+
+from negspace import __version__
+from negspace.database import Connection, Jsonb, connect, translated
+from negspace.errors import DatabaseError
+from negspace.migrate.files import key_of
+from negspace.migrate.queries import query
+from negspace.migrate.script import MigrationFile
+
+__all__ = ["Applied", "Entry", "Holder", "Ledger", "RunLock", "Standing"]
+
+_UNDEFINED_TABLE: Final = "42P01"
+_INVALID_SCHEMA: Final = "3F000"
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Where one migration stands in the ledger.
+
+    Attributes:
+        settled_id: The ledger's row that says so: applied ones were applied in this order.
+        last_status: The status of its last attempt, which may have failed.
+    """
+
+    name: str
+    version: str
+    applied: bool
+    settled_id: int
+    batch: int
+    checksum: str | None
+    checksum_algorithm: str | None
+    bytes_sha256: str | None
+    applied_at: datetime | None
+    duration_ms: float | None
+    last_status: str
+    last_error: str | None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The ledger's present state: what every plan starts from."""
+
+    by_key: Mapping[tuple[int, str], Applied] = field(default_factory=dict)
+    last_batch: int = 0
+
+    @property
+    def applied(self) -> list[Applied]:
+        """What is applied now, in the order in which it was."""
+        rows = [row for row in self.by_key.values() if row.applied]
+        return sorted(rows, key=lambda row: row.settled_id)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the ledger: one attempt."""
+
+    id: int
+    run_id: UUID
+    batch: int
+    version: str
+    name: str
+    direction: str
+    status: str
+    duration_ms: float | None
+    error_message: str | None
+    sqlstate: str | None
+    started_at: datetime
+    completed_at: datetime | None
+    rolled_back_at: datetime | None
+    executed_by: str
+    host: str
+    tool_version: str
+    checksum: str | None
+    checksum_algorithm: str | None
+    metadata: dict[str, Any]
+
+
+class Ledger:
+    """The history table, as one run writes it and everything reads it."""
+
+    def __init__(self, connection: Connection, run_id: UUID | None = None) -> None:
+        self._connection = connection
+        self.run_id = run_id or uuid4()
+
+    def standing(self) -> Standing:
+        """Where each migration stands, by one query; empty where there is no ledger yet."""
+        rows = self._rows("ledger_state", {})
+        by_key: dict[tuple[int, str], Applied] = {}
+        last_batch = 0
+        for row in sorted(rows, key=lambda row: row.pop("last_id")):
+            last_batch = row.pop("last_batch")
+            by_key[key_of(row["name"])] = Applied(**row)
+        return Standing(by_key, last_batch)
+
+    def history(self, count: int | None) -> list[Entry]:
+        """The newest rows first: ``count`` of them, or all."""
+        return [Entry(**row) for row in self._rows("ledger_history", {"count": count})]
+
+    def _rows(self, name: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
+        try:
+            with translated():
+                return self._connection.execute(query(name), parameters or None).fetchall()
+        except DatabaseError as error:
+            if error.details.get("sqlstate") in {_UNDEFINED_TABLE, _INVALID_SCHEMA}:
+                return []
+            raise
+
+    def create(self) -> None:
+        """Make the table where it isn't there; the caller holds the lock."""
+        with translated():
+            found = self._connection.execute(
+                "select to_regclass('public.negspace_migrations') is not null as there"
+            ).fetchone()
+            if not (found and found["there"]):
+                self._connection.execute(query("ledger_create"))
+
+    def write(
+        self,
+        name: str,
+        version: str,
+        file: MigrationFile,
+        *,
+        batch: int,
+        direction: str,
+        status: str,
+        duration_ms: float = 0.0,
+        error_message: str | None = None,
+        sqlstate: str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> None:
+        """Append one row, in the connection's present transaction."""
+        with translated():
+            self._connection.execute(
+                query("ledger_insert"),
+                {
+                    "run_id": self.run_id,
+                    "batch": batch,
+                    "version": version,
+                    "name": name,
+                    "direction": direction,
+                    "status": status,
+                    "checksum": file.checksum,
+                    "checksum_algorithm": file.algorithm,
+                    "bytes_sha256": file.bytes_checksum,
+                    "duration_ms": duration_ms,
+                    "error_message": error_message,
+                    "sqlstate": sqlstate,
+                    "host": _host(),
+                    "tool_version": __version__,
+                    "metadata": Jsonb(dict(metadata or {})),
+                },
+            )
+
+
+def _host() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        user = f"uid {os.getuid()}"
+    return f"{user}@{os.uname().nodename}"
+
+
+# ── the lock ─────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock that a run waits for."""
+
+    pid: int
+    application: str
+    user: str | None
+    since: datetime | None
+
+
+class RunLock(AbstractContextManager["RunLock"]):
+    """At most one run at a time in a database.
+
+    A transaction-level advisory lock on a connection of its own, so that it holds behind
+    PgBouncer in transaction mode too and goes with the connection, whatever ends the process.
+    The transaction is READ COMMITTED and has no snapshot while it idles: it holds up neither
+    vacuum nor CREATE INDEX CONCURRENTLY. It is tried, not waited for: a waiter inside
+    PostgreSQL would hold a snapshot, and deadlock with CREATE INDEX CONCURRENTLY.
+
+    Args:
+        address: Of the database.
+        on_wait: Called with the holder when there is one to wait for, and when it changes.
+    """
+
+    LONGEST_PAUSE: Final = 1.0  # seconds
+
+    def __init__(self, address: str, on_wait: Callable[[Holder], None] | None = None) -> None:
+        self._address = address
+        self._on_wait = on_wait
+        self._connection: Connection | None = None
+        self.waited_ms = 0.0
+
+    def __enter__(self) -> Self:
+        self._connection = connect(self._address, application_name="negspace migrate: lock")
+        try:
+            with translated():
+                self._acquire(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+        return self
+
+    def _acquire(self, connection: Connection) -> None:
+        began, pause, told = time.monotonic(), 0.02, None
+        while not self._try(connection):
+            holder = self._holder(connection)
+            connection.rollback()
+            if holder is not None and holder.pid != told and self._on_wait is not None:
+                told = holder.pid
+                self._on_wait(holder)
+            time.sleep(pause)
+            pause = min(pause * 1.5, self.LONGEST_PAUSE)
+        self.waited_ms = (time.monotonic() - began) * 1000
+
+    def _try(self, connection: Connection) -> bool:
+        connection.execute("set transaction isolation level read committed")
+        connection.execute("set local idle_in_transaction_session_timeout = 0")
+        if connection.info.server_version >= 170_000:
+            connection.execute("set local transaction_timeout = 0")
+        row = connection.execute(query("lock_take")).fetchone()
+        return bool(row and row["taken"])
+
+    def _holder(self, connection: Connection) -> Holder | None:
+        row = connection.execute(query("lock_holder")).fetchone()
+        return Holder(**row) if row else None
+
+    def see_alive(self) -> None:
+        """Make sure that the lock is still held, just before a commit.
+
+        Raises:
+            NegspaceError: Its connection is gone, and with it the lock.
+        """
+        if self._connection is not None:
+            with translated():
+                self._connection.execute("select 1")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._connection is not None:
+            self._connection.close()

@@ -1,0 +1,297 @@
+"""What a run will do: files and ledger in, steps out. Pure.
+
+A plan is made whole or refused whole: an edited or missing file, a late one, a file that
+would end the run's transaction, each is said with its place and its remedy before anything
+is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
+from negspace.migrate.files import Folder, Migration, key_of
+from negspace.migrate.ledger import Applied, Standing
+from negspace.migrate.lexer import Statement
+from negspace.migrate.script import MigrationFile, Problem
+
+__all__ = ["Plan", "Step", "disagreements", "plan_down", "plan_up", "unrunnable"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One migration to apply or undo.
+
+    Attributes:
+        file: The file that runs.
+        batch: The batch that the ledger will have it in.
+        transaction: False where its statements run one by one, outside the run's transaction.
+    """
+
+    name: str
+    version: str
+    direction: str
+    file: MigrationFile
+    batch: int
+    transaction: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run, in order."""
+
+    direction: str
+    batch: int
+    steps: tuple[Step, ...]
+
+    def groups(self) -> Iterator[tuple[Step, ...]]:
+        """The steps that share a transaction; one outside a transaction is alone."""
+        for transactional, steps in groupby(self.steps, key=lambda step: step.transaction):
+            if transactional:
+                yield tuple(steps)
+            else:
+                yield from ((step,) for step in steps)
+
+
+# ── what is wrong ────────────────────────────────────────────────────────────────────────
+
+
+def disagreements(folder: Folder, standing: Standing) -> Iterator[Problem]:
+    """Where the folder and the ledger don't fit: edited, missing and late files."""
+    there = {migration.key: migration for migration in folder.migrations}
+    for row in standing.applied:
+        migration = there.get(_key(row))
+        if migration is None:
+            yield _gone(folder, row)
+        elif is_edited(migration, row):
+            yield Problem(
+                migration.up.path,
+                f"changed since it was applied (batch {row.batch})",
+                "put the file back as it was, and write what you want in a new migration",
+            )
+    yield from _late(folder, standing)
+
+
+def is_edited(migration: Migration, row: Applied) -> bool:
+    """Whether an applied file says something else now; comments and white space don't count."""
+    if row.bytes_sha256 == migration.up.bytes_checksum:
+        return False
+    if migration.up.problem() is not None:
+        return True
+    if row.checksum_algorithm != migration.up.algorithm:
+        return True
+    return row.checksum != migration.up.checksum
+
+
+def is_late(migration: Migration, standing: Standing) -> bool:
+    """Whether a migration that isn't applied comes before one that is."""
+    newest = max((_key(row) for row in standing.applied), default=None)
+    row = standing.by_key.get(migration.key)
+    return newest is not None and migration.key < newest and not (row and row.applied)
+
+
+def _key(row: Applied) -> tuple[int, str]:
+    return key_of(row.name)
+
+
+def _gone(folder: Folder, row: Applied) -> Problem:
+    return Problem(
+        folder.path / row.name,
+        f"applied (batch {row.batch}), and its file is gone",
+        "bring the file back: version control has it",
+    )
+
+
+def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
+    for migration in folder.migrations:
+        if is_late(migration, standing):
+            newest = max(standing.applied, key=_key)
+            yield Problem(
+                migration.up.path,
+                f"comes before {newest.name}, which is applied already",
+                "give it a number above that one",
+            )
+
+
+_ENDS: Final = (
+    ("begin",),
+    ("start", "transaction"),
+    ("commit",),
+    ("end",),
+    ("abort",),
+    ("rollback",),
+    ("prepare", "transaction"),
+)
+_TO_SAVEPOINT: Final = {"to"}
+
+
+def unrunnable(file: MigrationFile) -> Iterator[Problem]:
+    """The statements of a file that the runner can't run as they stand."""
+    for statement in file.statements:
+        if _copies(statement):
+            yield _problem(
+                file,
+                statement,
+                "COPY with the client's standard input or output",
+                "use INSERT, or a .py migration with connection.cursor().copy(...)",
+            )
+        elif file.directives.transaction and _ends_transaction(statement):
+            yield _problem(
+                file,
+                statement,
+                f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
+                "take BEGIN and COMMIT out: a run is one transaction;"
+                " or declare -- negspace: no-transaction, and the file has its own",
+            )
+
+
+def _ends_transaction(statement: Statement) -> bool:
+    if not any(statement.begins(*words) for words in _ENDS):
+        return False
+    return not (statement.tokens[0] == "rollback" and _TO_SAVEPOINT & set(statement.tokens[1:3]))
+
+
+def _copies(statement: Statement) -> bool:
+    return statement.begins("copy") and any(
+        pair in {("from", "stdin"), ("to", "stdout")}
+        for pair in zip(statement.tokens, statement.tokens[1:], strict=False)
+    )
+
+
+def _problem(file: MigrationFile, at: Statement, message: str, hint: str) -> Problem:
+    return Problem(file.path, message, hint, at.line, at.column)
+
+
+def _refuse(problems: Sequence[Problem]) -> None:
+    if not problems:
+        return
+    first = problems[0].error()
+    if len(problems) > 1:
+        raise MigrationFileError(
+            f"{first.message}; and {len(problems) - 1} more",
+            hint=f"{first.hint}; negspace migrate validate lists them all",
+            **first.details,
+        )
+    raise first
+
+
+def _runnable(file: MigrationFile) -> None:
+    problem = file.problem()
+    _refuse([problem] if problem else list(unrunnable(file)))
+
+
+# ── plans ────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_up(folder: Folder, standing: Standing, *, to: str | None = None) -> Plan:
+    """What applying everything pending takes.
+
+    Args:
+        folder: The migrations.
+        standing: The ledger.
+        to: The last version to apply, as a number or a name; all when None.
+
+    Raises:
+        MigrationFileError: A file that is invalid, edited, gone or late.
+        InvalidInputError: There is no version ``to``.
+    """
+    _refuse([*folder.problems, *disagreements(folder, standing)])
+    last = find(folder, to).key if to is not None else None
+    batch = standing.last_batch + 1
+    steps: list[Step] = []
+    for migration in folder.migrations:
+        row = standing.by_key.get(migration.key)
+        if (row and row.applied) or (last is not None and migration.key > last):
+            continue
+        _runnable(migration.up)
+        steps.append(_step(migration, "up", migration.up, batch))
+    return Plan("up", batch, tuple(steps))
+
+
+def plan_down(
+    folder: Folder,
+    standing: Standing,
+    *,
+    steps: int | None = None,
+    to: str | None = None,
+    batch: bool = False,
+) -> Plan:
+    """What undoing takes: the newest applied migrations, newest first.
+
+    Args:
+        folder: The migrations.
+        standing: The ledger.
+        steps: How many to undo; one when nothing else is said.
+        to: Undo what was applied after this version; ``0`` undoes everything.
+        batch: Undo the newest batch.
+
+    Raises:
+        RefusedError: One of them has no way down.
+        MigrationFileError: A file that is invalid or gone.
+        InvalidInputError: There is no version ``to``.
+    """
+    _refuse(folder.problems)
+    there = {migration.key: migration for migration in folder.migrations}
+    chosen: list[Step] = []
+    for row in _to_undo(folder, standing, steps, to, batch=batch):
+        migration = there.get(_key(row))
+        if migration is None:
+            raise _gone(folder, row).error()
+        chosen.append(_step(migration, "down", _way_down(migration), row.batch))
+    return Plan("down", chosen[0].batch if chosen else standing.last_batch, tuple(chosen))
+
+
+def _to_undo(
+    folder: Folder, standing: Standing, steps: int | None, to: str | None, *, batch: bool
+) -> list[Applied]:
+    newest_first = standing.applied[::-1]
+    if to is not None:
+        floor = None if to.isdecimal() and int(to) == 0 else find(folder, to).key
+        return [row for row in newest_first if floor is None or _key(row) > floor]
+    if batch:
+        return [row for row in newest_first if row.batch == newest_first[0].batch]
+    return newest_first[: 1 if steps is None else steps]
+
+
+def _way_down(migration: Migration) -> MigrationFile:
+    """The file that undoes a migration, valid."""
+    reason = None if migration.up.problem() else migration.up.directives.irreversible
+    down = migration.down
+    if reason is not None:
+        raise RefusedError(
+            f"{migration.name} is declared irreversible: {reason}",
+            hint="restore a backup, or write a new migration that goes on from here",
+        )
+    if down is None or (down.is_python and "down" not in down.functions):
+        missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
+        raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
+    _runnable(down)
+    return down
+
+
+def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
+    transaction = file.directives.transaction
+    return Step(migration.name, migration.version, direction, file, batch, transaction)
+
+
+def find(folder: Folder, version: str) -> Migration:
+    """The migration that a number or a name means; the last of several with one number.
+
+    Raises:
+        InvalidInputError: There is none.
+    """
+    digits = version.replace("-", "")
+    found = [
+        m
+        for m in folder.migrations
+        if m.name == version or (digits.isdecimal() and m.key[0] == int(digits))
+    ]
+    if not found:
+        raise InvalidInputError(
+            f"{folder.path} has no version {version}",
+            hint="negspace migrate status lists them",
+        )
+    return found[-1]

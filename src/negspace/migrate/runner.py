@@ -1,0 +1,292 @@
+"""Apply, undo and look at the migrations of a folder: what the command line and programs call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
+from negspace.migrate.execute import Options, Run, RunResult, open_session
+from negspace.migrate.files import Folder, Migration, read_folder
+from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
+from negspace.migrate.plan import (
+    Plan,
+    disagreements,
+    is_edited,
+    is_late,
+    plan_down,
+    plan_up,
+    unrunnable,
+)
+from negspace.migrate.script import Problem
+
+__all__ = [
+    "MigrationStatus",
+    "Options",
+    "down",
+    "dump",
+    "history",
+    "new",
+    "status",
+    "up",
+    "validate",
+]
+
+OnWait = Callable[[Holder], None]
+
+
+@dataclass(frozen=True)
+class MigrationStatus:
+    """Where one migration stands.
+
+    Attributes:
+        state: ``applied``, ``pending``, ``failed`` (pending, its last attempt failed),
+            ``interrupted`` (begun outside a transaction and never ended), ``edited``
+            (applied, and its file says something else now), ``gone`` (applied, and its file
+            isn't there) or ``late`` (pending, and comes before an applied one).
+        reversible: Whether it has a way down.
+        last_error: Of its last attempt, where that failed.
+    """
+
+    version: str
+    name: str
+    state: str
+    batch: int | None
+    applied_at: datetime | None
+    duration_ms: float | None
+    reversible: bool
+    last_error: str | None
+
+
+def up(
+    address: str,
+    folder: Path,
+    *,
+    to: str | None = None,
+    options: Options | None = None,
+    on_wait: OnWait | None = None,
+) -> RunResult:
+    """Apply everything that is pending, in one transaction.
+
+    Of several runs at once, one works and the others wait and find nothing left to do.
+
+    Args:
+        address: Connection string of the database; its user owns what is made.
+        folder: The migrations.
+        to: The last version to apply; all when None.
+        options: Dry run, timeouts, progress.
+        on_wait: Called with who holds the lock, when there is somebody to wait for.
+
+    Returns:
+        What was done. A migration that fails is told in ``failure``, not raised.
+
+    Raises:
+        MigrationFileError: A file that is invalid, edited, gone or late: nothing was touched.
+        UnavailableError: No database was reached.
+    """
+    there = read_folder(folder)
+    return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait)
+
+
+def down(
+    address: str,
+    folder: Path,
+    *,
+    steps: int | None = None,
+    to: str | None = None,
+    batch: bool = False,
+    options: Options | None = None,
+    on_wait: OnWait | None = None,
+) -> RunResult:
+    """Undo applied migrations, newest first, in one transaction.
+
+    Args:
+        address: Connection string of the database.
+        folder: The migrations.
+        steps: How many; one when neither this nor ``to`` nor ``batch`` is given.
+        to: Undo what comes after this version; ``0`` undoes everything.
+        batch: Undo the newest batch.
+        options: Dry run, timeouts, progress.
+        on_wait: Called with who holds the lock, when there is somebody to wait for.
+
+    Returns:
+        What was done. A migration that fails is told in ``failure``, not raised.
+
+    Raises:
+        RefusedError: One of them has no way down: nothing was touched.
+        MigrationFileError: A file that is invalid or gone: nothing was touched.
+        UnavailableError: No database was reached.
+    """
+    if sum((steps is not None, to is not None, batch)) > 1:
+        raise InvalidInputError("steps, to and batch exclude each other", hint="give one")
+    there = read_folder(folder)
+    return _run(
+        address, lambda s: plan_down(there, s, steps=steps, to=to, batch=batch), options, on_wait
+    )
+
+
+def _run(
+    address: str,
+    planned: Callable[[Standing], Plan],
+    options: Options | None,
+    on_wait: OnWait | None,
+) -> RunResult:
+    options = options or Options()
+    with open_session(address) as connection:
+        # Before the lock is asked for: nothing to do needs none, and a refusal neither.
+        plan = planned(Ledger(connection).standing())
+        if not plan.steps:
+            return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
+        with RunLock(address, on_wait) as lock:
+            plan = planned(Ledger(connection).standing())
+            return Run(address, connection, lock, plan, options).result()
+
+
+def status(address: str, folder: Path) -> tuple[MigrationStatus, ...]:
+    """Where each migration stands, by one query; those of the ledger without a file too.
+
+    Raises:
+        FileError: The folder can't be read.
+        UnavailableError: No database was reached.
+    """
+    there = read_folder(folder)
+    with open_session(address) as connection:
+        standing = Ledger(connection).standing()
+    found = [_status(migration, standing) for migration in there.migrations]
+    names = {migration.key for migration in there.migrations}
+    gone = [row for key, row in standing.by_key.items() if row.applied and key not in names]
+    found += [
+        MigrationStatus(
+            row.version, row.name, "gone", row.batch, row.applied_at, row.duration_ms, False, None
+        )
+        for row in gone
+    ]
+    return tuple(found)
+
+
+def _status(migration: Migration, standing: Standing) -> MigrationStatus:
+    row = standing.by_key.get(migration.key)
+    applied = row if row and row.applied else None
+    return MigrationStatus(
+        version=migration.version,
+        name=migration.name,
+        state=_state(migration, row, standing),
+        batch=applied.batch if applied else None,
+        applied_at=applied.applied_at if applied else None,
+        duration_ms=applied.duration_ms if applied else None,
+        reversible=migration.down is not None,
+        last_error=row.last_error if row else None,
+    )
+
+
+def _state(migration: Migration, row: Applied | None, standing: Standing) -> str:
+    if row and row.applied:
+        return "edited" if is_edited(migration, row) else "applied"
+    if is_late(migration, standing):
+        return "late"
+    if row and row.last_status in {"failed", "running"}:
+        return "failed" if row.last_status == "failed" else "interrupted"
+    return "pending"
+
+
+def validate(folder: Path, address: str | None = None) -> tuple[Problem, ...]:
+    """Everything that would stop a run, found without touching anything.
+
+    Args:
+        folder: The migrations; every file is read to its end.
+        address: Of the database whose ledger they are held against; None leaves that out.
+
+    Raises:
+        FileError: The folder can't be read.
+        UnavailableError: No database was reached.
+    """
+    there = read_folder(folder)
+    problems = [*there.checked(), *_unrunnable(there)]
+    if address is not None:
+        with open_session(address) as connection:
+            problems += disagreements(there, Ledger(connection).standing())
+    return tuple(problems)
+
+
+def _unrunnable(folder: Folder) -> list[Problem]:
+    files = dict.fromkeys(f for m in folder.migrations for f in (m.up, m.down) if f is not None)
+    return [p for file in files if file.problem() is None for p in unrunnable(file)]
+
+
+def history(address: str, count: int | None = None) -> tuple[Entry, ...]:
+    """The ledger, newest first: every attempt, up and down, failed ones too.
+
+    Args:
+        address: Of the database.
+        count: How many entries; all when None.
+
+    Raises:
+        UnavailableError: No database was reached.
+    """
+    with open_session(address) as connection:
+        return tuple(Ledger(connection).history(count))
+
+
+def dump(address: str) -> str:
+    """The whole schema as a script for psql, the same bytes for the same schema.
+
+    Args:
+        address: Of the database.
+
+    Raises:
+        UnavailableError: No database was reached.
+    """
+    from negspace.migrate.catalog import read
+    from negspace.migrate.schema_file import render
+
+    with open_session(address) as connection:
+        return render(read(connection))
+
+
+_TIMESTAMP: Final = 8  # digits from which on a number is taken for a date
+
+
+def new(folder: Path, name: str) -> tuple[Path, Path]:
+    """Make an empty migration, numbered after the last one in the way the folder numbers.
+
+    Args:
+        folder: Made where it isn't there.
+        name: Words; what is no letter or digit becomes ``_``.
+
+    Returns:
+        The up and the down file.
+
+    Raises:
+        InvalidInputError: Nothing of the name is left.
+        FileError: The folder can't be written.
+    """
+    title = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    if not title:
+        raise InvalidInputError(f"{name!r} has no letter in it", hint="name what it does")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{_next_number(read_folder(folder))}_{title}"
+        paths = folder / f"{stem}.up.sql", folder / f"{stem}.down.sql"
+        for path, says in zip(paths, ("what it does, and why", "undo it, wholly"), strict=True):
+            with path.open("x", encoding="utf-8") as file:
+                file.write(f"-- {stem}: {says}\n")
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{error.filename} exists", hint="choose another name") from None
+    except OSError as error:
+        raise FileError(
+            f"{error.filename}: {error.strerror}", hint="choose a folder that can be written"
+        ) from None
+    return paths
+
+
+def _next_number(folder: Folder) -> str:
+    if not folder.migrations:
+        return "001"
+    last = folder.migrations[-1].version
+    if len(last.replace("-", "")) >= _TIMESTAMP:
+        return datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+    return str(folder.migrations[-1].key[0] + 1).zfill(len(last))

@@ -1,0 +1,88 @@
+"""The command line's frame: exit statuses, errors as text and as JSON, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from conftest import clean_environment
+from negspace.cli import NOUNS, JsonLines
+
+
+def test_help_lists_every_noun_and_imports_nothing_heavy(home):
+    code = (
+        "import sys\n"
+        "from negspace.cli import main\n"
+        "assert main(['--help']) == 0\n"
+        "heavy = {'psycopg', 'numpy', 'rich', 'skimage', 'scipy', 'astropy', 'PIL', 'bcrypt'}\n"
+        "sys.exit(','.join(heavy & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=clean_environment(home), capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"  {noun} " in done.stdout for noun in NOUNS)
+
+
+def test_every_noun_of_the_server_explains_itself(cli):
+    assert cli("--version").out.startswith("negspace, version ")
+    for arguments in (["server"], ["settings"], ["server", "password"], ["server", "url"]):
+        ran = cli(*arguments, "--help")
+        assert (ran.status, ran.err) == (0, "")
+        assert ran.out.startswith("Usage: negspace")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "No such command 'nothing'"),
+        (["server", "nothing"], "No such command 'nothing'"),
+        (["server", "start", "--nothing"], "No such option"),
+        (["server", "url", "--role", "king"], "is not one of"),
+        (["server", "stop", "extra"], "unexpected extra argument"),
+    ],
+)
+def test_misuse_is_status_2(cli, arguments, said):
+    ran = cli(*arguments)
+    assert (ran.status, ran.out) == (2, "")
+    assert said in ran.err
+
+
+def test_an_error_is_a_message_and_a_hint(cli):
+    ran = cli("server", "status", env={"DB_PROT": "1"})
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == (
+        "negspace: DB_PROT is no setting of negspace\n  hint: did you mean DB_PORT?\n"
+    )
+
+
+def test_with_json_an_error_is_json_on_stderr(cli):
+    ran = cli("server", "status", "--json", env={"DB_PROT": "1"})
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.error == {
+        "code": "settings",
+        "message": "DB_PROT is no setting of negspace",
+        "hint": "did you mean DB_PORT?",
+        "variable": "DB_PROT",
+    }
+
+
+def test_a_reader_who_goes_away_is_no_failure(home):
+    command = f"{sys.executable} -m negspace settings --json | true; exit ${{PIPESTATUS[0]}}"
+    for _ in range(3):
+        done = subprocess.run(
+            ["bash", "-c", command], env=clean_environment(home), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_log_record_as_json_carries_its_fields():
+    record = logging.makeLogRecord(
+        {"name": "negspace.jobs", "levelname": "INFO", "msg": "done %s", "args": ("x",), "job": 7}
+    )
+    line = json.loads(JsonLines().format(record))
+    assert (line["message"], line["level"], line["job"]) == ("done x", "info", 7)

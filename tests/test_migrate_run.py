@@ -1,0 +1,516 @@
+"""Runs of migrations on a real server: all or nothing, the ledger, the plan's refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from negspace import migrate
+from negspace.database import attempt, connect, only, rows
+from negspace.errors import (
+    InvalidInputError,
+    MigrationError,
+    MigrationFileError,
+    RefusedError,
+    UnavailableError,
+)
+from negspace.migrate import Options
+from negspace.migrate.catalog import compare, read
+from negspace.migrate.execute import open_session
+
+FIVE = {
+    f"{n}_t{n}.{way}.sql": sql
+    for n in range(1, 6)
+    for way, sql in (("up", f"create table t{n} (id int)"), ("down", f"drop table t{n}"))
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def address(empty_database):
+    return empty_database.owner
+
+
+def tables(address: str) -> list[str]:
+    with connect(address) as connection:
+        return [
+            row["name"]
+            for row in rows(
+                connection,
+                "select relname as name from pg_class where relnamespace = 'public'::regnamespace"
+                " and relkind = 'r' and relname <> 'negspace_migrations' order by 1",
+            )
+        ]
+
+
+def states(address: str, folder: Path) -> dict[str, str]:
+    return {row.name: row.state for row in migrate.status(address, folder)}
+
+
+def catalog(address: str):
+    with open_session(address) as connection:
+        return read(connection)
+
+
+def ledger(address: str) -> list[tuple[str, str, str, int]]:
+    """The rows, oldest first: name, direction, status, batch."""
+    return [(e.name, e.direction, e.status, e.batch) for e in migrate.history(address)][::-1]
+
+
+# ── all or nothing ───────────────────────────────────────────────────────────────────────
+
+
+def test_up_applies_everything_once(address, tmp_path):
+    seen = []
+    result = migrate.up(address, write(tmp_path, FIVE), options=Options(progress=seen.append))
+    assert result.ok
+    assert result.batch == 1
+    assert [step.status for step in result.steps] == ["success"] * 5
+    assert tuple(seen) == result.steps
+    assert all(step.statements == 1 and step.duration_ms for step in result.steps)
+    assert tables(address) == ["t1", "t2", "t3", "t4", "t5"]
+    assert migrate.up(address, tmp_path).steps == ()
+    assert ledger(address) == [(f"{n}_t{n}", "up", "success", 1) for n in range(1, 6)]
+
+
+def test_a_failure_in_the_third_of_five_leaves_nothing_and_is_in_the_ledger(address, tmp_path):
+    before = catalog(address)
+    broken = "create table t3 (id int);\ninsert into t3 values (1);\n\nselect nothing from t3;"
+    result = migrate.up(address, write(tmp_path, FIVE | {"3_t3.up.sql": broken}))
+    assert not result.ok
+    assert [step.status for step in result.steps] == [
+        "undone",
+        "undone",
+        "failed",
+        "not run",
+        "not run",
+    ]
+    assert compare(before, catalog(address)) == ()
+    (entry,) = migrate.history(address)
+    assert (entry.name, entry.status, entry.sqlstate) == ("3_t3", "failed", "42703")
+    assert entry.error_message == 'column "nothing" does not exist'
+    assert entry.metadata["line"] == 4
+    assert entry.metadata["undone_with_it"] == ["1_t1", "2_t2"]
+    assert states(address, tmp_path)["3_t3"] == "failed"
+    assert states(address, tmp_path)["1_t1"] == "pending"
+    write(tmp_path, FIVE)
+    assert migrate.up(address, tmp_path).ok
+    assert [row[2] for row in ledger(address)] == ["failed"] + ["success"] * 5
+
+
+def test_down_undoes_and_history_survives(address, tmp_path):
+    before = catalog(address)
+    migrate.up(address, write(tmp_path, FIVE), to="2")
+    migrate.up(address, tmp_path)
+    assert [row.batch for row in migrate.status(address, tmp_path)] == [1, 1, 2, 2, 2]
+    one = migrate.down(address, tmp_path)
+    assert [(s.name, s.status) for s in one.steps] == [("5_t5", "rolled_back")]
+    batch = migrate.down(address, tmp_path, batch=True)
+    assert [s.name for s in batch.steps] == ["4_t4", "3_t3"]
+    assert tables(address) == ["t1", "t2"]
+    assert migrate.down(address, tmp_path, to="1").ok
+    assert tables(address) == ["t1"]
+    assert migrate.down(address, tmp_path, to="0").ok
+    assert compare(before, catalog(address)) == ()
+    assert migrate.down(address, tmp_path).steps == ()
+    assert migrate.up(address, tmp_path).batch == 3
+    found = migrate.history(address)
+    assert len(found) == 15
+    undone = [e for e in found if e.status == "rolled_back"]
+    assert [e.name for e in undone] == ["1_t1", "2_t2", "3_t3", "4_t4", "5_t5"]
+    assert all(e.rolled_back_at and e.direction == "down" for e in undone)
+    assert [e.batch for e in undone] == [1, 1, 2, 2, 2]
+    assert len(migrate.history(address, 3)) == 3
+
+
+def test_a_failing_down_leaves_everything(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE))
+    write(tmp_path, {"4_t4.down.sql": "drop table t4; drop table nowhere"})
+    result = migrate.down(address, tmp_path, steps=3)
+    assert [s.status for s in result.steps] == ["undone", "failed", "not run"]
+    assert len(tables(address)) == 5
+    assert ledger(address)[-1] == ("4_t4", "down", "failed", 1)
+    assert set(states(address, tmp_path).values()) == {"applied"}
+
+
+def test_a_dry_run_executes_everything_and_changes_nothing(address, tmp_path):
+    before = catalog(address)
+    rehearsed = migrate.up(address, write(tmp_path, FIVE), options=Options(dry_run=True))
+    assert rehearsed.ok
+    assert [s.status for s in rehearsed.steps] == ["rehearsed"] * 5
+    assert compare(before, catalog(address)) == ()
+    with connect(address) as connection:
+        assert only(connection, "select to_regclass('negspace_migrations') as t") == {"t": None}
+    write(tmp_path, {"5_t5.up.sql": "select 1 / 0"})
+    failed = migrate.up(address, tmp_path, options=Options(dry_run=True))
+    assert failed.failure
+    assert failed.failure.sqlstate == "22012"
+    assert migrate.history(address) == ()
+    write(tmp_path, FIVE)
+    migrate.up(address, tmp_path)
+    assert migrate.down(address, tmp_path, to="0", options=Options(dry_run=True)).ok
+    assert len(tables(address)) == 5
+    assert len(migrate.history(address)) == 5
+
+
+def test_a_deferred_check_fails_in_the_migration_that_breaks_it(address, tmp_path):
+    files = {
+        "1_a.up.sql": "create table a (id int primary key);"
+        "create table b (a int references a deferrable initially deferred)",
+        "2_b.up.sql": "insert into b values (1)",
+        "3_c.up.sql": "create table c ()",
+    }
+    result = migrate.up(address, write(tmp_path, files))
+    assert result.failure
+    assert (result.failure.name, result.failure.sqlstate) == ("2_b", "23503")
+    write(tmp_path, {"2_b.up.sql": "insert into b values (1); insert into a values (1)"})
+    # Pending events of 2 would stop 3; and the constraint is deferred again in 3.
+    write(tmp_path, {"3_c.up.sql": "alter table b add c int; insert into b values (2);"
+                                   "insert into a values (2)"})  # fmt: skip
+    assert migrate.up(address, tmp_path).ok
+
+
+def test_what_one_migration_sets_is_not_set_in_the_next(address, tmp_path):
+    files = {
+        "1_a.up.sql": "create schema s; set search_path = s; set lock_timeout = 5;"
+        "create table here (id int)",
+        "2_b.up.sql": "create table there (id int);"
+        "do $$ begin if current_setting('lock_timeout') <> '0' then raise 'set'; end if; end $$",
+    }
+    assert migrate.up(address, write(tmp_path, files)).ok
+    assert tables(address) == ["there"]
+
+
+def test_timeouts_hold_for_every_migration(address, tmp_path):
+    files = {"1_a.up.sql": "create table a ()", "2_b.up.sql": "select pg_sleep(30)"}
+    options = Options(statement_timeout=0.05)
+    result = migrate.up(address, write(tmp_path, files), options=options)
+    assert result.failure
+    assert result.failure.sqlstate == "57014"
+    write(tmp_path, {"2_b.up.sql": "alter table c add d int"})
+    with connect(address) as other:
+        other.execute("create table c ()")
+        other.commit()
+        other.execute("lock table c")
+        result = migrate.up(address, tmp_path, options=Options(lock_timeout=0.05))
+    assert result.failure
+    assert result.failure.sqlstate == "55P03"
+
+
+# ── what failed, and where ───────────────────────────────────────────────────────────────
+
+
+def test_a_failure_says_file_line_column_and_points(address, tmp_path):
+    text = "select 1;\n\n  -- why\n\tselect 'é', 1 + nowhere\nfrom t;\nselect 2;\n"
+    failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+    assert failure
+    folder = str(tmp_path)
+    assert "\n".join(failure.lines()).replace(folder, "DIR") == (
+        'DIR/1_a.up.sql:5:6: relation "t" does not exist\n'
+        "  5 | from t;\n"
+        "    |      ^\n"
+        "  SQLSTATE: 42P01"
+    )
+    assert failure.statement == "select 'é', 1 + nowhere\nfrom t"
+    failure = migrate.up(
+        address, write(tmp_path, {"1_a.up.sql": text.replace("\nfrom t", "")})
+    ).failure
+    assert failure
+    assert failure.excerpt == "4 | \tselect 'é', 1 + nowhere;\n  | \t                ^"
+    assert (failure.line, failure.column) == (4, 18)
+    error = failure.error()
+    assert isinstance(error, MigrationError)
+    assert error.details["sqlstate"] == "42703"
+
+
+def test_a_failure_carries_detail_hint_and_context(address, tmp_path):
+    text = (
+        "create table a (id int);\ninsert into a values (1), (1);\ncreate unique index on a (id);"
+    )
+    failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+    assert failure
+    assert (failure.line, failure.column) == (3, 1)
+    assert failure.detail == "Key (id)=(1) is duplicated."
+    text = "do $$\nbegin\n  raise 'no' using hint = 'try later', errcode = 'ZZ001';\nend $$"
+    failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+    assert failure
+    assert (failure.message, failure.hint, failure.sqlstate) == ("no", "try later", "ZZ001")
+    assert "line 3 at RAISE" in (failure.context or "")
+
+
+def test_a_long_line_is_cut_around_the_place(address, tmp_path):
+    text = "select " + "1, " * 100 + "nowhere, " + "2, " * 100 + "3"
+    failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+    assert failure
+    line, caret = failure.excerpt.splitlines()
+    assert len(line) < 110
+    assert line[caret.index("^") :].startswith("nowhere")
+
+
+def test_hints_where_postgresql_gives_none(address, tmp_path):
+    for text in ("vacuum", "create table a (id int); create index concurrently on a (id)"):
+        failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+        assert failure
+        assert "no-transaction" in (failure.hint or "")
+
+
+# ── outside a transaction ────────────────────────────────────────────────────────────────
+
+CONCURRENT = {
+    "1_a.up.sql": "create table a (id int); insert into a values (1)",
+    "2_b.up.sql": "-- negspace: no-transaction\ncreate index concurrently a_id on a (id);\n"
+    "create table b ()",
+    "2_b.down.sql": "-- negspace: no-transaction\ndrop table b; drop index concurrently a_id",
+    "3_c.up.sql": "create table c ()",
+}
+
+
+def test_a_no_transaction_file_splits_the_run(address, tmp_path):
+    result = migrate.up(address, write(tmp_path, CONCURRENT))
+    assert result.ok
+    assert [s.transaction for s in result.steps] == [True, False, True]
+    assert [e.status for e in migrate.history(address)] == ["success"] * 3
+    with connect(address) as connection:
+        kept = rows(connection, "select status from negspace_migrations order by id")
+    assert [row["status"] for row in kept] == ["success", "running", "success", "success"]
+
+
+def test_a_failure_outside_a_transaction_keeps_what_was_done(address, tmp_path):
+    twice = CONCURRENT["2_b.up.sql"] + "; create table b ()"
+    result = migrate.up(address, write(tmp_path, CONCURRENT | {"2_b.up.sql": twice}))
+    assert [(s.status, s.statements) for s in result.steps] == [
+        ("success", 1 + 1),
+        ("failed", 2),
+        ("not run", 0),
+    ]
+    assert tables(address) == ["a", "b"]
+    assert [e.status for e in migrate.history(address)] == ["failed", "success"]
+    assert states(address, tmp_path) == {"1_a": "applied", "2_b": "failed", "3_c": "pending"}
+
+
+def test_a_failed_concurrent_index_is_told_and_comes_again_when_mended(address, tmp_path):
+    unique = "-- negspace: no-transaction\ncreate unique index concurrently a_id on a (id)"
+    files = {
+        "1_a.up.sql": "create table a (id int); insert into a values (1), (1)",
+        "2_b.up.sql": unique,
+    }
+    result = migrate.up(address, write(tmp_path, files))
+    assert result.failure
+    assert result.failure.sqlstate == "23505"
+    with connect(address) as connection:
+        connection.execute("truncate a")
+        connection.execute("drop index a_id")
+    assert migrate.up(address, tmp_path).ok
+    assert states(address, tmp_path) == {"1_a": "applied", "2_b": "applied"}
+
+
+def test_a_file_with_transactions_of_its_own(address, tmp_path):
+    own = "-- negspace: no-transaction\nbegin; create table a (); commit; create table b ();"
+    assert migrate.up(address, write(tmp_path, {"1_a.up.sql": own})).ok
+    write(tmp_path, {"2_b.up.sql": "-- negspace: no-transaction\nbegin; create table c ();"})
+    failure = migrate.up(address, tmp_path).failure
+    assert failure
+    assert "ends inside a transaction" in failure.message
+    assert tables(address) == ["a", "b"]
+
+
+def test_a_dry_run_says_what_it_cannot_rehearse(address, tmp_path):
+    result = migrate.up(address, write(tmp_path, CONCURRENT), options=Options(dry_run=True))
+    assert [s.status for s in result.steps] == ["rehearsed", "not rehearsed", "not rehearsed"]
+    assert tables(address) == []
+
+
+# ── migrations in Python ─────────────────────────────────────────────────────────────────
+
+PYTHON = """
+def up(connection):
+    connection.execute("create table p (id int)")
+    with connection.cursor() as cursor, cursor.copy("copy p from stdin") as copy:
+        copy.write_row([7])
+
+def down(connection):
+    connection.execute("drop table p")
+"""
+
+
+def test_a_python_migration_goes_up_and_down(address, tmp_path):
+    write(tmp_path, FIVE | {"6_p.py": PYTHON})
+    assert migrate.up(address, tmp_path).ok
+    with connect(address) as connection:
+        assert only(connection, "select id from p") == {"id": 7}
+    assert [s.name for s in migrate.down(address, tmp_path).steps] == ["6_p"]
+    write(tmp_path, {"6_p.py": PYTHON.replace('id int)")', 'id int)")  # a table')})
+    assert migrate.up(address, tmp_path).ok
+    write(tmp_path, {"6_p.py": PYTHON.replace("[7]", "[8]")})
+    assert states(address, tmp_path)["6_p"] == "edited"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("raise ValueError('no')", "ValueError: no"),
+        ("connection.execute('select 1 / 0')", "division by zero"),
+        ("connection.commit()", "Explicit commit"),
+        ("connection.execute('commit')", "ended the run's transaction itself"),
+        ("connection.execute('rollback; begin')", "ended the run's transaction itself"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_a_failure_in_python_is_a_failure_of_the_migration(address, tmp_path, line, message):
+    code = f"def up(connection):\n    connection.execute('create table q ()')\n    {line}\n"
+    result = migrate.up(address, write(tmp_path, {"1_a.up.sql": "", "2_b.py": code}))
+    assert result.failure
+    assert message in result.failure.message
+    assert [s.status for s in result.steps] == ["undone", "failed"]
+    if "itself" not in message:
+        assert result.failure.line == 3
+        assert tables(address) == []
+    assert ledger(address)[-1][:3] == ("2_b", "up", "failed")
+
+
+def test_a_python_migration_outside_a_transaction(address, tmp_path):
+    code = "# negspace: no-transaction\ndef up(c):\n    c.execute('vacuum')\n"
+    assert migrate.up(address, write(tmp_path, {"1_a.py": code})).ok
+    with pytest.raises(RefusedError, match="1_a has no way down"):
+        migrate.down(address, tmp_path)
+
+
+# ── what a plan refuses ──────────────────────────────────────────────────────────────────
+
+
+def test_an_edited_file_is_refused_and_a_new_comment_is_not(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE), to="4")
+    write(tmp_path, {"2_t2.up.sql": "/* why */ CREATE TABLE t2\r\n (id int);\r\n"})
+    assert states(address, tmp_path)["2_t2"] == "applied"
+    write(tmp_path, {"2_t2.up.sql": "create table t2 (id bigint)"})
+    assert states(address, tmp_path)["2_t2"] == "edited"
+    with pytest.raises(MigrationFileError, match=r"2_t2.up.sql: changed since it was applied"):
+        migrate.up(address, tmp_path)
+    assert len(tables(address)) == 4
+    assert [p.file.name for p in migrate.validate(tmp_path, address)] == ["2_t2.up.sql"]
+    assert migrate.validate(tmp_path) == ()
+
+
+def test_a_missing_file_is_refused(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE), to="4")
+    (tmp_path / "2_t2.up.sql").unlink()
+    (tmp_path / "2_t2.down.sql").unlink()
+    with pytest.raises(MigrationFileError, match=r"2_t2: applied .batch 1., and its file is gone"):
+        migrate.up(address, tmp_path)
+    assert states(address, tmp_path)["2_t2"] == "gone"
+    assert migrate.down(address, tmp_path, steps=2).ok
+    with pytest.raises(MigrationFileError, match="its file is gone"):
+        migrate.down(address, tmp_path)
+
+
+def test_a_late_migration_is_refused(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE), to="4")
+    write(tmp_path, {"3_late.up.sql": "create table late ()"})
+    with pytest.raises(MigrationFileError, match=r"3_late.up.sql: comes before 4_t4"):
+        migrate.up(address, tmp_path)
+    assert states(address, tmp_path)["3_late"] == "late"
+
+
+def test_a_renumbered_file_is_the_same_migration(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE))
+    for path in list(tmp_path.iterdir()):
+        path.rename(tmp_path / f"00{path.name}")
+    assert set(states(address, tmp_path).values()) == {"applied"}
+    assert migrate.up(address, tmp_path).steps == ()
+    assert migrate.down(address, tmp_path, to="0").ok
+
+
+def test_a_file_that_would_end_the_transaction_is_refused_with_its_line(address, tmp_path):
+    write(tmp_path, FIVE | {"4_t4.up.sql": "begin;\ncreate table t4 ();\ncommit;"})
+    with pytest.raises(MigrationFileError, match=r"4_t4.up.sql:1:1: BEGIN .*; and 1 more") as said:
+        migrate.up(address, tmp_path)
+    assert "no-transaction" in (said.value.hint or "")
+    assert tables(address) == []
+
+
+def test_what_has_no_way_down_is_refused(address, tmp_path):
+    files = FIVE | {"4_t4.up.sql": "-- negspace: irreversible the old keys are gone\nselect 1"}
+    write(tmp_path, files)
+    (tmp_path / "4_t4.down.sql").unlink()
+    (tmp_path / "3_t3.down.sql").unlink()
+    migrate.up(address, tmp_path)
+    with pytest.raises(RefusedError, match="4_t4 is declared irreversible: the old keys are gone"):
+        migrate.down(address, tmp_path, steps=2)
+    assert len(tables(address)) == 4
+    with pytest.raises(RefusedError, match="4_t4"):
+        migrate.down(address, tmp_path, to="0")
+
+
+def test_versions_are_numbers_or_names(address, tmp_path):
+    migrate.up(address, write(tmp_path, FIVE), to="0002")
+    migrate.up(address, tmp_path, to="3_t3")
+    assert tables(address) == ["t1", "t2", "t3"]
+    for call in (migrate.up, migrate.down):
+        with pytest.raises(InvalidInputError, match="no version 9"):
+            call(address, tmp_path, to="9")
+    with pytest.raises(InvalidInputError, match="exclude each other"):
+        migrate.down(address, tmp_path, to="1", batch=True)
+
+
+def test_no_database_is_unavailable(address, tmp_path):
+    with pytest.raises(UnavailableError):
+        migrate.status(address + "_not_there", write(tmp_path, FIVE))
+
+
+# ── the ledger ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update public.negspace_migrations set status = 'success'",
+        "delete from public.negspace_migrations",
+        "truncate public.negspace_migrations",
+    ],
+)
+def test_the_ledger_is_append_only_for_its_owner_too(empty_database, tmp_path, statement):
+    migrate.up(empty_database.owner, write(tmp_path, FIVE))
+    for address in (empty_database.owner, empty_database.superuser):
+        with connect(address, autocommit=True) as connection:
+            for mode in ("set session_replication_role = replica", "select 1"):
+                if address == empty_database.superuser:
+                    connection.execute(mode.encode())
+                found = attempt(connection, statement.encode())
+                assert found
+                assert found.sqlstate == "NS006"
+    assert len(migrate.history(empty_database.owner)) == 5
+
+
+def test_application_roles_cannot_write_the_ledger_even_with_every_grant(empty_database, tmp_path):
+    grant = "grant all on all tables in schema public to app_user"
+    migrate.up(empty_database.owner, write(tmp_path, FIVE | {"6_g.up.sql": grant}))
+    migrate.up(empty_database.owner, write(tmp_path, {"7_g.up.sql": grant}))
+    with connect(empty_database.app, autocommit=True) as connection:
+        found = attempt(
+            connection,
+            b"insert into negspace_migrations (run_id, batch, version, name, direction, status,"
+            b" started_at, host, tool_version) values (gen_random_uuid(), 1, '1', 'x', 'up',"
+            b" 'success', now(), 'h', '1')",
+        )
+    assert found
+    assert found.sqlstate == "NS006"
+
+
+def test_the_ledger_says_who_when_and_with_what(address, tmp_path):
+    migrate.up(address, write(tmp_path, {"1_a.up.sql": "select pg_sleep(0.02)"}))
+    (entry,) = migrate.history(address)
+    assert entry.executed_by == "negspace_owner"
+    assert "@" in entry.host
+    assert entry.tool_version
+    assert entry.checksum_algorithm == "negspace-tokens-1"
+    assert entry.completed_at
+    assert entry.completed_at > entry.started_at
+    spent = (entry.completed_at - entry.started_at).total_seconds() * 1000
+    assert entry.duration_ms == pytest.approx(spent, abs=0.01)
+    assert entry.metadata == {"file": "1_a.up.sql", "statements": 1, "transaction": True}
