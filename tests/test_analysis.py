@@ -192,18 +192,19 @@ def test_confidence_ranks_as_the_masks_do() -> None:
 # ── anomalies ────────────────────────────────────────────────────────────────────────────
 
 
-def grid_of_holes(large: bool) -> NDArray[np.float64]:
+def grid_of_holes(odd_radius: float | None) -> NDArray[np.float64]:
     rng = np.random.default_rng(5)
     shape = (480, 480)
     empty = np.zeros(shape, dtype=bool)
     for i in range(25):
-        r = 32 if large and i == 7 else rng.uniform(11, 15)
+        usual = rng.uniform(11, 15)
+        r = odd_radius if odd_radius is not None and i == 7 else usual
         empty |= disc(shape, 60 + 90 * (i // 5), 60 + 90 * (i % 5), r)
     return noisy(empty, 8)
 
 
 def test_the_planted_outlier_is_the_one_anomaly() -> None:
-    found = analyze(grid_of_holes(large=True))
+    found = analyze(grid_of_holes(32))
     (entry,) = found.anomalies
     assert entry["void_id"] == 1
     assert entry["type"] in ("size", "area")
@@ -214,7 +215,13 @@ def test_the_planted_outlier_is_the_one_anomaly() -> None:
 
 
 def test_without_an_outlier_there_is_no_anomaly() -> None:
-    assert analyze(grid_of_holes(large=False)).anomalies == []
+    assert analyze(grid_of_holes(None)).anomalies == []
+
+
+def test_a_small_void_is_no_anomaly() -> None:
+    found = analyze(grid_of_holes(5.5))
+    assert found.negative_space_data["voids"][-1]["inscribed"]["r"] < 7
+    assert [entry for entry in found.anomalies if entry["type"] in ("size", "area")] == []
 
 
 def test_few_voids_are_not_compared() -> None:

@@ -56,6 +56,8 @@ def test_euler_number_is_components_minus_holes() -> None:
     mask &= ~disc((256, 256), 90, 80, 12)
     mask |= disc((256, 256), 190, 190, 40)
     assert geometry.minkowski(mask, ALL, 1)["euler"] == 2 - 2
+    corner = np.array([[1, 0], [0, 1]], dtype=bool)  # one component, as corners connect
+    assert geometry.minkowski(np.pad(corner, 3), ALL[:8, :8], 1)["euler"] == 1
 
 
 def test_perimeter_and_area_of_a_disc() -> None:

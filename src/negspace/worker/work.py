@@ -142,8 +142,8 @@ def suggestions(
     """
     told: list[str] = []
     analyse_ms = steps_ms["analyze"]
-    most = parameters.get("max_pixels")
-    if analyse_ms >= SLOW_MS and most is not None:
+    if analyse_ms >= SLOW_MS and "max_pixels" in parameters:
+        most = min(parameters["max_pixels"], round(megapixels * 1e6))
         told.append(
             f"the analysis took {analyse_ms / 1000:.1f} s: a max_pixels below {most} shortens it"
         )
