@@ -17,7 +17,7 @@ import click
 
 from negspace import images, intake, jobs, migrate, report, samples, server, settings, users
 from negspace.cli import output
-from negspace.cli.migrate import OWN_MIGRATIONS
+from negspace.cli.migrate_options import OWN_MIGRATIONS
 from negspace.database import Actor, Database, program_agent
 from negspace.errors import NegspaceError, NotFoundError, ServerError
 from negspace.images import Image
