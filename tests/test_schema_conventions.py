@@ -267,13 +267,16 @@ EXECUTES = {
 EVERYBODY_EXECUTES = {
     "algorithm_fingerprint",
     "append_processing_history",
+    "audit_context",
     "cache_key",
     "context_value",
     "find_audit_timestamp",
     "refuse_change",
     "refuse_duplicate_chain",
+    "refuse_scopes_beyond_role",
     "refuse_transition",
     "retry_delay",
+    "role_scopes",
     "set_updated_at",
     "sha256_hex",
 }
