@@ -233,6 +233,8 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "visualization_path", CHANGE),
     ("analysis_results", "optimization_suggestions", CHANGE),
 }
+# To draw the number of a key before its row is written.
+SEQUENCES = {("api_keys_id_seq", "USAGE")}
 EXECUTES = {
     "aggregate_performance_metrics",
     "archive_image",
@@ -320,6 +322,18 @@ def test_privileges_on_columns(owner):
         where g.grantee = 'app_user'::regrole and {OWN}""",
     )
     assert {(row["relation"], row["name"], row["privilege"]) for row in found} == COLUMN_PRIVILEGES
+
+
+def test_privileges_on_sequences(owner):
+    found = rows(
+        owner,
+        """
+        select c.relname as name, g.privilege_type as privilege
+        from pg_class c, aclexplode(c.relacl) g
+        where c.relkind = 'S' and c.relnamespace = 'public'::regnamespace
+          and g.grantee = 'app_user'::regrole""",
+    )
+    assert {(row["name"], row["privilege"]) for row in found} == SEQUENCES
 
 
 def test_privileges_on_functions(owner):
