@@ -201,7 +201,10 @@ def _refresh(database: Database, jobs: int, say: Say) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(partial(_vacuum, database), _TABLES))
     with database.transaction() as connection:
+        # without it, or users would say that they changed today
+        connection.execute("alter table users disable trigger users_set_updated_at")
         connection.execute("select refresh_user_counters()")
+        connection.execute("alter table users enable trigger users_set_updated_at")
     _vacuum(database, "users")
 
 
