@@ -12,6 +12,7 @@ from negspace.cli.migrate_options import folder_option, settings, strip_option
 from negspace.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from negspace.migrate.catalog import Difference
     from negspace.migrate.failure import Failure
     from negspace.migrate.files import Folder
     from negspace.migrate.proof import MigrationProof, Proof
@@ -107,14 +108,7 @@ def _said(proof: MigrationProof) -> list[str]:
         [f"{_KINDS[loss.kind]} {loss.name} ({loss.count})" for loss in proof.losses]
     )
     for when, found in (("down", proof.after_down), ("second up", proof.after_second_up)):
-        words = {(True, False): "is left", (False, True): "is not restored"}
-        lines += _shortened(
-            [
-                f"after the {when}, {d.identity}"
-                f" {words.get((d.left is None, d.right is None), 'differs')}"
-                for d in found
-            ]
-        )
+        lines += _shortened([f"after the {when}, {_differs(difference)}" for difference in found])
     if proof.failure is not None:
         lines.append(f"{proof.failed_at} fails: {_failed(proof.failure)}")
     if proof.up_refuses is not None:
@@ -125,6 +119,20 @@ def _said(proof: MigrationProof) -> list[str]:
     return lines
 
 
+def _differs(difference: Difference) -> str:
+    if difference.left is None:
+        return f"{difference.identity} is left"
+    if difference.right is None:
+        return f"{difference.identity} is not restored"
+    before, after = difference.left.splitlines(), difference.right.splitlines()
+    lines = [f"- {line}" for line in before if line not in after]
+    lines += [f"+ {line}" for line in after if line not in before]
+    said = " ".join(lines)
+    said = said if len(said) <= _WIDEST else f"{said[:_WIDEST]}…"
+    return f"{difference.identity} differs: {said}"
+
+
+_WIDEST: Final = 100
 _KINDS: Final = {
     "table": "loses table",
     "column": "loses column",

@@ -146,7 +146,8 @@ def _number(n: int, hints: Hints) -> list[str]:
     near: list[str] = []
     for number in hints.numbers:
         if number.isdecimal():
-            near += [number, str(int(number) - 1), str(int(number) + 1)]
+            k = int(number)
+            near += [str(m) for m in (k + n + 1, k - n - 1, k, k + 1, k - 1)]
         else:
             near.append(number)
     return [str(n + 1), *near, f"0.{n % 9 + 1}", "0", "-1", f"0.0{n % 9 + 1}"]

@@ -51,8 +51,8 @@ class _Source:
     columns: tuple[Column, ...]
     combinations: tuple[Combination, ...]
 
-    def as_table(self, i: int, most: int) -> sql.Composed:
-        """The best combinations as a table, each with its rank."""
+    def as_table(self, rank_name: sql.Identifier, most: int) -> sql.Composed:
+        """The best combinations as a table of the columns, each with its rank."""
         lines = [
             sql.SQL("({}, {})").format(
                 sql.Literal(rank),
@@ -62,8 +62,8 @@ class _Source:
         ]
         return sql.SQL("(values {}) as {} ({}, {})").format(
             _COMMA.join(lines),
-            sql.Identifier(f"negspace source {i}"),
-            _rank(i),
+            rank_name,
+            rank_name,
             _COMMA.join(column.printed for column in self.columns),
         )
 
@@ -217,22 +217,22 @@ def _search(
     sources: Sequence[_Source], conditions: Sequence[sql.Composable], most: int
 ) -> sql.Composed:
     columns = [column for source in sources for column in source.columns]
+    prefix = "rank "
+    while any(prefix in column.name for column in columns):
+        prefix += " "
+    ranks = [sql.Identifier(f"{prefix}{i}") for i in range(len(sources))]
     return sql.SQL(
         "select array[{found}] as found from {tables} where {conditions} order by {ranks} limit 1"
     ).format(
         found=_COMMA.join(sql.SQL("{}::text").format(column.printed) for column in columns),
         tables=sql.SQL(" cross join ").join(
-            source.as_table(i, most) for i, source in enumerate(sources)
+            source.as_table(rank, most) for source, rank in zip(sources, ranks, strict=True)
         ),
         conditions=sql.SQL(" and ").join(
             sql.SQL("({}) is not false").format(condition) for condition in conditions
         ),
-        ranks=sql.SQL(" + ").join(_rank(i) for i in range(len(sources))),
+        ranks=sql.SQL(" + ").join(ranks),
     )
-
-
-def _rank(i: int) -> sql.Identifier:
-    return sql.Identifier(f"negspace rank {i}")
 
 
 def _variants(columns: list[Column], *, minimal: bool) -> Iterator[list[Column]]:

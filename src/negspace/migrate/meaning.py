@@ -17,6 +17,8 @@ from negspace.migrate.lexer import Kind, LexError, tokenize
 __all__ = ["differences"]
 
 _ROUTINES: Final = {"function", "procedure"}
+# A view's option that says what holds without it.
+_OFF: Final = re.compile(r" with \(security_(?:invoker|barrier) = 'false'\)")
 
 
 def differences(left: Catalog, right: Catalog) -> tuple[Difference, ...]:
@@ -63,9 +65,11 @@ def _with_sequences_of(left: Catalog, right: Catalog) -> Catalog:
 
 
 def _says_the_same(difference: Difference) -> bool:
-    if difference.identity.split(" ", 1)[0] not in _ROUTINES:
-        return False
     if difference.left is None or difference.right is None:
+        return False
+    if difference.identity.startswith("view "):
+        return _OFF.sub("", difference.left) == _OFF.sub("", difference.right)
+    if difference.identity.split(" ", 1)[0] not in _ROUTINES:
         return False
     try:
         return list(_words(difference.left)) == list(_words(difference.right))

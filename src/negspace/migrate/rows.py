@@ -71,7 +71,7 @@ def read_rows(connection: Connection) -> Snapshot:
         tables = connection.execute(query("rows_tables")).fetchall()
         found: dict[str, list[Mapping[str, str | None]]] = {row["name"]: [] for row in tables}
         selects = [
-            sql.SQL("(select {} as name, to_jsonb(t) as row from {} {} as t limit {})").format(
+            sql.SQL("(select {} as name, to_jsonb(t.*) as row from {} {} as t limit {})").format(
                 sql.Literal(row["name"]),
                 sql.SQL("" if row["partitioned"] else "only"),
                 Printed(row["name"]),

@@ -121,6 +121,8 @@ class Trial:
             return False
         if any(statement.begins(*words) for words in _MAKES_ROLE):
             role = statement.tokens[2].strip('"').replace('""', '"')
+            if role in self._roles:
+                return True
             there = only(connection, "select from pg_catalog.pg_roles where rolname = %s", [role])
             if there is None:
                 self._roles[role] = None
