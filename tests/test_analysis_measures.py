@@ -218,8 +218,7 @@ def test_profiles_resolve_and_can_be_changed() -> None:
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A distribution that offers a sound and three broken analysers."""
     (tmp_path / "plugged.py").write_text(
-        "from negspace.analysis.image import ImageHandle, MemoryImage
-from negspace.analysis.negative_space import NegativeSpace\n"
+        "from negspace.analysis.negative_space import NegativeSpace\n"
         "class Sound(NegativeSpace):\n    name = 'sound'\n    version = '2.1.0'\n"
         "class Partial:\n    name = 'partial'\n"
         "class Failing:\n    def __init__(self):\n        raise RuntimeError('no licence')\n"
@@ -299,9 +298,7 @@ def test_output_that_can_not_be_stored_is_refused(changes: dict[str, object], wo
 class Careless(NegativeSpace):
     """Fails on small images, and returns NaN for others."""
 
-    def analyze(
-        self, image: ImageHandle, parameters: Mapping[str, object]
-    ) -> analysis.Analysis:
+    def analyze(self, image: ImageHandle, parameters: Mapping[str, object]) -> analysis.Analysis:
         if image.shape[0] < 10:
             raise ZeroDivisionError("too small")
         found = analyze(image.read(), parameters)
