@@ -260,7 +260,7 @@ def test_a_broken_up_ends_the_proof(place, tmp_path):
     assert proof.migrations[1].failed_at == "up"
     assert proof.unproven == ("3_m",)
     assert not proof.ok
-    with pytest.raises(MigrationError, match="2_m.up.sql:1:1"):
+    with pytest.raises(MigrationError, match=r"2_m\.up\.sql:1:1"):
         prove(place, folder, only={"3_m"})
 
 
@@ -306,7 +306,7 @@ def test_transactions_of_their_own_are_left_out_on_request(place, tmp_path):
     folder = write(
         tmp_path, ("begin; create table u (a int); commit;", "begin; drop table u; end;")
     )
-    with pytest.raises(MigrationFileError, match="--strip-transaction|BEGIN"):
+    with pytest.raises(MigrationFileError, match=r"--strip-transaction|BEGIN"):
         prove(place, folder)
     assert [p.grade for p in prove(place, folder, strip_transaction=True).migrations] == [
         "loses data"
@@ -521,7 +521,8 @@ def test_prove_prints_a_table_and_exits_3_for_a_lie(cli, environment, tmp_path):
         "                       loses table public.t (3)",
         "2        lies          m",
         "                       after the down, table public.t differs: + a integer default 1",
-        '                       second up fails: 2_m.up.sql:1:1: column "a" of relation "t" already exists',
+        "                       second up fails:"
+        ' 2_m.up.sql:1:1: column "a" of relation "t" already exists',
     ]
     assert "1 irreversible, 1 lies, 1 loses data" in ran.out
     assert "proved 1_m  loses data" in ran.err
