@@ -1,6 +1,8 @@
 """Measures with analytic values, quality with known noise, parameters, plug-ins, pictures."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 import negspace.analysis as analysis
 from negspace.analysis import geometry, overlay, quality, voids
+from negspace.analysis.image import ImageHandle, MemoryImage
 from negspace.analysis.negative_space import NegativeSpace, analyze
 from negspace.errors import (
     AnalysisError,
@@ -290,6 +293,32 @@ def test_output_is_rounded() -> None:
 def test_output_that_can_not_be_stored_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(AnalysisError, match=words):
         output(**changes)
+
+
+class Careless(NegativeSpace):
+    """Fails on small images, and returns NaN for others."""
+
+    def analyze(self, image: ImageHandle, parameters: Mapping[str, object]) -> analysis.Analysis:
+        if image.shape[0] < 10:
+            raise ZeroDivisionError("too small")
+        found = analyze(image.read(), parameters)
+        return replace(found, quality_metrics={"median": math.nan})
+
+
+@pytest.mark.parametrize(
+    ("side", "words"), [(5, "ZeroDivisionError: too small"), (20, r"quality_metrics\.median")]
+)
+def test_a_failing_analyser_is_an_error_with_its_name(side: int, words: str) -> None:
+    with pytest.raises(AnalysisError, match=words) as caught:
+        analysis.run(Careless(), MemoryImage.of(np.eye(side)), {})
+    assert caught.value.hint
+
+
+def test_a_sound_analyser_is_passed_on() -> None:
+    picture = noisy(holes()[0], 5)
+    found = analysis.run(ANALYSER, MemoryImage.of(picture), {})
+    assert found.as_dict() == analyze(picture).as_dict()
+    np.testing.assert_array_equal(found.mask, analyze(picture).mask)
 
 
 # ── overlay ──────────────────────────────────────────────────────────────────────────────
