@@ -74,36 +74,38 @@ def run(
             module, so that it can be pickled.
         progress: Called with a line at a time while the embedded server starts.
 
-    Returns:
-        How it went.
-
     Raises:
         UnavailableError: No database was reached at the start. One that goes away later is
             waited for.
         AnalysisError: No analyser can be used.
         NegspaceError: The workers can't be started, again and again.
     """
-    options = options or Options()
     began = time.monotonic()
+    options = options or Options()
     algorithms = _algorithms(settings)
     storage = Storage(server.storage_folder(settings))
     with server.open_database(settings, progress=progress) as database:
-        housekeeping.ensure_partitions(database)
-        housekeeper = housekeeping.Housekeeper(database)
-        housekeeper.start()
 
         def assignment(worker: str) -> Assignment:
             address = database.address
             return Assignment(worker, algorithms, address, storage, settings, options, prepare)
 
         pool = _Pool(options, assignment)
-        try:
-            with _signals(pool):
-                pool.stay()
-        finally:
-            housekeeper.end()
+        _stay(pool, database)
         completed, failed = _counted(database, pool.names)
     return Ran(completed, failed, pool.restarts, pool.told > 0, time.monotonic() - began)
+
+
+def _stay(pool: _Pool, database: Database) -> None:
+    """Keep house while the workers run."""
+    housekeeping.ensure_partitions(database)
+    housekeeper = housekeeping.Housekeeper(database)
+    housekeeper.start()
+    try:
+        with _signals(pool):
+            pool.stay()
+    finally:
+        housekeeper.end()
 
 
 @dataclass

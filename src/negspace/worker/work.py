@@ -88,30 +88,43 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
             found = analyzer.analyze(image, parameters)
         with steps("draw"):
             picture = _draw(image, found, storage)
-    megapixels = image.shape[0] * image.shape[1] / 1e6
-    provenance: dict[str, Any] = dict(found.provenance)
-    if parameters != job.algorithm_parameters:  # enqueued unresolved, by other means than ours
-        provenance["resolved_parameters"] = parameters
     return Completion(
         negative_space_data=found.negative_space_data,
         anomalies=found.anomalies,
         confidence_score=found.confidence_score,
         quality_metrics=found.quality_metrics,
-        provenance=provenance,
+        provenance=_provenance(job, parameters, found),
         pixel_hash=known.pixel_sha256,
         perceptual_hash=known.perceptual,
         perceptual_hash_algorithm=None if known.perceptual is None else known.algorithm,
         processing_time_ms=round(steps.total),
         visualization_path=picture,
-        performance_stats={
+        **_advice(steps, image, parameters, found),
+    )
+
+
+def _provenance(job: Claimed, parameters: dict[str, Any], found: Analysis) -> dict[str, Any]:
+    if parameters == job.algorithm_parameters:
+        return dict(found.provenance)
+    # enqueued unresolved, by other means than ours
+    return {**found.provenance, "resolved_parameters": parameters}
+
+
+def _advice(
+    steps: _Steps, image: ImageHandle, parameters: dict[str, Any], found: Analysis
+) -> dict[str, Any]:
+    """How fast it was, and what would make it faster."""
+    megapixels = image.shape[0] * image.shape[1] / 1e6
+    grid = found.negative_space_data.get("grid")
+    shrink = int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
+    return {
+        "performance_stats": {
             "steps_ms": steps.ms,
             "megapixels": round(megapixels, 4),
             "process_max_rss_bytes": _max_rss(),
         },
-        optimization_suggestions=suggestions(
-            steps.ms, megapixels, parameters, _shrink(found.negative_space_data)
-        ),
-    )
+        "optimization_suggestions": suggestions(steps.ms, megapixels, parameters, shrink),
+    }
 
 
 def may_help(error: Exception) -> bool:
@@ -165,11 +178,6 @@ def _draw(image: ImageHandle, found: Analysis, storage: Storage) -> str | None:
     content = io.BytesIO()
     overlay.draw(image, found).save(content, format="PNG")
     return storage.put(content.getvalue(), "png")
-
-
-def _shrink(data: dict[str, Any]) -> int:
-    grid = data.get("grid")
-    return int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
 
 
 def _max_rss() -> int:
