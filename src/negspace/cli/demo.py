@@ -238,10 +238,17 @@ def _show(
     output.show_text()
     output.show_rows(
         [
-            event | {"of": f"{event['resource_type']} {event['resource_id']}"}
+            {
+                "id": event["id"],
+                "time": f"{event['timestamp']:%H:%M:%S}",
+                "who": event["email"] or "the system",
+                "action": event["action"],
+                "of": f"{event['resource_type']} {event['resource_id'] or ''}",
+                "status": event["status"],
+            }
             for event in found.events
         ],
-        ["id", "timestamp", "email", "action", "of", "status"],
+        ["id", "time", "who", "action", "of", "status"],
         as_json=False,
         title="Audit trail, newest first",
     )
