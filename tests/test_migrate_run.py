@@ -377,6 +377,7 @@ def test_a_failure_in_python_is_a_failure_of_the_migration(address, tmp_path, li
 def test_a_python_migration_outside_a_transaction(address, tmp_path):
     code = "# negspace: no-transaction\ndef up(c):\n    c.execute('vacuum')\n"
     assert migrate.up(address, write(tmp_path, {"1_a.py": code})).ok
+    assert not migrate.status(address, tmp_path)[0].reversible
     with pytest.raises(RefusedError, match="1_a has no way down"):
         migrate.down(address, tmp_path)
 
