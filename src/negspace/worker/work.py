@@ -67,11 +67,9 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
-        NotFoundError: The file isn't there.
-        FileError: It can't be read.
+        NotFoundError, FileError: The file isn't there, or can't be read.
         ImageError: It is no image, too large, or can't be decoded.
-        InvalidInputError: The analyser refuses the parameters.
-        AnalysisError: The analyser can't be loaded, or its result doesn't validate.
+        InvalidInputError, AnalysisError: The analyser refuses the parameters, or fails.
     """
     from negspace.analysis import hashes, reading
 
@@ -79,8 +77,8 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        path = storage.existing(job.file_path)
-        image = reading.open_image(path, max_pixels=settings.max_pixels)
+        file = storage.existing(job.file_path)
+        image = reading.open_image(file, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
