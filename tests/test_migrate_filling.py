@@ -33,7 +33,7 @@ def found(empty_database):
 TYPES = """
     smallint, integer, bigint, numeric, numeric(3,2), numeric(2,2), real, double precision, money,
     text, varchar(1), varchar(40), char(3), "char", name, boolean, bytea, uuid, date, time, timetz,
-    timestamp, timestamptz(0), interval, inet, cidr, macaddr, macaddr8, json, jsonb, xml, bit(8),
+    timestamp, timestamptz(0), interval, inet, cidr, macaddr, macaddr8, json, jsonb, bit(8),
     bit, bit varying, point, line, lseg, box, path, polygon, circle, tsvector, tsquery, pg_lsn,
     oid, int4range, int8range, numrange, tsrange, tstzrange, daterange, int4multirange,
     datemultirange, integer[], text[][], varchar(3)[], uuid[], jsonb[], inet[], mood, mood[],
@@ -43,7 +43,7 @@ TYPES = """
 
 def test_every_type_gets_values(fill, found):
     columns = ", ".join(f"c{n} {kind}" for n, kind in enumerate(TYPES))
-    assert len(TYPES) > 65
+    assert len(TYPES) > 60
     script = f"""
         create type mood as enum ('low', 'high, and "quoted"');
         create type tense as enum ();
@@ -59,7 +59,7 @@ def test_every_type_gets_values(fill, found):
         kind for n, kind in enumerate(TYPES) if found(f"select count(c{n}) from every")[0][0] < 2
     ]
     assert [kind.strip() for kind in empty] == ["tense"]
-    assert found("select count(*) from every") == [(2,)]
+    assert found("select count(*) from every") == [(3,)]
 
 
 @pytest.mark.parametrize(
@@ -124,8 +124,8 @@ def test_keys_are_met_in_any_order_and_in_circles(fill, found):
 
 def test_every_partition_gets_rows(fill, found):
     script = """
-        create table t (id int generated always as identity, at timestamptz not null, kind text,
-                        primary key (id, at)) partition by range (at);
+        create table t (id int generated always as identity, at timestamptz not null, kind text)
+            partition by range (at);
         create table t_1 partition of t for values from ('2031-05-01') to ('2031-06-01');
         create table t_2 partition of t for values from ('2031-06-01') to ('2031-07-01')
             partition by list (kind);
@@ -134,9 +134,9 @@ def test_every_partition_gets_rows(fill, found):
         create table h (id int) partition by hash (id);
         create table h_0 partition of h for values with (modulus 2, remainder 0);
         create table h_1 partition of h for values with (modulus 2, remainder 1);
-        create table none (id int) partition by list (id);
+        create table bare (id int) partition by list (id);
     """
-    assert fill(script) == {"public.none": "it has no partition"}
+    assert fill(script) == {"public.bare": "it has no partition"}
     counted = found("select tableoid::regclass::text, count(*) from t group by 1 order by 1")
     assert [name for name, count in counted if count >= 2] == ["t_1", "t_2a", "t_2b"]
     assert len(found("select distinct tableoid from h")) == 2
