@@ -68,10 +68,13 @@ def _held(folder: Path) -> int | None:
 
 
 def _remove(folder: Path) -> None:
-    """Stop every server below the folder, then remove it."""
-    for state in folder.glob("*/state.json"):
+    """Stop every server below the folder, then remove it.
+
+    After Ctrl-C an initdb may still be writing: what it leaves is the next run's to remove.
+    """
+    for state in folder.rglob("state.json"):
         server.stop(at(state.parent), mode="immediate")
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def at(home: Path, **variables: str) -> Settings:
@@ -270,18 +273,19 @@ class Ran:
 def clean_environment(home: Path) -> dict[str, str]:
     """What a negspace process of a test sees, and nothing of ours."""
     kept = {n: os.environ[n] for n in ("PATH", "LD_LIBRARY_PATH", "TMPDIR") if n in os.environ}
+    tested = programs()
+    if tested is not None:  # it finds them there for data of their version
+        kept["PATH"] = f"{tested.folder}{os.pathsep}{kept['PATH']}"
     return kept | {"HOME": str(home), "NEGSPACE_HOME": str(home), "LC_ALL": "C.UTF-8"}
 
 
 @pytest.fixture
 def home(run: Path) -> Iterator[Path]:
-    """A home for a server of the test's own, stopped and removed after it."""
+    """A home for a server of the test's own, stopped and removed after it, and any below it."""
     folder = Path(tempfile.mkdtemp(dir=run))
     folder.chmod(0o711)
     yield folder
-    if (folder / "state.json").exists():
-        server.stop(at(folder), mode="immediate")
-    shutil.rmtree(folder)
+    _remove(folder)
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def roles(postgres):
 
 
 @pytest.fixture(scope="module")
-def template(roles, postgres):
+def pattern(roles, postgres):
     """The name of a database that has an object of every kind."""
     made = postgres.create()
     load(made.superuser, EVERY_KIND)
@@ -56,9 +56,9 @@ def template(roles, postgres):
 
 
 @pytest.fixture
-def everything(template, postgres):
+def everything(pattern, postgres):
     """The address of a copy of it."""
-    made = postgres.create(template)
+    made = postgres.create(pattern)
     yield made.superuser
     postgres.drop(made.name)
 
@@ -180,9 +180,9 @@ def test_an_empty_database_gives_a_dump_that_loads(empty_database, other, tmp_pa
         ),
     ],
 )
-def test_a_change_is_a_difference(template, postgres, statement, identity):
+def test_a_change_is_a_difference(pattern, postgres, statement, identity):
     with (
-        open_session(postgres.superuser(template)) as connection,
+        open_session(postgres.superuser(pattern)) as connection,
         connection.transaction(force_rollback=True),
     ):
         before = read(connection)

@@ -125,3 +125,12 @@ def test_the_command_lists_every_setting_with_its_source(cli):
     table = cli("settings").out
     assert all(name in table for name in rows)
     assert cli("settings", env={"DB_PROT": "1"}).status == 2
+
+
+def test_the_page_names_every_setting_with_its_default():
+    page = (Path(__file__).parent.parent / "docs/settings.md").read_text()
+    for row in settings.described(settings.load({})):
+        lines = [line for line in page.splitlines() if line.startswith(f"| `{row['name']}` |")]
+        assert len(lines) == 1, row["name"]
+        if row["value"] not in (None, "***", False):
+            assert f"| `{row['value']}` |".replace(".0`", "`") in lines[0]

@@ -237,10 +237,13 @@ def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
     if result.dry_run:
         said = "nothing was changed: this was a dry run"
     elif not failed.transaction:
-        said = f"{failed.name} runs outside a transaction: {failed.statements} statements stay"
+        done = failed.statements
+        said = f"{failed.name} runs outside a transaction: {done} of its statements stay"
     else:
         said = "rolled back" if kept else "rolled back: nothing was changed"
-    output.note(f"{said}; kept: {', '.join(kept)}" if kept else said)
+    output.note(said)
+    if kept:
+        output.note(f"done before it, and stays: {', '.join(kept)}")
 
 
 def _summary(result: migrate.RunResult) -> str:

@@ -172,7 +172,9 @@ def password(role: str, generate: bool, as_json: bool) -> None:
 
 def _asked(role: str) -> str:
     if sys.stdin.isatty():
-        return click.prompt(f"new password of {role}", hide_input=True, confirmation_prompt=True)
+        return click.prompt(
+            f"new password of {role}", hide_input=True, confirmation_prompt=True, err=True
+        )
     given = sys.stdin.readline().rstrip("\r\n")
     if not given:
         raise InvalidInputError(

@@ -48,6 +48,13 @@ class Migration:
         """What the order goes by, and what makes it the same migration in the ledger."""
         return key_of(self.name)
 
+    @property
+    def reversible(self) -> bool:
+        """Whether it has a way down."""
+        if self.down is None or not self.down.is_python:
+            return self.down is not None
+        return self.down.problem() is None and "down" in self.down.functions
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -184,12 +191,9 @@ def _migration(roles: dict[str, MigrationFile]) -> Migration | Problem:
 
 def _contradiction(migration: Migration) -> Problem | None:
     """A file that says there is no way down, and a way down."""
-    down = migration.down
-    if down is None or migration.up.problem() or down.problem():
+    if not migration.reversible or migration.up.problem() is not None:
         return None
     if migration.up.directives.irreversible is None:
-        return None
-    if down.is_python and "down" not in down.functions:
         return None
     return Problem(
         migration.up.path,

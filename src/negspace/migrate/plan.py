@@ -299,10 +299,11 @@ def _way_down(migration: Migration) -> MigrationFile:
             f"{migration.name} is declared irreversible: {reason}",
             hint="restore a backup, or write a new migration that goes on from here",
         )
-    if down is None or (down.is_python and "down" not in down.functions):
+    if down is not None:
+        _runnable(down)
+    if down is None or not migration.reversible:
         missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
         raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
-    _runnable(down)
     return down
 
 

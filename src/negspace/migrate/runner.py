@@ -224,7 +224,7 @@ def _status(migration: Migration, standing: Standing, stand: Squashed) -> Migrat
         batch=applied.batch if applied else None,
         applied_at=applied.applied_at if applied else None,
         duration_ms=applied.duration_ms if applied else None,
-        reversible=migration.down is not None,
+        reversible=migration.reversible,
         last_error=row.last_error if row else None,
     )
 

@@ -8,6 +8,7 @@ Its process, folders and guarantees: docs/server.md.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -209,8 +210,10 @@ def stop(settings: Settings, *, mode: Mode = "fast", progress: Progress | None =
         if read_state(layout) is not None:
             from negspace.server import postmaster
 
-            with locked(layout, progress or _silent):
-                postmaster.end(layout, mode, progress or _silent)
+            say = progress or _silent
+            # It may wait for clients for ever: a start or a quicker stop must not wait for it.
+            with nullcontext() if mode == "smart" else locked(layout, say):
+                postmaster.end(layout, mode, say)
     return status(settings)
 
 
@@ -297,6 +300,12 @@ def _start(launch: Launch) -> State:
     layout, progress = launch.layout, launch.progress
     state = read_state(layout)
     if not layout.data.is_dir():
+        if state is not None and state.prepared:
+            raise ServerError(
+                f"the data directory {layout.data} is gone",
+                hint=f"mount or restore it; to begin anew with nothing, remove {layout.state}",
+                home=str(layout.home),
+            )
         progress(f"making a PostgreSQL {launch.binaries.version} in {layout.home} …")
         state = making.make_data(launch)
     if state is None:

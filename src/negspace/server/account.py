@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from negspace.settings import Settings
 
 CANDIDATES: Final = ("postgres", "nobody")
+PASSED_ON: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,17 @@ class Account:
     uid: int | None = None
     gid: int | None = None
 
-    @property
-    def popen(self) -> dict[str, Any]:
-        """What ``subprocess`` needs to become that user."""
+    def popen(self, **variables: str) -> dict[str, Any]:
+        """What ``subprocess`` needs to start a program as that user.
+
+        Little of our environment goes along: other users may read that of a process of
+        theirs, and PostgreSQL's own variables, the language and the zone change its ways.
+        """
+        kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        common = {"cwd": "/", "env": kept | {"LC_ALL": "C", "TZ": "UTC"} | variables}
         if self.uid is None:
-            return {}
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+            return common
+        return common | {"user": self.uid, "group": self.gid, "extra_groups": []}
 
     def own(self, path: Path) -> None:
         """Give the file or folder to the account."""
@@ -85,10 +91,9 @@ def make_folder(account: Account, folder: Path, layout: Layout) -> None:
         )
     probe = subprocess.run(
         ["/bin/sh", "-c", 'cd -- "$1" && test -w .', "sh", str(folder)],
-        cwd="/",
         capture_output=True,
         check=False,
-        **account.popen,
+        **account.popen(),
     )
     if probe.returncode != 0:
         name = _name(uid)

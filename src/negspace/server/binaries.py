@@ -93,7 +93,7 @@ def installed() -> Generator[Binaries]:
     config = shutil.which("pg_config")
     if config is not None:
         folders.append(Path(_output([config, "--bindir"]).strip()))
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         found = inspect(folder)
         if found is not None:
             yield found
@@ -142,7 +142,7 @@ def reachable(binaries: Binaries, account: Account, layout: Layout) -> Binaries:
 def _runs(binaries: Binaries, account: Account) -> bool:
     command = [binaries.program("postgres"), "--version"]
     try:
-        done = subprocess.run(command, cwd="/", capture_output=True, check=False, **account.popen)
+        done = subprocess.run(command, capture_output=True, check=False, **account.popen())
     except OSError:
         return False
     return done.returncode == 0

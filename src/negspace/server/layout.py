@@ -67,8 +67,12 @@ class Layout:
 
     @property
     def sockets(self) -> Path:
-        """The folder of the socket: ``server``, or a short one where its path is too long."""
-        if len(os.fsencode(self.server / ".s.PGSQL.65535")) <= LONGEST_SOCKET:
+        """The folder of the socket: ``server``, or a plain one where that wouldn't do.
+
+        A socket's path is short, and clients take a comma for the end of a name.
+        """
+        longest = len(os.fsencode(self.server / ".s.PGSQL.65535"))
+        if longest <= LONGEST_SOCKET and "," not in str(self.server):
             return self.server
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]
         return Path("/tmp") / f"negspace-{digest}"  # noqa: S108  its owner is checked before use
@@ -122,8 +126,8 @@ def explained(layout: Layout) -> Generator[None]:
 def make_home(layout: Layout) -> None:
     """Make the home. Root's lets others pass through, for the account that serves."""
     if not layout.home.is_dir():
-        layout.home.parent.mkdir(parents=True, exist_ok=True)
-        layout.home.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        layout.home.mkdir(parents=True, exist_ok=True)
+        layout.home.chmod(0o711 if os.geteuid() == 0 else 0o700)  # whatever the umask is
 
 
 def read_state(layout: Layout) -> State | None:

@@ -26,7 +26,7 @@ from negspace.server.access import (
     socket_address,
 )
 from negspace.server.layout import State, read_state, write_state
-from negspace.server.postmaster import environment, free_port
+from negspace.server.postmaster import free_port
 from negspace.settings import Secret
 
 if TYPE_CHECKING:
@@ -76,13 +76,8 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
         stream.write(password.reveal() + "\n")
     launch.account.own(file)
-    # The same order of texts on every machine and after every upgrade: by code point.
-    if launch.binaries.major >= 17:
-        locales = [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]]
-    else:  # C.UTF-8 is the machine's, and some have none
-        locales = [["--locale=C.UTF-8"], ["--locale=C"]]
     said = ""
-    for locale in locales:
+    for locale in _locales(launch.binaries.major):
         command = [launch.binaries.program("initdb"), "-D", str(work / "data"), *locale]
         command += ["-U", ROLES["superuser"], "--pwfile", str(file), "--auth=scram-sha-256"]
         command += ["--encoding=UTF8", "--data-checksums"]
@@ -90,13 +85,11 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
             command.append("--no-sync")
         done = subprocess.run(
             command,
-            cwd="/",
-            env=environment(),
             capture_output=True,
             text=True,
             umask=0o077,
             check=False,
-            **launch.account.popen,
+            **launch.account.popen(),
         )
         if done.returncode == 0:
             return
@@ -106,6 +99,13 @@ def _initdb(launch: Launch, work: Path, password: Secret) -> None:
         hint=f"see that {launch.layout.home} has 50 MB to spare",
         home=str(launch.layout.home),
     )
+
+
+def _locales(major: int) -> list[list[str]]:
+    """What to try, so that texts sort by code point on every machine and after every upgrade."""
+    if major >= 17:
+        return [["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]]
+    return [["--locale=C.UTF-8"], ["--locale=C"]]  # the first is the machine's; some have none
 
 
 def prepare(launch: Launch) -> State:

@@ -140,14 +140,15 @@ def launch(launch: Launch, state: State) -> State:
 
 
 def _spawn_and_see(launch: Launch, state: State) -> bool:
-    """Spawn; True when it answers, False when it ended before."""
+    """Spawn; True when it answers or has been silent for long, False when it ended before."""
+    patience = time.monotonic() + SILENCE
     alive, ended = os.pipe()
     try:
         try:
             _spawn(launch, state, ended)
         finally:
             os.close(ended)
-        while answer(launch.layout, state.port) is Answer.NONE:
+        while answer(launch.layout, state.port) is Answer.NONE and time.monotonic() < patience:
             # The pipe's other end is open in the server alone: it reads as ended when that is.
             if select.select([alive], [], [], PAUSE)[0]:
                 return False
@@ -176,8 +177,6 @@ def _spawn(launch: Launch, state: State, held: int) -> None:
         # The shell ends at once, so that the server is nobody's child and outlives us.
         subprocess.run(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
-            cwd="/",
-            env=environment() | excused,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -185,16 +184,10 @@ def _spawn(launch: Launch, state: State, held: int) -> None:
             pass_fds=(held,),
             umask=0o077,
             check=True,
-            **launch.account.popen,
+            **launch.account.popen(**excused),
         )
     finally:
         os.close(log)
-
-
-def environment() -> dict[str, str]:
-    """Ours without what would change PostgreSQL's ways: its own variables, language, zone."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
-    return kept | {"LC_ALL": "C", "TZ": "UTC"}
 
 
 def wait_until_ready(layout: Layout, port: int, progress: Progress) -> None:
@@ -224,7 +217,7 @@ def wait_until_ready(layout: Layout, port: int, progress: Progress) -> None:
             )
         if now - told >= 1:
             told = now
-            progress(f"PostgreSQL recovers from a crash, {now - start:.0f} s …")
+            progress(f"PostgreSQL recovers, or stops, {now - start:.0f} s …")
         time.sleep(pause)
         pause = min(2 * pause, 0.5)  # each look leaves a line in the log
 
