@@ -13,9 +13,8 @@ from conftest import MIGRATIONS, clean_environment
 from negspace import migrate
 from negspace.database import connect, only, rows
 from negspace.errors import MigrationError, MigrationFileError, RefusedError
-from negspace.migrate.guard import proven
-from negspace.migrate.proof import prove
-from negspace.migrate.shadow import Ground, shadow
+from negspace.migrate import Ground, prove, proven
+from negspace.migrate.shadow import shadow
 
 BASE = "create table t (id bigint generated always as identity primary key, name text, n int);"
 
@@ -260,7 +259,7 @@ def test_a_broken_up_ends_the_proof(place, tmp_path):
     assert proof.migrations[1].failed_at == "up"
     assert proof.unproven == ("3_m",)
     assert not proof.ok
-    with pytest.raises(MigrationError, match=r"2_m\.up\.sql:1:1"):
+    with pytest.raises(MigrationError, match=r"2_m.up.sql:1:1"):
         prove(place, folder, only={"3_m"})
 
 
@@ -306,7 +305,7 @@ def test_transactions_of_their_own_are_left_out_on_request(place, tmp_path):
     folder = write(
         tmp_path, ("begin; create table u (a int); commit;", "begin; drop table u; end;")
     )
-    with pytest.raises(MigrationFileError, match=r"--strip-transaction|BEGIN"):
+    with pytest.raises(MigrationFileError, match=r"BEGIN in a file"):
         prove(place, folder)
     assert [p.grade for p in prove(place, folder, strip_transaction=True).migrations] == [
         "loses data"
@@ -386,7 +385,7 @@ def test_a_shadow_goes_with_its_block(place):
 def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_path):
     code = (
         "import sys, time\n"
-        "from negspace.migrate.shadow import Ground, shadow\n"
+        "from negspace.migrate.shadow import shadow\n"
         "with shadow(Ground(sys.argv[1], sys.argv[2])):\n"
         "    print('made', flush=True)\n"
         "    time.sleep(600)\n"
@@ -521,8 +520,8 @@ def test_prove_prints_a_table_and_exits_3_for_a_lie(cli, environment, tmp_path):
         "                       loses table public.t (3)",
         "2        lies          m",
         "                       after the down, table public.t differs: + a integer default 1",
-        "                       second up fails:"
-        ' 2_m.up.sql:1:1: column "a" of relation "t" already exists',
+        '                       second up fails: 2_m.up.sql:1:1: column "a" of relation "t"'
+        " already exists",
     ]
     assert "1 irreversible, 1 lies, 1 loses data" in ran.out
     assert "proved 1_m  loses data" in ran.err
