@@ -385,7 +385,7 @@ def test_a_shadow_goes_with_its_block(place):
 def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_path):
     code = (
         "import sys, time\n"
-        "from negspace.migrate.shadow import shadow\n"
+        "from negspace.migrate.shadow import Ground, shadow\n"
         "with shadow(Ground(sys.argv[1], sys.argv[2])):\n"
         "    print('made', flush=True)\n"
         "    time.sleep(600)\n"

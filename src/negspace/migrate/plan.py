@@ -146,7 +146,7 @@ def unrunnable(file: MigrationFile) -> Iterator[Problem]:
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                "take BEGIN and COMMIT out: a run is one transaction; or have them left out"
                 " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
