@@ -8,12 +8,14 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from PIL import Image
 
 from conftest import Ran, TestDatabase, clean_environment
 from negspace import jobs, settings
+from negspace.cli import main
 from negspace.database import Database, connect, only, rows
 from negspace.storage import Storage
 
@@ -46,6 +49,19 @@ def png(shade: int, size: tuple[int, int] = (24, 16)) -> bytes:
     content = io.BytesIO()
     Image.new("RGB", size, (shade % 256, shade // 256 % 256, 7)).save(content, format="PNG")
     return content.getvalue()
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables and no others, inside the block."""
+    kept = dict(os.environ)
+    try:
+        os.environ.clear()
+        os.environ.update(variables)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
 
 
 @dataclass
@@ -183,15 +199,18 @@ class Bench:
         return settings.load(self.environment)
 
     def cli(self, *arguments: str) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "negspace", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr, done.stderr
-        return Ran(done.returncode, done.stdout, done.stderr)
+        """Run a command in this process, which is quicker than in one of its own."""
+        out, err, logger = io.StringIO(), io.StringIO(), logging.getLogger("negspace")
+        kept = logger.handlers[:], logger.propagate, logger.level
+        with (
+            environment(self.environment),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            status = main(arguments)
+        logger.handlers[:], logger.propagate = kept[:2]
+        logger.setLevel(kept[2])
+        return Ran(status, out.getvalue(), err.getvalue())
 
     def start(
         self, *options: str, heartbeat: float = 0.3, lease: float = 1.5, **more: str

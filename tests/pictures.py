@@ -2,9 +2,12 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from negspace.analysis.reading import open_image
 
 
 def packaged(name: str) -> Path:
@@ -28,6 +31,11 @@ def noisy(empty: NDArray[np.bool_], snr: float, seed: int = 1) -> NDArray[np.flo
     """Ground of 1 with holes of 0, and normal noise of standard deviation 1 / snr."""
     noise = np.random.default_rng(seed).normal(0, 1 / snr, empty.shape)
     return np.where(empty, 0.0, 1.0) + noise
+
+
+def iou(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union of two masks."""
+    return float((one & other).sum() / (one | other).sum())
 
 
 def holes() -> tuple[NDArray[np.bool_], int]:
@@ -57,3 +65,19 @@ def starfield(
         sky[y, x] += rng.uniform(30, 100)
         placed += 1
     return ndimage.gaussian_filter(sky, 1.5) + rng.normal(0.5, 0.05, (size, size))
+
+
+def pattern(dtype: str = "u1", channels: int = 0) -> NDArray[Any]:
+    """70 × 90 random values below 250, always the same."""
+    shape = (70, 90, channels) if channels else (70, 90)
+    values = np.random.default_rng(1).integers(0, 250, shape)
+    return values.astype(dtype)
+
+
+def read(path: Path, **options: Any) -> NDArray[Any]:
+    """The pixels of a file, which are as its header said."""
+    with open_image(path, **options) as image:
+        pixels = image.read()
+        assert pixels.shape == image.shape
+        assert pixels.dtype == image.dtype
+        return pixels

@@ -109,4 +109,6 @@ class Maker:
             )
             for _ in range(self.random.choice([0, 0, 0, 1, 2])):
                 duration = self.maybe(self.random.randrange(10**6) / 1000)
-                add(self.connection, "audit_log_details", audit_id=event["id"], duration_ms=duration)
+                add(
+                    self.connection, "audit_log_details", audit_id=event["id"], duration_ms=duration
+                )

@@ -1,15 +1,17 @@
 """Measures with analytic values, quality with known noise, parameters, plug-ins, pictures."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from pictures import disc, holes, noisy, packaged
 
 import negspace.analysis as analysis
 from negspace.analysis import geometry, overlay, quality, voids
+from negspace.analysis.image import ImageHandle, MemoryImage
 from negspace.analysis.negative_space import NegativeSpace, analyze
 from negspace.errors import (
     AnalysisError,
@@ -18,6 +20,7 @@ from negspace.errors import (
     NotFoundError,
     RefusedError,
 )
+from pictures import disc, holes, noisy, packaged
 
 ANALYSER = NegativeSpace()
 ALL = np.ones((256, 256), dtype=bool)
@@ -56,6 +59,8 @@ def test_euler_number_is_components_minus_holes() -> None:
     mask &= ~disc((256, 256), 90, 80, 12)
     mask |= disc((256, 256), 190, 190, 40)
     assert geometry.minkowski(mask, ALL, 1)["euler"] == 2 - 2
+    corner = np.array([[1, 0], [0, 1]], dtype=bool)  # one component, as corners connect
+    assert geometry.minkowski(np.pad(corner, 3), ALL[:8, :8], 1)["euler"] == 1
 
 
 def test_perimeter_and_area_of_a_disc() -> None:
@@ -288,6 +293,32 @@ def test_output_is_rounded() -> None:
 def test_output_that_can_not_be_stored_is_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(AnalysisError, match=words):
         output(**changes)
+
+
+class Careless(NegativeSpace):
+    """Fails on small images, and returns NaN for others."""
+
+    def analyze(self, image: ImageHandle, parameters: Mapping[str, object]) -> analysis.Analysis:
+        if image.shape[0] < 10:
+            raise ZeroDivisionError("too small")
+        found = analyze(image.read(), parameters)
+        return replace(found, quality_metrics={"median": math.nan})
+
+
+@pytest.mark.parametrize(
+    ("side", "words"), [(5, "ZeroDivisionError: too small"), (20, r"quality_metrics\.median")]
+)
+def test_a_failing_analyser_is_an_error_with_its_name(side: int, words: str) -> None:
+    with pytest.raises(AnalysisError, match=words) as caught:
+        analysis.run(Careless(), MemoryImage.of(np.eye(side)), {})
+    assert caught.value.hint
+
+
+def test_a_sound_analyser_is_passed_on() -> None:
+    picture = noisy(holes()[0], 5)
+    found = analysis.run(ANALYSER, MemoryImage.of(picture), {})
+    assert found.as_dict() == analyze(picture).as_dict()
+    np.testing.assert_array_equal(found.mask, analyze(picture).mask)
 
 
 # ── overlay ──────────────────────────────────────────────────────────────────────────────

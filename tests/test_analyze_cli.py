@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pictures import holes, noisy, packaged
 
 from negspace.cli import main
+from pictures import holes, noisy, packaged
 
 
 @pytest.fixture
@@ -48,7 +48,8 @@ def test_a_real_image_of_each_kind(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_overlay_is_written(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = picture.with_name("out.png")
     assert main(["analyze", str(picture), "--overlay", str(out)]) == 0
-    assert Image.open(out).size == (420, 420)
+    with Image.open(out) as drawn:
+        assert drawn.size == (420, 420)
     assert str(out) in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """Hashes of pixels, and of what they look like."""
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
-from pictures import packaged
 
 from negspace.analysis import hashes
 from negspace.analysis.image import MemoryImage
 from negspace.analysis.reading import open_image
+from pictures import packaged
 
 # What imagehash 4.3.2 gives for these files.
 REFERENCE = {
@@ -113,6 +114,9 @@ def test_the_hash_knows_shape_type_and_every_pixel() -> None:
     ]
     found = {hashes.pixel_sha256(other) for other in [pixels, *others]}
     assert len(found) == 1 + len(others)
+    wide = np.array([[1, 258]], dtype=">u2")
+    text = "negspace pixels/1 1 × 2 <u2\n".encode() + b"\x01\x00\x02\x01"
+    assert hashes.pixel_sha256(wide) == hashlib.sha256(text).hexdigest()
     swapped = pixels.astype(">u2")
     assert hashes.pixel_sha256(swapped) == hashes.pixel_sha256(pixels.astype("<u2"))
 

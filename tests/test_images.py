@@ -119,6 +119,12 @@ def test_what_is_no_image_is_refused_at_the_door(services, storage, take_in, tmp
     assert event.changes_after == {"original_filename": name}
 
 
+def test_what_is_no_image_is_not_even_copied(storage, take_in, tmp_path):
+    with pytest.raises(ImageError, match="looks like text"):
+        take_in(disk.text_called_png(tmp_path / "text.png"))
+    assert not storage.folder.exists()
+
+
 def test_broken_files_never_stop_the_others(services, storage, ada, tmp_path):
     for name, (make, _, _) in BROKEN.items():
         make(tmp_path / name)

@@ -21,39 +21,12 @@ from negspace.errors import (
     RefusedError,
 )
 from negspace.worker import leases, registry
-from negspace.worker.leases import Claimed, Completion
-
-ALL = ("rehearsal@1.0.0",)
+from queue_steps import ALL, claimed, completion, enlist
 
 
 @pytest.fixture
 def worker(bench: Bench) -> str:
-    registry.register(bench.services, "w1", "here", 1, ALL)
-    return "w1"
-
-
-def claimed(bench: Bench, worker: str = "w1") -> Claimed:
-    job = leases.claim(bench.services, worker, ALL)
-    assert job is not None
-    return job
-
-
-def found(**changes: Any) -> Completion:
-    given: dict[str, Any] = {
-        "negative_space_data": {"schema": "rehearsal/1"},
-        "anomalies": [],
-        "confidence_score": 0.5,
-        "quality_metrics": {},
-        "provenance": {},
-        "pixel_hash": "a" * 64,
-        "perceptual_hash": -5,
-        "perceptual_hash_algorithm": "test",
-        "processing_time_ms": 12,
-        "visualization_path": None,
-        "performance_stats": {},
-        "optimization_suggestions": [],
-    }
-    return Completion(**given | changes)
+    return enlist(bench)
 
 
 def image_status(bench: Bench, image: int) -> str:
@@ -102,7 +75,7 @@ def test_enqueue_queues_once_and_answers_from_the_cache(bench: Bench, worker: st
     assert other[0].outcome == "queued"
 
     job = claimed(bench)
-    result = leases.complete(bench.services, job, found())
+    result = leases.complete(bench.services, job, completion())
     [answer] = jobs.enqueue(bench.services, [job.image_id], wanted)
     assert (answer.outcome, answer.result_id, answer.job_id) == ("cached", result, None)
     # the same bytes of somebody else: a row of their own, from the cache, no job
@@ -119,12 +92,12 @@ def test_enqueue_queues_once_and_answers_from_the_cache(bench: Bench, worker: st
 def test_use_cache_false_computes_again(bench: Bench, worker: str) -> None:
     image = bench.add_image()
     bench.enqueue(image)
-    result = leases.complete(bench.services, claimed(bench), found())
+    result = leases.complete(bench.services, claimed(bench), completion())
     again = bench.enqueue(image, use_cache=False)
     job = claimed(bench)
     assert job.id == again
     assert leases.complete_from_cache(bench.services, job) is None
-    assert leases.complete(bench.services, job, found()) == result
+    assert leases.complete(bench.services, job, completion()) == result
 
 
 def test_enqueue_is_part_of_the_callers_transaction(bench: Bench) -> None:
@@ -183,7 +156,7 @@ def test_two_who_ask_for_the_same_contents_crosswise_dont_deadlock(
     """Cache entries are locked by content, not in the order of the images' numbers."""
     for shade in (900, 901):
         bench.enqueue(bench.add_image(png(shade)))
-        leases.complete(bench.services, claimed(bench), found())
+        leases.complete(bench.services, claimed(bench), completion())
     ada, eve = bench.add_user("a@example.org"), bench.add_user("e@example.org")
     ones = [bench.add_image(png(shade), user=ada) for shade in (900, 901)]
     twos = [bench.add_image(png(shade), user=eve) for shade in (901, 900)]
@@ -298,9 +271,9 @@ def test_completion_is_all_or_nothing(bench: Bench, worker: str) -> None:
     before = effects(bench, image, job)
     # the last statement of the transaction fails: a hash the schema refuses
     with pytest.raises(ConstraintError):
-        leases.complete(bench.services, held, found(pixel_hash="no hash"))
+        leases.complete(bench.services, held, completion(pixel_hash="no hash"))
     assert effects(bench, image, job) == before
-    leases.complete(bench.services, held, found())
+    leases.complete(bench.services, held, completion())
     assert effects(bench, image, job) == {
         "status": "completed",
         "image": "completed",
@@ -324,7 +297,7 @@ def test_who_lost_the_lease_changes_nothing(bench: Bench, worker: str, end: str)
     assert (now.id, now.attempt) == (late.id, 2)
     before = effects(bench, image, job)
     steps = {
-        "complete": lambda: leases.complete(bench.services, late, found()),
+        "complete": lambda: leases.complete(bench.services, late, completion()),
         "from_cache": lambda: leases.complete_from_cache(bench.services, late),
         "fail": lambda: leases.fail(bench.services, late, "too late", again=True),
         "give_back": lambda: leases.give_back(bench.services, late.id, late.token, "too late"),
@@ -332,7 +305,7 @@ def test_who_lost_the_lease_changes_nothing(bench: Bench, worker: str, end: str)
     with pytest.raises(LeaseLostError):
         steps[end]()
     assert effects(bench, image, job) == before
-    leases.complete(bench.services, now, found())
+    leases.complete(bench.services, now, completion())
 
 
 def test_failed_tries_back_off_and_end(bench: Bench, worker: str) -> None:
@@ -384,9 +357,9 @@ def test_an_image_is_done_when_its_last_job_is(bench: Bench, worker: str) -> Non
     bench.enqueue(image)
     jobs.enqueue(bench.services, [image], bench.wanted(mark="another"))
     one, two = claimed(bench), claimed(bench)
-    leases.complete(bench.services, one, found())
+    leases.complete(bench.services, one, completion())
     assert image_status(bench, image) == "processing"
-    leases.complete(bench.services, two, found())
+    leases.complete(bench.services, two, completion())
     assert image_status(bench, image) == "completed"
 
 
@@ -404,7 +377,7 @@ def silence(bench: Bench, worker: str) -> None:
 
 
 def test_jobs_of_silent_workers_are_rescued_and_no_others(bench: Bench, worker: str) -> None:
-    registry.register(bench.services, "w2", "here", 2, ALL)
+    enlist(bench, "w2")
     dead, alive = bench.enqueue(bench.add_images(2), max_retries=1)
     assert claimed(bench, "w1").id == dead
     assert claimed(bench, "w2").id == alive
@@ -425,7 +398,7 @@ def test_jobs_of_silent_workers_are_rescued_and_no_others(bench: Bench, worker: 
 
 def test_two_who_rescue_crosswise_dont_deadlock(bench: Bench, worker: str) -> None:
     """The workers that are counted on are locked in one order."""
-    registry.register(bench.services, "w2", "here", 2, ALL)
+    enlist(bench, "w2")
     bench.enqueue(bench.add_images(4))
     for holder in ("w1", "w2", "w2", "w1"):
         claimed(bench, holder)
@@ -461,7 +434,7 @@ def test_two_who_rescue_crosswise_dont_deadlock(bench: Bench, worker: str) -> No
 def test_cancelling_what_waits_runs_or_failed(bench: Bench, worker: str) -> None:
     running, waiting, failed, done = bench.add_images(4)
     ids = bench.enqueue([done, failed, running])
-    leases.complete(bench.services, claimed(bench), found())
+    leases.complete(bench.services, claimed(bench), completion())
     leases.fail(bench.services, claimed(bench), "no image", again=False)
     held = claimed(bench)
     last = bench.enqueue(waiting)
@@ -469,11 +442,23 @@ def test_cancelling_what_waits_runs_or_failed(bench: Bench, worker: str) -> None
     assert taken == sorted([ids[1], ids[2], last])
     assert bench.status(ids[0]) == "completed"
     with pytest.raises(LeaseLostError):
-        leases.complete(bench.services, held, found())
+        leases.complete(bench.services, held, completion())
     assert [image_status(bench, i) for i in (running, waiting)] == ["failed", "pending"]
     assert bench.value("select failure_reason from images where id = %s", [running]) == "not needed"
     events = "select count(*) from security_audit where resource_type = 'job'"
     assert bench.value(events) == 3
+
+
+def test_an_image_that_has_a_result_has_it_still_when_a_further_job_is_cancelled(
+    bench: Bench, worker: str
+) -> None:
+    image = bench.add_image()
+    bench.enqueue(image)
+    leases.complete(bench.services, claimed(bench), completion())
+    further = bench.enqueue(image, use_cache=False)
+    assert image_status(bench, image) == "pending"
+    jobs.cancel(bench.services, [further])
+    assert image_status(bench, image) == "completed"
 
 
 def test_failed_jobs_are_retried_with_all_their_tries(bench: Bench, worker: str) -> None:
@@ -490,14 +475,14 @@ def test_failed_jobs_are_retried_with_all_their_tries(bench: Bench, worker: str)
     assert image_status(bench, image) == "pending"
     other, again = claimed(bench), claimed(bench)
     assert (other.image_id, again.id) == (anew, ids[0])
-    leases.complete(bench.services, again, found())
+    leases.complete(bench.services, again, completion())
     assert image_status(bench, image) == "completed"
 
 
 def test_purging_removes_what_ended_long_ago(bench: Bench, worker: str) -> None:
     old, young, waiting = bench.enqueue(bench.add_images(3))
-    leases.complete(bench.services, claimed(bench), found())
-    leases.complete(bench.services, claimed(bench), found())
+    leases.complete(bench.services, claimed(bench), completion())
+    leases.complete(bench.services, claimed(bench), completion())
     bench.owner.execute(
         "update processing_queue set completed_at = now() - interval '40 days' where id = %s",
         [old],
@@ -512,7 +497,7 @@ def test_purging_removes_what_ended_long_ago(bench: Bench, worker: str) -> None:
 def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
     images = bench.add_images(4)
     ids = bench.enqueue(images)
-    leases.complete(bench.services, claimed(bench), found())
+    leases.complete(bench.services, claimed(bench), completion())
     leases.fail(bench.services, claimed(bench), "no", again=False)
     claimed(bench)
     listed = [job.id for job in jobs.list_jobs(bench.services, limit=2)]
@@ -533,3 +518,46 @@ def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
     summary = {row.status: row.job_count for row in jobs.summary(bench.services)}
     assert list(summary) == ["queued", "processing", "completed", "failed", "retrying", "cancelled"]
     assert list(summary.values()) == [1, 1, 1, 1, 0, 0]
+
+
+# ── the command line ─────────────────────────────────────────────────────────────────────
+
+
+def test_the_command_line(bench: Bench, worker: str) -> None:
+    images = bench.add_images(3)
+    numbers = [str(image) for image in images]
+    asked = bench.cli(
+        "--as", "ada@example.org", "jobs", "enqueue", *numbers, "--profile", "astronomy",
+        "--set", "background_k=4", "--priority", "7", "--at", "2h", "--json",
+    )  # fmt: skip
+    assert [one["outcome"] for one in asked.json] == ["queued"] * 3
+    first = asked.json[0]["job_id"]
+    shown = bench.cli("jobs", "show", str(first), "--json").json
+    assert (shown["user_id"], shown["priority"]) == (bench.user, 7)
+    assert shown["algorithm_parameters"]["background_k"] == 4
+    assert bench.cli("jobs", "enqueue", "999").status == 1
+    assert bench.cli("jobs", "enqueue", numbers[0], "--priority", "11").status == 2
+    assert bench.cli("jobs", "enqueue", numbers[0], "--profile", "astrology").status == 2
+    assert bench.cli("jobs", "enqueue", numbers[0], "--set", "sigma").status == 2
+
+    cancelled = bench.cli("jobs", "cancel", str(first), "998", "--json")
+    assert (cancelled.status, cancelled.json) == (1, {"changed": [first], "unchanged": [998]})
+    assert bench.cli("jobs", "retry", str(first)).status == 1
+    assert "cancelled" in bench.cli("jobs", "list").out
+    listed = bench.cli("jobs", "list", "--status", "queued", "-n", "1", "--json").json
+    assert [job["id"] for job in listed] == [first + 2]
+    status = bench.cli("jobs", "status", "--json").json
+    assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
+    assert [one["id"] for one in status["workers"]] == [worker]
+    assert "1 workers run" in bench.cli("jobs", "status").out
+    assert worker in bench.cli("worker", "list").out
+
+    bench.owner.execute(
+        "update processing_queue set completed_at = completed_at - interval '9 days'"
+        " where status = 'cancelled'"
+    )
+    purge = ("jobs", "purge", "--older-than", "7d")
+    assert bench.cli(*purge, "--dry-run", "--json").json == {"jobs": 1, "removed": False}
+    refused = bench.cli(*purge)
+    assert (refused.status, "--yes" in refused.err) == (4, True)
+    assert "1 jobs were removed" in bench.cli(*purge, "--yes").out

@@ -9,9 +9,10 @@ import pytest
 
 from negspace import database
 from negspace.database import sql
-from schema_cases import CHECKS, FOREIGN_KEYS, UNIQUE
+from schema_cases import CHECKS, FOREIGN_KEYS
 from schema_rows import TABLES, add, complete, insert
 from schema_specification import COLUMNS, DEFAULTS, ENUMS, NOW, VIEWS
+from schema_unique import UNIQUE
 
 CONSTRAINTS = """
     select c.conname as name, c.conrelid::regclass::text as relation, c.contype::text as kind,

@@ -233,6 +233,8 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "visualization_path", CHANGE),
     ("analysis_results", "optimization_suggestions", CHANGE),
 }
+# To draw the number of a key before its row is written.
+SEQUENCES = {("api_keys_id_seq", "USAGE")}
 EXECUTES = {
     "aggregate_performance_metrics",
     "archive_image",
@@ -267,13 +269,16 @@ EXECUTES = {
 EVERYBODY_EXECUTES = {
     "algorithm_fingerprint",
     "append_processing_history",
+    "audit_context",
     "cache_key",
     "context_value",
     "find_audit_timestamp",
     "refuse_change",
     "refuse_duplicate_chain",
+    "refuse_scopes_beyond_role",
     "refuse_transition",
     "retry_delay",
+    "role_scopes",
     "set_updated_at",
     "sha256_hex",
 }
@@ -284,9 +289,7 @@ def test_the_services_role_is_nobody_special(owner):
     role = db.only(owner, "select * from pg_roles where rolname = 'app_user'")
     powers = ("super", "inherit", "createrole", "createdb", "replication", "bypassrls")
     assert {p for p in powers if role[f"rol{p}"]} == {"inherit"}
-    assert not db.rows(
-        owner, "select from pg_auth_members where member = 'app_user'::regrole"
-    )
+    assert not db.rows(owner, "select from pg_auth_members where member = 'app_user'::regrole")
     assert not db.rows(
         owner, "select from pg_shdepend where refobjid = 'app_user'::regrole and deptype = 'o'"
     )
@@ -319,6 +322,18 @@ def test_privileges_on_columns(owner):
         where g.grantee = 'app_user'::regrole and {OWN}""",
     )
     assert {(row["relation"], row["name"], row["privilege"]) for row in found} == COLUMN_PRIVILEGES
+
+
+def test_privileges_on_sequences(owner):
+    found = rows(
+        owner,
+        """
+        select c.relname as name, g.privilege_type as privilege
+        from pg_class c, aclexplode(c.relacl) g
+        where c.relkind = 'S' and c.relnamespace = 'public'::regnamespace
+          and g.grantee = 'app_user'::regrole""",
+    )
+    assert {(row["name"], row["privilege"]) for row in found} == SEQUENCES
 
 
 def test_privileges_on_functions(owner):

@@ -316,6 +316,11 @@ def test_counters_are_brought_up_to_date(app, owner):
         owner,
         "select audit_event_count as events, api_request_count as requests from users order by id",
     )
-    assert [(row["events"], row["requests"]) for row in found] == [(0, 0), (1, 10), (2, 40), (3, 90)]
+    assert [(row["events"], row["requests"]) for row in found] == [
+        (0, 0),
+        (1, 10),
+        (2, 40),
+        (3, 90),
+    ]
     assert refresh(owner) == 0
     assert refresh(app) == 0  # the other transaction is at it: one counts for all

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import index_reference
 import pytest
+
+import index_reference
 from negspace import database
 
 # On every table and partition; what a column expression means hangs on class and collation too.
@@ -115,7 +116,7 @@ def test_every_index_says_what_it_is_for(indexes):
 
 
 def test_the_specified_kinds(indexes):
-    """Latest first, by status, GIN on searched JSONB, composite, partial for failed and retrying."""
+    """Latest first, by status, composite, GIN on searched JSONB, partial for failures."""
     own = [index for index in indexes if not index["is_partition"]]
     assert [i for i in own if i["columns"] == ["user_id", "created_at"] and i["options"] == [0, 3]]
     assert {i["relation"] for i in own if i["method"] == "gin"} >= {

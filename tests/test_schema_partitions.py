@@ -105,7 +105,6 @@ def test_the_widest_span_fits_the_lock_table(app):
 
 @pytest.mark.parametrize("zone", ZONES[1:3])
 def test_months_are_those_of_utc(owner, zone):
-    today = now(owner)
     owner.execute(sql.SQL("set timezone to {}").format(sql.Literal(zone)))
     owner.execute("set datestyle to 'German, DMY'")
     ensure(owner, 12)

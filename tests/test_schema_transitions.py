@@ -128,7 +128,5 @@ def test_a_partition_is_guarded_like_its_parent(owner):
 def test_the_services_are_guarded_too(app):
     image = add(app, "images")
     with pytest.raises(psycopg.Error) as caught:
-        app.execute(
-            "update images set analysis_status = 'completed' where id = %s", [image["id"]]
-        )
+        app.execute("update images set analysis_status = 'completed' where id = %s", [image["id"]])
     assert caught.value.sqlstate == "NS001"

@@ -59,7 +59,9 @@ def test_an_images_history_keeps_its_newest_fifty_changes(app):
     made = [("pending", "failed"), ("failed", "pending")] * 30 + [("pending", "processing")]
     for _, after in made:
         app.execute("update images set analysis_status = %s where id = %s", [after, number])
-    history = database.only(app, "select processing_history as h from images where id = %s", [number])
+    history = database.only(
+        app, "select processing_history as h from images where id = %s", [number]
+    )
     assert [(step["from"], step["to"]) for step in history["h"]] == made[-50:]
     assert {datetime.fromisoformat(step["at"]) for step in history["h"]} == {now(app)}
 
@@ -203,7 +205,11 @@ def change(connection, table, number, **columns):
 def test_what_is_decided_about_an_account_is_an_event(app):
     number = add(app, "users", full_name="A")["id"]
     assert change(app, "users", number, role="admin", full_name="B") == [
-        ("permission_change", {"role": "viewer", "full_name": "A"}, {"role": "admin", "full_name": "B"})
+        (
+            "permission_change",
+            {"role": "viewer", "full_name": "A"},
+            {"role": "admin", "full_name": "B"},
+        )
     ]
     assert change(app, "users", number, full_name=None) == [
         ("config_change", {"full_name": "B"}, {"full_name": None})

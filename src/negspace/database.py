@@ -31,6 +31,7 @@ from negspace.errors import (
 )
 
 if TYPE_CHECKING:
+    from psycopg.abc import AdaptContext
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
@@ -42,11 +43,13 @@ __all__ = [
     "Database",
     "Diagnosis",
     "Jsonb",
+    "Printed",
     "Row",
     "attempt",
     "connect",
     "conninfo",
     "diagnosis",
+    "in_database",
     "libpq_environment",
     "only",
     "ping",
@@ -58,6 +61,23 @@ __all__ = [
 Row: TypeAlias = dict[str, Any]
 Connection: TypeAlias = psycopg.Connection[Row]
 Query: TypeAlias = LiteralString | sql.SQL | sql.Composed
+
+
+class Printed(sql.Composable):
+    """SQL that the server itself printed: a name quoted where need be, a type, an expression.
+
+    Never anything else: it is taken as it stands.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
+    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
+        """The text in the client's encoding, which is UTF-8."""
+        del context
+        return self._text.encode()
+
 
 CONNECT_TIMEOUT: Final = 10  # seconds to wait for a server that doesn't answer
 
@@ -129,6 +149,11 @@ def _tls(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
             )
         return {"sslmode": mode, "sslrootcert": str(settings.db_ssl_root_cert or "system")}
     return {} if "sslmode" in given else {"sslmode": "disable"}
+
+
+def in_database(address: str, name: str) -> str:
+    """The address of another database on the same server, for the same role."""
+    return make_conninfo(address, dbname=name)
 
 
 def connect(address: str, *, autocommit: bool = False, **options: Any) -> Connection:
@@ -307,13 +332,14 @@ class Database:
         self.actor = actor or Actor(user_agent=program_agent())
         self._size = pool or PoolSize()
         self._pool: ConnectionPool[Connection] | None = None
+        self._lent = False
         self._opening = threading.Lock()
 
     def acting_as(self, actor: Actor) -> Database:
         """A view of the same pool whose transactions are attributed to ``actor``."""
         with self._opening:
             other = Database(self.address, actor=actor, pool=self._size)
-            other._pool = self._opened()
+            other._pool, other._lent = self._opened(), True
             return other
 
     @contextmanager
@@ -334,10 +360,11 @@ class Database:
         return connect(self.address, autocommit=autocommit)
 
     def close(self) -> None:
-        """Close the pool; a transaction afterwards opens a new one."""
+        """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
         with self._opening:
             if self._pool is not None:
-                self._pool.close()
+                if not self._lent:
+                    self._pool.close()
                 self._pool = None
 
     def __enter__(self) -> Database:

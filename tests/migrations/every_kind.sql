@@ -1,4 +1,6 @@
 -- One object of every kind that negspace migrate dump renders, with what is hard about it.
+set client_min_messages = error;  -- wal_level may be too low for a publication
+
 create schema lab;
 comment on schema lab is 'it''s a "schema" with a \ in its comment';
 create type lab.mood as enum ('sad', 'it''s ok', 'happy');

@@ -116,7 +116,8 @@ def clean(mask: Mask, radius: int) -> Mask:
     grid: Any = ndimage.binary_erosion(mask, disc, border_value=1)
     grid = ndimage.binary_dilation(grid, disc)
     grid = ndimage.binary_dilation(grid, disc)
-    return ndimage.binary_erosion(grid, disc, border_value=1)
+    cleaned: Any = ndimage.binary_erosion(grid, disc, border_value=1)
+    return cleaned
 
 
 def without_specks(mask: Mask, min_area: int) -> tuple[Mask, int]:

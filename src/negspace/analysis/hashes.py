@@ -49,7 +49,8 @@ def of_image(image: ImageHandle) -> ImageHashes:
     height, width = image.shape[:2]
     small = height * width <= _WHOLE_PIXELS
     pixels = image.read() if small else image.pyramid(_WHOLE_PIXELS).pixels
-    limits = None if image.scale.low is None else (image.scale.low, image.scale.high or 0.0)
+    low, high = image.scale.low, image.scale.high
+    limits = None if low is None or high is None else (low, high)
     return ImageHashes(digest.hexdigest(), perceptual_hash(pixels, limits=limits))
 
 

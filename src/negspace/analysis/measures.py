@@ -52,16 +52,17 @@ def of_voids(
     if count == 0:
         return [], {name: np.zeros(0) for name in _LEAST_SPREAD}
     regions: list[Any] = measure.regionprops(catalogue.labels)
-    areas = np.bincount(catalogue.labels.ravel(), minlength=count + 1)[1:]
-    sums = np.bincount(catalogue.labels.ravel(), activity.ravel(), minlength=count + 1)[1:]
-    depth = np.clip(1 - sums / areas / threshold, 0, 1) if threshold > 0 else np.zeros(count)
+    labels = catalogue.labels.ravel()
+    areas = np.bincount(labels)[1:]
+    means = np.bincount(labels, activity.ravel())[1:] / areas
+    depth = np.clip(1 - means / threshold, 0, 1) if threshold > 0 else np.zeros(count)
     solidity = np.full(count, np.nan)
     solidity[:most] = [_solidity(region) for region in regions[:most]]
     described = [
         _described(region, catalogue, factor)
-        | {"solidity": float(solidity[i]), "depth": float(depth[i])}
+        | {"solidity": float(s), "depth": float(d)}
         | {"touches_border": _touches(region.bbox, catalogue.labels.shape)}
-        for i, region in enumerate(regions[:most])
+        for region, s, d in zip(regions[:most], solidity[:most], depth[:most], strict=True)
     ]
     return described, {
         "size": np.log(catalogue.radii * factor),
@@ -129,27 +130,23 @@ def anomalies(
     scores = {name: _modified_z(values, _LEAST_SPREAD[name]) for name, values in features.items()}
     found: list[dict[str, Any]] = []
     for void in described:
-        own = {name: float(z[void["id"] - 1]) for name, z in scores.items()}
-        strong = {
-            feature: z
-            for feature, z in own.items()
-            if any(z * direction >= limit for direction in _DIRECTIONS[feature])
-        }
-        if not strong:
-            continue
-        ordered = dict(sorted(strong.items(), key=lambda item: -abs(item[1])))
-        kind = next(iter(ordered))
-        found.append(
-            {
-                "void_id": void["id"],
-                "type": kind,
-                "z": ordered[kind],
-                "features": ordered,
-                "centroid": void["centroid"],
-                "r": void["inscribed"]["r"],
-            }
-        )
+        strong = _unusual({name: float(z[void["id"] - 1]) for name, z in scores.items()}, limit)
+        if strong:
+            kind, z = next(iter(strong.items()))
+            entry = {"void_id": void["id"], "type": kind, "z": z, "features": strong}
+            place = {"centroid": void["centroid"], "r": void["inscribed"]["r"]}
+            found.append(entry | place)
     return sorted(found, key=lambda entry: (-abs(entry["z"]), entry["void_id"]))
+
+
+def _unusual(scores: dict[str, float], limit: float) -> dict[str, float]:
+    """The scores that reach the limit in a direction that counts, the strongest first."""
+    strong = {
+        feature: z
+        for feature, z in scores.items()
+        if any(z * direction >= limit for direction in _DIRECTIONS[feature])
+    }
+    return dict(sorted(strong.items(), key=lambda item: -abs(item[1])))
 
 
 def _modified_z(values: NDArray[np.float64], least_spread: float) -> NDArray[np.float64]:

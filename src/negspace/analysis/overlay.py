@@ -99,11 +99,11 @@ def _outline(canvas: FloatImage, analysis: Analysis, pen: int) -> None:
 
 
 def _shapes(pen: ImageDraw.ImageDraw, data: dict[str, Any], factor: int, width: int) -> None:
-    for void in data["voids"][:_CIRCLES]:
+    for void in data.get("voids", [])[:_CIRCLES]:
         y, x, r = (void["inscribed"][key] for key in ("cy", "cx", "r"))
         box = [(v + 0.5) / factor - 0.5 for v in (x - r, y - r, x + r, y + r)]
         pen.ellipse(box, outline=_GREEN, width=width)
-    rect = data["largest_rect"]
+    rect = data.get("largest_rect")
     if rect is not None:
         left, top = rect["x"] // factor, rect["y"] // factor
         right, bottom = left + rect["w"] // factor - 1, top + rect["h"] // factor - 1

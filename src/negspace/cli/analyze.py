@@ -85,11 +85,12 @@ class _Task:
         """The file, its facts and its ``Analysis``."""
         import time
 
+        from negspace import analysis
         from negspace.analysis.reading import open_image
 
         with open_image(file, max_pixels=self._max_pixels, page=self._page) as image:
             started = time.perf_counter()
-            result = self.analyzer.analyze(image, self.parameters)
+            result = analysis.run(self.analyzer, image, self.parameters)
             seconds = time.perf_counter() - started
             picture = self._draw(file, image, result)
             return {

@@ -92,7 +92,8 @@ def generate(
         return
     output.show_rows(made.tables, ["table", "rows", "copy_seconds", "index_seconds"], as_json=False)
     output.show_text(
-        f"{made.rows:,} rows in {made.seconds:.1f} s, {made.rows_per_second:,.0f} rows/s;"
+        f"{made.rows:,} rows in {made.seconds:.1f} s, {made.rows_per_second:,.0f} rows/s"
+        f" ({made.vacuum_seconds:.1f} s of it for vacuum);"
         f" seed {made.seed}, year until {made.until}"
     )
     output.note("next: negspace server psql -c 'select * from user_activity_summary limit 10'")

@@ -5,21 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from negspace import migrate
-from negspace.cli import output
+from negspace.cli import migrate_proof, output
 from negspace.cli.migrate_answers import answering
+from negspace.cli.migrate_options import (
+    Command,
+    address,
+    folder_option,
+    is_embedded,
+    settings,
+    strip_option,
+)
+from negspace.cli.migrate_show import say_progress, say_waiting, show_run
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from negspace.migrate.plan import Plan
 
-FAILED: Final = 1
 FOUND: Final = 3
 
-OWN_MIGRATIONS: Final = Path(__file__).parent.parent / "sql" / "migrations"
+_SETTLED: Final = {"applied", "squashed"}
 
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
@@ -29,19 +38,10 @@ def group() -> None:
     """Apply, undo, rehearse and check migrations: negspace's own, or any folder's."""
 
 
-def _folder(command: Command) -> Command:
-    return click.option(
-        "--dir",
-        "folder",
-        type=click.Path(path_type=Path),
-        default=OWN_MIGRATIONS,
-        help="Folder of the migrations; negspace's own by default.",
-    )(command)
-
-
 def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
+        strip_option,
         click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
             "--lock-timeout",
@@ -57,21 +57,27 @@ def _writes(command: Command) -> Command:
         ),
     ):
         command = option(command)
-    return output.json_option(_folder(command))
+    return output.json_option(folder_option(command))
 
 
-def _address() -> str:
-    """The database that the settings name, as its owner; the embedded one without any."""
-    from negspace import settings
-
-    found = settings.load()
-    if found.embedded and found.owner_url is None:
-        from negspace import server
-
-        return server.address(found, owner=True)
-    from negspace.database import conninfo
-
-    return conninfo(found, owner=True)
+def _undoes(command: Command) -> Command:
+    """The options of a verb that undoes."""
+    for option in (
+        click.option("--yes", is_flag=True, help="Don't ask."),
+        click.option(
+            "--accept-loss",
+            metavar="NAME",
+            multiple=True,
+            help="A table or column whose data may be lost, as the proof names it.",
+        ),
+        click.option(
+            "--development",
+            is_flag=True,
+            help="The database is for development: prove nothing, lose what is lost.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @group.command()
@@ -85,12 +91,15 @@ def up(
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout, answers)
-    result = migrate.up(_address(), folder, to=to, options=options, on_wait=_say_waiting)
-    return _show_run(result, as_json=as_json)
+    options = _options(
+        dry_run, lock_timeout, statement_timeout, strip=strip_transaction, answers=answers
+    )
+    result = migrate.up(address(), folder, to=to, options=options, on_wait=say_waiting)
+    return show_run(result, as_json=as_json)
 
 
 @group.command()
@@ -98,8 +107,8 @@ def up(
 @click.option("--steps", type=click.IntRange(min=1), help="How many to undo; 1 by default.")
 @click.option("--to", metavar="VERSION", help="Undo what comes after it; 0 undoes everything.")
 @click.option("--batch", is_flag=True, help="Undo the newest batch.")
-@click.option("--yes", is_flag=True, help="Don't ask.")
 @answering
+@_undoes
 def down(
     folder: Path,
     answers: dict[str, migrate.Answer],
@@ -107,34 +116,90 @@ def down(
     to: str | None,
     batch: bool,
     yes: bool,
+    development: bool,
+    accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
+    strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Undo the newest migrations, in one transaction; data that they hold is lost."""
+    """Undo the newest migrations, in one transaction; data that they hold is lost.
+
+    On any server but the embedded one it is proven first what that loses, on a shadow
+    database: a down that lies or is broken is refused, and data has to be named to be lost.
+    """
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
     if not (dry_run or yes):
-        _ask(steps, to, batch=batch)
-    options = _options(dry_run, lock_timeout, statement_timeout, answers)
+        what = f"down to version {to}" if to else f"the newest {steps or 1}"
+        _ask("the newest batch" if batch else what)
+    options = _options(
+        dry_run, lock_timeout, statement_timeout, strip=strip_transaction, answers=answers
+    )
     result = migrate.down(
-        _address(),
+        address(),
         folder,
         steps=steps,
         to=to,
         batch=batch,
         options=options,
-        on_wait=_say_waiting,
+        on_wait=say_waiting,
+        guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, as_json=as_json)
+    return show_run(result, as_json=as_json)
 
 
-def _ask(steps: int | None, to: str | None, *, batch: bool) -> None:
-    what = f"down to version {to}" if to else f"the newest {steps or 1}"
+@group.command()
+@_writes
+@_undoes
+def redo(
+    folder: Path,
+    yes: bool,
+    development: bool,
+    accept_loss: tuple[str, ...],
+    dry_run: bool,
+    lock_timeout: float | None,
+    statement_timeout: float | None,
+    strip_transaction: bool,
+    as_json: bool,
+) -> int:
+    """Undo the newest migration and apply it again as it is now, in one transaction."""
+    if not (dry_run or yes):
+        _ask("the newest, to be applied again")
+    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    result = migrate.redo(
+        address(),
+        folder,
+        options=options,
+        on_wait=say_waiting,
+        guard=_guard(folder, options, development, accept_loss),
+    )
+    return show_run(result, as_json=as_json)
+
+
+def _guard(
+    folder: Path, options: migrate.Options, development: bool, accept_loss: Sequence[str]
+) -> Callable[[Plan], None] | None:
+    """The proof before a down; none for a developer's own database, or a rehearsal."""
+    found = settings()
+    if options.dry_run or development or is_embedded(found):
+        return None
+    from negspace.migrate.guard import proven
+    from negspace.migrate.shadow import ground
+
+    return proven(
+        lambda: ground(found),
+        folder,
+        accept_loss=accept_loss,
+        strip_transaction=options.strip_transaction,
+        progress=migrate_proof.say_proven,
+    )
+
+
+def _ask(what: str) -> None:
     if not sys.stdin.isatty():
         raise RefusedError("undoing migrations may lose data", hint="say --yes, or --dry-run first")
-    what = "the newest batch" if batch else what
     if not click.confirm(f"Undo migrations ({what})? Their data is lost", err=True):
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
@@ -143,90 +208,31 @@ def _options(
     dry_run: bool,
     lock: float | None,
     statement: float | None,
-    answers: dict[str, migrate.Answer],
+    *,
+    strip: bool,
+    answers: dict[str, migrate.Answer] | None = None,
 ) -> migrate.Options:
     return migrate.Options(
         dry_run=dry_run,
         lock_timeout=lock,
         statement_timeout=statement,
-        progress=_say_progress,
-        answers=answers,
+        strip_transaction=strip,
+        progress=say_progress,
+        answers=answers or {},
     )
-
-
-def _say_waiting(holder: migrate.Holder) -> None:
-    since = f", since {holder.since:%H:%M:%S %Z}" if holder.since else ""
-    output.note(
-        f"waiting for another run: pid {holder.pid} ({holder.application}, {holder.user}){since}"
-    )
-
-
-def _say_progress(step: migrate.StepResult) -> None:
-    spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
-    output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
-    for line in (step.reason, *step.recovered):
-        if line:
-            output.note(f"         {line}")
-
-
-def _show_run(result: migrate.RunResult, *, as_json: bool) -> int:
-    if as_json:
-        output.show_json(result)
-    elif result.failure is not None:
-        _show_failure(result, result.failure)
-    else:
-        output.show_text(_summary(result))
-    return 0 if result.ok else FAILED
-
-
-def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
-    for line in failure.lines():
-        output.note(line)
-    kept = [s.name for s in result.steps if s.status in {"success", "rolled_back"}]
-    failed = next(step for step in result.steps if step.status == "failed")
-    if result.dry_run:
-        said = "nothing was changed: this was a dry run"
-    elif not failed.transaction:
-        said = (
-            f"{failed.name} is outside the run's transaction: {failed.statements} statements stay"
-        )
-    else:
-        said = "rolled back" if kept else "rolled back: nothing was changed"
-    output.note(f"{said}; kept: {', '.join(kept)}" if kept else said)
-
-
-def _summary(result: migrate.RunResult) -> str:
-    if not result.steps:
-        return "nothing to do"
-    count = len(result.steps)
-    noun = "migration" if count == 1 else "migrations"
-    spent = f"{result.duration_ms / 1000:.2f} s"
-    if result.dry_run:
-        left = sum(step.status == "not rehearsed" for step in result.steps)
-        also = (
-            f", {left} not rehearsed: they run outside a transaction, or after one" if left else ""
-        )
-        ran = count - left
-        return f"dry run: {ran} of {count} {noun} would work{also}; rolled back after {spent}"
-    if result.direction == "up":
-        return (
-            f"applied {count} {noun} as batch {result.batch} in {spent}"
-            "; negspace migrate history shows them"
-        )
-    return f"undid {count} {noun} in {spent}; negspace migrate up applies them again"
 
 
 @group.command()
-@_folder
+@folder_option
 @click.option("--check", is_flag=True, help=f"Exit {FOUND} unless everything is applied as it is.")
 @output.json_option
 def status(folder: Path, check: bool, as_json: bool) -> int:
     """Show which migrations are applied, pending, edited or gone."""
-    found = migrate.status(_address(), folder)
+    found = migrate.status(address(), folder)
     if as_json:
         output.show_json(found)
     else:
-        _columns(
+        output.show_columns(
             ["version", "name", "state", "batch", "applied at", "ms"],
             [
                 (
@@ -240,31 +246,24 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
                 for row in found
             ],
         )
-        waiting = sum(row.state != "applied" for row in found)
+        waiting = sum(row.state not in _SETTLED for row in found)
         output.show_text(
             f"{waiting} of {len(found)} not applied as they are; negspace migrate up, or validate"
             if waiting
             else f"all {len(found)} applied"
         )
-    return FOUND if check and any(row.state != "applied" for row in found) else 0
-
-
-def _columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table in plain columns: this verb is to answer at once, and rich takes its time."""
-    texts = [list(heads), *([output.cell(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for row in texts:
-        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
-        output.show_text(line.rstrip())
+    return FOUND if check and any(row.state not in _SETTLED for row in found) else 0
 
 
 @group.command()
-@_folder
+@folder_option
 @click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
+@strip_option
 @output.json_option
-def validate(folder: Path, offline: bool, as_json: bool) -> int:
+def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
     """Check every file, and what is applied against it; change nothing."""
-    problems = migrate.validate(folder, None if offline else _address())
+    where = None if offline else address()
+    problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
     if as_json:
         output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
     else:
@@ -281,11 +280,11 @@ def validate(folder: Path, offline: bool, as_json: bool) -> int:
 def history(count: int | None, as_json: bool) -> None:
     """Show every attempt, newest first: the last COUNT, 20 by default; all as JSON."""
     wanted = count if as_json else (count or 20)
-    found = migrate.history(_address(), wanted)
+    found = migrate.history(address(), wanted)
     if as_json:
         output.show_json(found)
         return
-    _columns(
+    output.show_columns(
         ["id", "when", "batch", "name", "direction", "status", "ms", "by", "error"],
         [
             (
@@ -306,7 +305,7 @@ def history(count: int | None, as_json: bool) -> None:
 
 @group.command()
 @click.argument("name")
-@_folder
+@folder_option
 @output.json_option
 def new(name: str, folder: Path, as_json: bool) -> None:
     """Make the two empty files of a new migration, numbered after the last."""
@@ -323,7 +322,7 @@ def new(name: str, folder: Path, as_json: bool) -> None:
 @output.json_option
 def dump(target: Path | None, as_json: bool) -> None:
     """Print the whole schema as one script for psql; owners, data and passwords left out."""
-    text = migrate.dump(_address())
+    text = migrate.dump(address())
     if target is None:
         output.show_json({"schema": text}) if as_json else click.echo(text, nl=False)
         return
@@ -337,3 +336,7 @@ def dump(target: Path | None, as_json: bool) -> None:
         output.show_json({"file": target, "bytes": len(text.encode())})
     else:
         output.show_text(f"wrote {target}")
+
+
+group.add_command(migrate_proof.prove)
+group.add_command(migrate_proof.squash)

@@ -50,6 +50,11 @@ def show_text(text: str = "") -> None:
     click.echo(text)
 
 
+def show_part(text: str) -> None:
+    """Print a part of the result, as it is."""
+    click.echo(text, nl=False)
+
+
 def note(text: str) -> None:
     """Say something that is not the result, on stderr."""
     click.echo(text, err=True)
@@ -89,6 +94,15 @@ def show_rows(
     for row in plained:
         table.add_row(*(cell(row[column]) for column in columns))
     show_rich(table)
+
+
+def show_columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in plain columns, at once: rich takes its time to be imported."""
+    texts = [list(heads), *([cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True))
+        show_text(line.rstrip())
 
 
 def show_fields(value: object, *, as_json: bool) -> None:

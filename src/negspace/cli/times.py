@@ -26,6 +26,18 @@ def ahead(text: str) -> datetime:
     return _moment(text, 1)
 
 
+def span(text: str) -> timedelta:
+    """A span of time.
+
+    Raises:
+        BadParameter: It is none.
+    """
+    found = _SPAN.fullmatch(text)
+    if found is None or int(found[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no span of time: such as 30m, 12h or 7d")
+    return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
 def _moment(text: str, direction: int) -> datetime:
     span = _SPAN.fullmatch(text)
     try:

@@ -68,7 +68,8 @@ def users(plan: Plan, first: Mapping[str, int]) -> Iterator[dict[str, Piece]]:
 
 def api_keys(plan: Plan, first: Mapping[str, int]) -> Iterator[dict[str, Piece]]:
     """One key for every tenth account; nobody knows the key of a hash."""
-    chance, count = plan.chance("api_keys"), keys(plan)
+    # other keys where the database has those of another run: a key's hash is unique
+    chance, count = plan.chance("api_keys", first["api_keys"]), keys(plan)
     made = plan.start + chance.integers(0, 300 * DAY, count)
     used = np.minimum(made + chance.integers(0, 365 * DAY, count), plan.end - 1)
     scopes = ('["read:images", "read:results"]', '["read:images", "read:results", "write:images"]')

@@ -7,28 +7,74 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
 from negspace.migrate.journal import Answer
 from negspace.migrate.ledger import Entry, Holder
-from negspace.migrate.runner import MigrationStatus, down, dump, history, new, status, up, validate
+from negspace.migrate.runner import (
+    MigrationStatus,
+    down,
+    dump,
+    history,
+    new,
+    redo,
+    status,
+    up,
+    validate,
+)
 from negspace.migrate.script import Problem
+
+if TYPE_CHECKING:
+    from negspace.migrate.guard import proven
+    from negspace.migrate.proof import MigrationProof, Proof, prove
+    from negspace.migrate.shadow import Ground, ground
+    from negspace.migrate.squashing import Squash, squash
+
+# What takes its time to import, and few runs need.
+_LATER: Final = {
+    "Ground": "shadow",
+    "MigrationProof": "proof",
+    "Proof": "proof",
+    "Squash": "squashing",
+    "ground": "shadow",
+    "prove": "proof",
+    "proven": "guard",
+    "squash": "squashing",
+}
 
 __all__ = [
     "Answer",
     "Entry",
     "Failure",
+    "Ground",
     "Holder",
+    "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
+    "Proof",
     "RunResult",
+    "Squash",
     "StepResult",
     "down",
     "dump",
+    "ground",
     "history",
     "new",
+    "prove",
+    "proven",
+    "redo",
+    "squash",
     "status",
     "up",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"negspace.migrate.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,8 @@ import re
 from typing import Final
 
 from negspace.migrate.lexer import Statement
-from negspace.migrate.script import MigrationFile
 
-__all__ = ["alone_because", "command", "controls_transactions", "options_end"]
+__all__ = ["command", "controls_transactions", "options_end"]
 
 _ALWAYS: Final = (
     ("vacuum",),
@@ -108,18 +107,3 @@ def controls_transactions(statement: Statement) -> bool:
     if statement.begins("call"):
         return True
     return statement.begins("do") and any(_CONTROLS.search(token) for token in statement.tokens)
-
-
-def alone_because(file: MigrationFile) -> str | None:
-    """Why a file runs outside the run's transaction, or None where it runs inside.
-
-    Raises:
-        MigrationFileError: The file can't be read as what it is.
-    """
-    if not file.directives.transaction:
-        return "declared no-transaction"
-    for statement in file.statements:
-        found = command(statement)
-        if found is not None:
-            return f"{found} in line {statement.line} runs outside a transaction only"
-    return None

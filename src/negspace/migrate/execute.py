@@ -20,6 +20,7 @@ from negspace.migrate.failure import Failure
 from negspace.migrate.journal import Answer, Journal, name_of
 from negspace.migrate.journaled import Journaled
 from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
+from negspace.migrate.lexer import Statement
 from negspace.migrate.plan import Plan, Step
 from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
@@ -67,6 +68,8 @@ class Options:
         dry_run: Execute everything, then roll back; nothing is written.
         lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
+        strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
+        left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
         answers: What to do about migrations that a run left unfinished, by name, where the
             catalog can't tell.
@@ -77,6 +80,8 @@ class Options:
     dry_run: bool = False
     lock_timeout: float | None = None
     statement_timeout: float | None = None
+    strip_transaction: bool = False
+    left_out: Callable[[Statement], bool] | None = None
     progress: Progress | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict)
     at: Callable[[str], None] | None = None
@@ -235,11 +240,9 @@ class Run:
     # ── one step ─────────────────────────────────────────────────────────────────────────
 
     def _step(self, step: Step) -> StepResult:
-        began, start = time.monotonic(), self._transaction_start()
+        began = time.monotonic()
         self._set_timeouts()
-        ran, failure = self._execute(step)
-        if failure is None and self._transaction_start() != start:
-            failure = _ended(step)
+        ran, failure = self._guarded(step)
         if failure is None and step.transaction:
             said = attempt(self._connection, query("settle") + query("new_session"))
             failure = failed.in_run(step.name, step.file, said) if said else None
@@ -258,12 +261,25 @@ class Run:
         if self._options.at is not None:
             self._options.at(point)
 
+    def _guarded(self, step: Step) -> tuple[int, Failure | None]:
+        """Run the file, and see that it left the transaction that it began in."""
+        if step.transaction and not step.file.is_python:  # its statements were looked through
+            return self._execute(step)
+        start = self._transaction_start()
+        ran, failure = self._execute(step)
+        if failure is None and self._transaction_start() != start:
+            failure = failed.ended(step.name, step.file, transaction=step.transaction)
+        return ran, failure
+
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
         if not step.transaction:
             return self._journaled(step).run()
         if step.file.is_python:
             return 0, run_python(self._connection, step)
+        left_out = self._options.left_out
         for ran, statement in enumerate(step.file.statements):
+            if left_out is not None and left_out(statement):
+                continue
             self._at("before statement")
             said = attempt(self._connection, statement.text.encode())
             self._at("after statement")
@@ -282,6 +298,7 @@ class Run:
             answer=self._options.answers.get(name_of(step.name)),
             run_python=run_python,
             tell=self._recovered.append,
+            left_out=self._options.left_out,
             at=self._at,
         )
 
@@ -320,7 +337,8 @@ class Run:
         undone = [done.name for done in self._done[before:]]
         self._tell(result)
         if not self._options.dry_run:
-            step = next(step for step in group if step.name == result.name)
+            wanted = (result.name, result.direction)
+            step = next(step for step in group if (step.name, step.direction) == wanted)
             self._write_failure(step, result, failure, undone)
         return failure
 
@@ -380,13 +398,3 @@ def _outcome(step: Step, status: str) -> StepResult:
     return StepResult(
         step.name, step.version, step.direction, status, step.transaction, reason=step.reason
     )
-
-
-def _ended(step: Step) -> Failure:
-    if step.transaction:
-        message = "the migration ended the run's transaction itself; what it committed stays"
-        hint = "take its COMMIT or ROLLBACK out: a run is one transaction"
-    else:
-        message = "the file ends inside a transaction of its own, which was rolled back"
-        hint = "end it with COMMIT"
-    return Failure(step.name, step.file.path, message, hint=hint)

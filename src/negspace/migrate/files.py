@@ -18,7 +18,13 @@ from negspace.migrate.script import MigrationFile, Problem
 __all__ = ["Folder", "Migration", "key_of", "read_folder"]
 
 _NAME: Final = re.compile(r"(?P<number>\d+(?:-\d+)*)[_-](?P<title>.+)")
-_SUFFIXES: Final = {".up.sql": "up", ".down.sql": "down", ".py": "python"}
+_SUFFIXES: Final = {
+    ".up.sql": "up",
+    ".down.sql": "down",
+    "_up.sql": "up",
+    "_down.sql": "down",
+    ".py": "python",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,13 @@ class Migration:
     def key(self) -> tuple[int, str]:
         """What the order goes by, and what makes it the same migration in the ledger."""
         return key_of(self.name)
+
+    @property
+    def reversible(self) -> bool:
+        """Whether it has a way down."""
+        if self.down is None or not self.down.is_python:
+            return self.down is not None
+        return self.down.problem() is None and "down" in self.down.functions
 
 
 @dataclass(frozen=True)
@@ -71,12 +84,13 @@ def key_of(name: str) -> tuple[int, str]:
     return int(found["number"].replace("-", "")), found["title"]
 
 
-def read_folder(path: Path) -> Folder:
+def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
     """Read a folder of migrations.
 
     Args:
         path: The folder. Files that are no ``.sql`` and no ``NUMBER_….py``, and hidden
             ones, are none of ours and left alone.
+        strip_transaction: Leave out the files' own BEGIN and COMMIT.
 
     Returns:
         The migrations in order, and what is wrong with the files' names.
@@ -96,10 +110,11 @@ def read_folder(path: Path) -> Folder:
     problems: list[Problem] = []
     found: dict[tuple[int, str], dict[str, MigrationFile]] = {}
     for entry, data in files.items():
-        problem = _place(found, MigrationFile(entry, data))
+        problem = _place(found, MigrationFile(entry, data, strip_transaction))
         if problem is not None:
             problems.append(problem)
     migrations: list[Migration] = []
+    _pair_by_number(found)
     for key in sorted(found):
         made = _migration(found[key])
         if isinstance(made, Migration):
@@ -148,11 +163,25 @@ def _place(
     return None
 
 
+def _pair_by_number(found: dict[tuple[int, str], dict[str, MigrationFile]]) -> None:
+    """Give a down whose name is not quite its up's to the one up of its number without any.
+
+    Tools that go by the number alone never notice, so such folders are about.
+    """
+    lone_downs = [key for key, roles in found.items() if set(roles) == {"down"}]
+    lone_ups = [key for key, roles in found.items() if set(roles) == {"up"}]
+    for number in {number for number, _ in lone_downs}:
+        downs = [key for key in lone_downs if key[0] == number]
+        ups = [key for key in lone_ups if key[0] == number]
+        if len(downs) == len(ups) == 1:
+            found[ups[0]]["down"] = found.pop(downs[0])["down"]
+
+
 def _migration(roles: dict[str, MigrationFile]) -> Migration | Problem:
     up = roles.get("up") or roles.get("python")
     if up is None:
         down = roles["down"]
-        missing = down.path.name.removesuffix(".down.sql") + ".up.sql"
+        missing = f"{_stem(down.path)[0]}.up.sql"
         return Problem(down.path, f"a down without an up: {missing} is missing", "add it")
     name, _ = _stem(up.path)
     found = _NAME.fullmatch(name)
@@ -162,12 +191,9 @@ def _migration(roles: dict[str, MigrationFile]) -> Migration | Problem:
 
 def _contradiction(migration: Migration) -> Problem | None:
     """A file that says there is no way down, and a way down."""
-    down = migration.down
-    if down is None or migration.up.problem() or down.problem():
+    if not migration.reversible or migration.up.problem() is not None:
         return None
     if migration.up.directives.irreversible is None:
-        return None
-    if down.is_python and "down" not in down.functions:
         return None
     return Problem(
         migration.up.path,

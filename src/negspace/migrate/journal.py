@@ -133,8 +133,9 @@ def refuse_crossing(plan: Plan, records: Sequence[Record]) -> None:
     Raises:
         RefusedError: Names the migration, and what ends it.
     """
+    going = "up" if plan.direction == "up" else "down"  # redo goes down first
     for record in records:
-        if record.direction != plan.direction and record.event == "done":
+        if record.direction != going and record.event == "done":
             way = "applied" if record.direction == "up" else "undone"
             raise RefusedError(
                 f"{record.migration} is half {way}: an earlier run of"

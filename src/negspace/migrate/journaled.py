@@ -56,6 +56,7 @@ class Journaled:
         answer: What the operator said of it, or None.
         run_python: Runs the step of a Python file.
         tell: Called with what was found out about an earlier run.
+        left_out: Which statements not to run, or None: all run.
         at: Called at each point where a crash would find something else.
     """
 
@@ -70,6 +71,7 @@ class Journaled:
         answer: Answer | None,
         run_python: Callable[[Connection, Step], Failure | None],
         tell: Callable[[str], None],
+        left_out: Callable[[Statement], bool] | None,
         at: Callable[[str], None],
     ) -> None:
         self._connection = connection
@@ -80,6 +82,7 @@ class Journaled:
         self._answer = answer
         self._run_python = run_python
         self._tell = tell
+        self._left_out = left_out
         self._at = at
         self._units = units_of(step)
 
@@ -238,6 +241,8 @@ class Journaled:
 
     def _all(self, statements: Iterable[Statement], *, mark: str = "") -> Failure | None:
         for statement in statements:
+            if self._left_out is not None and self._left_out(statement):
+                continue
             self._at("before statement")
             said = attempt(self._connection, (mark + statement.text).encode())
             self._at("after statement")

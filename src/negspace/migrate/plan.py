@@ -9,17 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
-from negspace.migrate.autocommit import alone_because
+from negspace.migrate.autocommit import command
 from negspace.migrate.boundaries import Values
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
+from negspace.migrate.squashed import squashed
+from negspace.migrate.statements import copies, ends_transaction
 
-__all__ = ["Plan", "Step", "disagreements", "plan_down", "plan_up", "unrunnable"]
+__all__ = [
+    "Plan",
+    "Step",
+    "bounded",
+    "check",
+    "disagreements",
+    "has_way_down",
+    "plan_down",
+    "plan_redo",
+    "plan_up",
+    "unrunnable",
+]
 
 
 @dataclass(frozen=True)
@@ -76,10 +88,13 @@ class Plan:
 def disagreements(folder: Folder, standing: Standing) -> Iterator[Problem]:
     """Where the folder and the ledger don't fit: edited, missing and late files."""
     there = {migration.key: migration for migration in folder.migrations}
+    stand = squashed(folder, standing)
+    yield from stand.problems
     for row in standing.applied:
         migration = there.get(_key(row))
         if migration is None:
-            yield _gone(folder, row)
+            if _key(row) not in stand.replaced:
+                yield _gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
                 migration.up.path,
@@ -120,8 +135,9 @@ def _gone(folder: Folder, row: Applied) -> Problem:
 
 
 def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
-        if is_late(migration, standing):
+        if migration.key not in aside and is_late(migration, standing):
             newest = max(standing.applied, key=_key)
             yield Problem(
                 migration.up.path,
@@ -130,49 +146,25 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
             )
 
 
-_ENDS: Final = (
-    ("begin",),
-    ("start", "transaction"),
-    ("commit",),
-    ("end",),
-    ("abort",),
-    ("rollback",),
-    ("prepare", "transaction"),
-)
-_TO_SAVEPOINT: Final = {"to"}
-
-
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
     for statement in file.statements:
-        if _copies(statement):
+        if copies(statement):
             yield _problem(
                 file,
                 statement,
                 "COPY with the client's standard input or output",
                 "use INSERT, or a .py migration with connection.cursor().copy(...)",
             )
-        elif _ends_transaction(statement) and alone_because(file) is None:
+        elif file.transaction and ends_transaction(statement):
             yield _problem(
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "take BEGIN and COMMIT out: a run is one transaction;"
+                "take BEGIN and COMMIT out: a run is one transaction; or have them left out"
+                " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
-
-
-def _ends_transaction(statement: Statement) -> bool:
-    if not any(statement.begins(*words) for words in _ENDS):
-        return False
-    return not (statement.tokens[0] == "rollback" and _TO_SAVEPOINT & set(statement.tokens[1:3]))
-
-
-def _copies(statement: Statement) -> bool:
-    return statement.begins("copy") and any(
-        pair in {("from", "stdin"), ("to", "stdout")}
-        for pair in zip(statement.tokens, statement.tokens[1:], strict=False)
-    )
 
 
 def _problem(file: MigrationFile, at: Statement, message: str, hint: str) -> Problem:
@@ -190,6 +182,17 @@ def _refuse(problems: Sequence[Problem]) -> None:
             **first.details,
         )
     raise first
+
+
+def check(folder: Folder) -> None:
+    """Refuse a folder with anything wrong in it.
+
+    Raises:
+        MigrationFileError: What is wrong, and how much else.
+    """
+    files = dict.fromkeys(f for m in folder.migrations for f in (m.up, m.down) if f is not None)
+    sound = (file for file in files if file.problem() is None)
+    _refuse([*folder.checked(), *(p for file in sound for p in unrunnable(file))])
 
 
 def _runnable(file: MigrationFile) -> None:
@@ -216,13 +219,18 @@ def plan_up(folder: Folder, standing: Standing, *, to: str | None = None) -> Pla
     last = find(folder, to).key if to is not None else None
     batch = standing.last_batch + 1
     steps: list[Step] = []
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         row = standing.by_key.get(migration.key)
-        if (row and row.applied) or (last is not None and migration.key > last):
+        if (
+            (row and row.applied)
+            or migration.key in aside
+            or (last is not None and migration.key > last)
+        ):
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, _bounded(steps))
+    return Plan("up", batch, bounded(steps))
 
 
 def plan_down(
@@ -255,7 +263,26 @@ def plan_down(
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, _bounded(chosen))
+    return Plan("down", chosen[0].batch if chosen else standing.last_batch, bounded(chosen))
+
+
+def plan_redo(folder: Folder, standing: Standing) -> Plan:
+    """What undoing the newest applied migration and applying it again takes.
+
+    Its file may have changed since: that is what one redoes a migration for.
+
+    Raises:
+        RefusedError: It has no way down.
+        MigrationFileError: A file that is invalid or gone.
+    """
+    down = plan_down(folder, standing, steps=1)
+    there = {migration.name: migration for migration in folder.migrations}
+    again: list[Step] = []
+    for step in down.steps:
+        migration = there[step.name]
+        _runnable(migration.up)
+        again.append(_step(migration, "up", migration.up, step.batch))
+    return Plan("redo", down.batch, bounded((*down.steps, *again)))
 
 
 def _to_undo(
@@ -270,6 +297,14 @@ def _to_undo(
     return newest_first[: 1 if steps is None else steps]
 
 
+def has_way_down(migration: Migration) -> bool:
+    """Whether a valid migration can be undone: it isn't declared irreversible, and has a down."""
+    down = migration.down
+    if migration.up.directives.irreversible is not None or down is None:
+        return False
+    return not down.is_python or "down" in down.functions
+
+
 def _way_down(migration: Migration) -> MigrationFile:
     """The file that undoes a migration, valid."""
     reason = None if migration.up.problem() else migration.up.directives.irreversible
@@ -279,20 +314,32 @@ def _way_down(migration: Migration) -> MigrationFile:
             f"{migration.name} is declared irreversible: {reason}",
             hint="restore a backup, or write a new migration that goes on from here",
         )
-    if down is None or (down.is_python and "down" not in down.functions):
+    if down is not None:
+        _runnable(down)
+    if down is None or not migration.reversible:
         missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
         raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
-    _runnable(down)
     return down
 
 
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
-    alone = alone_because(file)
+    alone = _alone_because(file)
     reason = alone and f"outside a transaction: {alone}"
-    return Step(migration.name, migration.version, direction, file, batch, alone is None, reason)
+    return Step(migration.name, migration.version, direction, file, batch, file.transaction, reason)
 
 
-def _bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
+def _alone_because(file: MigrationFile) -> str | None:
+    """Why a file runs outside the run's transaction, or None where it runs inside."""
+    if file.transaction:
+        return None
+    for statement in file.statements:
+        found = command(statement)
+        if found is not None and file.directives.transaction:
+            return f"{found} in line {statement.line} runs outside a transaction only"
+    return "declared no-transaction"
+
+
+def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
     """The steps, with the commits that new enum values need."""
     values = Values()
     out: list[Step] = []

@@ -13,7 +13,7 @@ from uuid import uuid4
 from negspace.database import Connection
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
 from negspace.migrate.execute import Options, Run, RunResult, open_session
-from negspace.migrate.files import Folder, Migration, read_folder
+from negspace.migrate.files import Folder, Migration, key_of, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
 from negspace.migrate.plan import (
@@ -22,10 +22,12 @@ from negspace.migrate.plan import (
     is_edited,
     is_late,
     plan_down,
+    plan_redo,
     plan_up,
     unrunnable,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.squashed import Squashed, squashed
 
 __all__ = [
     "MigrationStatus",
@@ -34,12 +36,14 @@ __all__ = [
     "dump",
     "history",
     "new",
+    "redo",
     "status",
     "up",
     "validate",
 ]
 
 OnWait = Callable[[Holder], None]
+Guard = Callable[[Plan], None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class MigrationStatus:
         state: ``applied``, ``pending``, ``failed`` (pending, its last attempt failed),
             ``interrupted`` (begun outside a transaction and never ended), ``edited``
             (applied, and its file says something else now), ``gone`` (applied, and its file
-            isn't there) or ``late`` (pending, and comes before an applied one).
+            isn't there), ``late`` (pending, and comes before an applied one) or ``squashed``
+            (a squash stands for it, or it is one whose migrations are applied).
         reversible: Whether it has a way down.
         last_error: Of its last attempt, where that failed.
     """
@@ -91,7 +96,7 @@ def up(
         MigrationFileError: A file that is invalid, edited, gone or late: nothing was touched.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait)
 
 
@@ -104,6 +109,7 @@ def down(
     batch: bool = False,
     options: Options | None = None,
     on_wait: OnWait | None = None,
+    guard: Guard | None = None,
 ) -> RunResult:
     """Undo applied migrations, newest first, in one transaction.
 
@@ -115,21 +121,47 @@ def down(
         batch: Undo the newest batch.
         options: Dry run, timeouts, progress.
         on_wait: Called with who holds the lock, when there is somebody to wait for.
+        guard: Called with the plan before anything is touched; it may raise, see
+            ``guard.proven``.
 
     Returns:
         What was done. A migration that fails is told in ``failure``, not raised.
 
     Raises:
-        RefusedError: One of them has no way down: nothing was touched.
+        RefusedError: One of them has no way down, or the guard refused: nothing was touched.
         MigrationFileError: A file that is invalid or gone: nothing was touched.
         UnavailableError: No database was reached.
     """
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("steps, to and batch exclude each other", hint="give one")
-    there = read_folder(folder)
+    there = _read(folder, options)
     return _run(
-        address, lambda s: plan_down(there, s, steps=steps, to=to, batch=batch), options, on_wait
+        address,
+        lambda s: plan_down(there, s, steps=steps, to=to, batch=batch),
+        options,
+        on_wait,
+        guard,
     )
+
+
+def redo(
+    address: str,
+    folder: Path,
+    *,
+    options: Options | None = None,
+    on_wait: OnWait | None = None,
+    guard: Guard | None = None,
+) -> RunResult:
+    """Undo the newest migration and apply it again as it is now, in one transaction.
+
+    Args, result and errors are those of ``down``.
+    """
+    there = _read(folder, options)
+    return _run(address, lambda s: plan_redo(there, s), options, on_wait, guard)
+
+
+def _read(folder: Path, options: Options | None) -> Folder:
+    return read_folder(folder, strip_transaction=bool(options and options.strip_transaction))
 
 
 def _run(
@@ -137,6 +169,7 @@ def _run(
     planned: Callable[[Standing], Plan],
     options: Options | None,
     on_wait: OnWait | None,
+    guard: Guard | None = None,
 ) -> RunResult:
     options = options or Options()
     with open_session(address) as connection:
@@ -145,8 +178,12 @@ def _run(
         options = _unfinished(connection, plan, options)
         if not plan.steps:
             return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
+        if guard is not None:
+            guard(plan)
         with RunLock(address, on_wait) as lock:
-            plan = planned(Ledger(connection).standing())
+            guarded, plan = plan, planned(Ledger(connection).standing())
+            if guard is not None and plan != guarded:
+                guard(plan)
             options = _unfinished(connection, plan, options, restart=not options.dry_run)
             return Run(address, connection, lock, plan, options).result()
 
@@ -176,29 +213,38 @@ def status(address: str, folder: Path) -> tuple[MigrationStatus, ...]:
     there = read_folder(folder)
     with open_session(address) as connection:
         standing = Ledger(connection).standing()
-    found = [_status(migration, standing) for migration in there.migrations]
+    stand = squashed(there, standing)
+    found = [_status(migration, standing, stand) for migration in there.migrations]
     names = {migration.key for migration in there.migrations}
     gone = [row for key, row in standing.by_key.items() if row.applied and key not in names]
     found += [
         MigrationStatus(
-            row.version, row.name, "gone", row.batch, row.applied_at, row.duration_ms, False, None
+            row.version,
+            row.name,
+            "squashed" if key_of(row.name) in stand.replaced else "gone",
+            row.batch,
+            row.applied_at,
+            row.duration_ms,
+            False,
+            None,
         )
         for row in gone
     ]
     return tuple(found)
 
 
-def _status(migration: Migration, standing: Standing) -> MigrationStatus:
+def _status(migration: Migration, standing: Standing, stand: Squashed) -> MigrationStatus:
     row = standing.by_key.get(migration.key)
     applied = row if row and row.applied else None
+    stand_aside = applied is None and migration.key in stand.aside
     return MigrationStatus(
         version=migration.version,
         name=migration.name,
-        state=_state(migration, row, standing),
+        state="squashed" if stand_aside else _state(migration, row, standing),
         batch=applied.batch if applied else None,
         applied_at=applied.applied_at if applied else None,
         duration_ms=applied.duration_ms if applied else None,
-        reversible=migration.down is not None,
+        reversible=migration.reversible,
         last_error=row.last_error if row else None,
     )
 
@@ -213,18 +259,21 @@ def _state(migration: Migration, row: Applied | None, standing: Standing) -> str
     return "pending"
 
 
-def validate(folder: Path, address: str | None = None) -> tuple[Problem, ...]:
+def validate(
+    folder: Path, address: str | None = None, *, strip_transaction: bool = False
+) -> tuple[Problem, ...]:
     """Everything that would stop a run, found without touching anything.
 
     Args:
         folder: The migrations; every file is read to its end.
         address: Of the database whose ledger they are held against; None leaves that out.
+        strip_transaction: Files' own BEGIN and COMMIT will be left out, and are no problem.
 
     Raises:
         FileError: The folder can't be read.
         UnavailableError: No database was reached.
     """
-    there = read_folder(folder)
+    there = read_folder(folder, strip_transaction=strip_transaction)
     problems = [*there.checked(), *_unrunnable(there)]
     if address is not None:
         with open_session(address) as connection:
@@ -261,7 +310,7 @@ def dump(address: str) -> str:
         UnavailableError: No database was reached.
     """
     from negspace.migrate.catalog import read
-    from negspace.migrate.dump import render
+    from negspace.migrate.schema_file import render
 
     with open_session(address) as connection:
         return render(read(connection))

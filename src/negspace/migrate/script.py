@@ -19,6 +19,7 @@ from typing import Final
 
 from negspace.errors import MigrationFileError
 from negspace.migrate.lexer import LexError, Script, Statement, position, split
+from negspace.migrate.statements import is_frame, needs_autocommit
 
 __all__ = [
     "PYTHON_ALGORITHM",
@@ -67,16 +68,26 @@ class Directives:
     Attributes:
         transaction: False where the file's statements run one by one, outside the run's
             transaction (``no-transaction``).
+        strip_transaction: The file's own BEGIN and COMMIT are left out
+            (``strip-transaction``).
         irreversible: Why there is no way down, or None (``irreversible WHY``).
+        replaces: The migrations that this one is a squash of, a line each: ``replaces NAME``,
+            or ``replaces NAME, NAME, …`` where the first is itself a squash of the others.
     """
 
     transaction: bool = True
+    strip_transaction: bool = False
     irreversible: str | None = None
+    replaces: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
 class MigrationFile:
     """One file, read once; what it says is worked out when it is asked for.
+
+    Attributes:
+        strip_transaction: Leave the file's own BEGIN and COMMIT out, as its directive
+            ``strip-transaction`` would.
 
     Reading is cheap and lexing is not: a folder whose files are all applied and unchanged to
     the byte is never lexed.
@@ -84,6 +95,7 @@ class MigrationFile:
 
     path: Path
     data: bytes
+    strip_transaction: bool = False
 
     @property
     def is_python(self) -> bool:
@@ -131,10 +143,26 @@ class MigrationFile:
             line, column = position(self.text, error.offset)
             raise Problem(self.path, error.message, error.hint, line, column).error() from None
 
-    @property
+    @cached_property
     def statements(self) -> tuple[Statement, ...]:
-        """The statements of a SQL file; none of a Python file."""
-        return () if self.is_python else self.script.statements
+        """What runs of a SQL file; nothing of a Python file."""
+        if self.is_python:
+            return ()
+        found = self.script.statements
+        if self.transaction and (self.strip_transaction or self.directives.strip_transaction):
+            return tuple(statement for statement in found if not is_frame(statement))
+        return found
+
+    @cached_property
+    def transaction(self) -> bool:
+        """Whether it runs inside the run's transaction.
+
+        It does not where it says so, and where PostgreSQL would refuse one of its statements
+        there: CREATE INDEX CONCURRENTLY, VACUUM, ALTER SYSTEM and the like.
+        """
+        if self.is_python or not self.directives.transaction:
+            return self.directives.transaction
+        return not any(needs_autocommit(statement) for statement in self.script.statements)
 
     @cached_property
     def directives(self) -> Directives:
@@ -144,6 +172,13 @@ class MigrationFile:
             MigrationFileError: A directive that is unknown or lacks its reason.
         """
         return _directives(self.path, self._comments())
+
+    @property
+    def replaces(self) -> tuple[tuple[str, ...], ...]:
+        """See ``Directives``; empty where the file is no squash, which needs no reading of it."""
+        if b"replaces" not in self.data or self.problem() is not None:
+            return ()
+        return self.directives.replaces
 
     @cached_property
     def checksum(self) -> str:
@@ -204,7 +239,7 @@ class MigrationFile:
             from negspace.migrate.python_tokens import canonical
 
             return canonical(self.text)
-        return (piece for statement in self.statements for piece in (*statement.tokens, ";"))
+        return (piece for statement in self.script.statements for piece in (*statement.tokens, ";"))
 
 
 def as_problem(error: MigrationFileError, path: Path) -> Problem:
@@ -221,25 +256,35 @@ def as_problem(error: MigrationFileError, path: Path) -> Problem:
 
 
 def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
-    transaction, irreversible = True, None
+    flags: set[str] = set()
+    replaces: list[tuple[str, ...]] = []
+    irreversible = None
     for line, comment in comments:
         found = _DIRECTIVE.match(comment)
         if found is None:
             continue
         name, rest = found.groups()
-        if name == "no-transaction" and not rest:
-            transaction = False
+        if name in {"no-transaction", "strip-transaction"} and not rest:
+            flags.add(name)
         elif name == "irreversible":
             if not rest:
                 raise Problem(
                     path, "irreversible without a reason", "-- negspace: irreversible WHY", line
                 ).error()
             irreversible = rest
+        elif name == "replaces" and rest:
+            replaces.append(tuple(part.strip() for part in rest.split(",")))
         else:
             raise Problem(
                 path,
                 f"unknown directive {' '.join((name, rest)).strip()!r}",
-                "negspace knows no-transaction and irreversible WHY",
+                "negspace knows no-transaction, strip-transaction, irreversible WHY and"
+                " replaces NAME",
                 line,
             ).error()
-    return Directives(transaction, irreversible)
+    return Directives(
+        transaction="no-transaction" not in flags,
+        strip_transaction="strip-transaction" in flags,
+        irreversible=irreversible,
+        replaces=tuple(replaces),
+    )

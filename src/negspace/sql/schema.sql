@@ -1220,6 +1220,12 @@ begin
     if exists (select from public.processing_queue_hot q where q.image_id = settle_image.image) then
         return;
     end if;
+    -- Asked for again, taken back before it ran: what it had is what it has.
+    update public.images i
+    set analysis_status = 'processing'
+    where i.id = settle_image.image
+      and i.analysis_status = 'pending'
+      and settle_image.outcome = 'completed';
     update public.images i
     set analysis_status = settle_image.outcome,
         processed_at    = clock_timestamp(),
@@ -1558,7 +1564,7 @@ comment on trigger api_keys_audit_insert on public.api_keys is 'Every new key is
 CREATE TRIGGER api_keys_audit_update AFTER UPDATE ON public.api_keys REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('api_key');
 comment on trigger api_keys_audit_update on public.api_keys is 'Every decided change of a key is an event.';
 
-CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? '$[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
+CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
 
 create table public.audit_log_details (

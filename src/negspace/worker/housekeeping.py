@@ -6,13 +6,13 @@ import logging
 import threading
 from typing import Final
 
-from negspace.database import Database, only
+from negspace import cache
+from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
-_BATCH: Final = 1000
 
 
 def ensure_partitions(database: Database) -> None:
@@ -22,17 +22,6 @@ def ensure_partitions(database: Database) -> None:
             "select ensure_partitions(oldest => (select min(created_at) from processing_queue"
             " where status in ('queued', 'processing', 'retrying')))"
         )
-
-
-def clean(database: Database) -> int:
-    """Remove expired answers from the cache; how many those were."""
-    total = 0
-    while True:
-        with database.transaction() as connection:
-            row = only(connection, "select cleanup_expired_cache(%s) as n", [_BATCH])
-        total += row["n"] if row else 0
-        if row is None or row["n"] < _BATCH:
-            return total
 
 
 def refresh_counters(database: Database) -> None:
@@ -57,7 +46,7 @@ class Housekeeper(threading.Thread):
         while True:
             try:
                 ensure_partitions(self._database)
-                clean(self._database)
+                cache.purge_expired(self._database)
                 refresh_counters(self._database)
             except UnavailableError:
                 self._database.close()

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from negspace import analysis
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from negspace.analysis import Analysis
     from negspace.analysis.image import ImageHandle
 
-OVERLAYS: Final = "overlays"  # the folder of the pictures, below the storage folder
 SLOW_MS: Final = 5000  # where analysis_performance_summary begins to say slow
 
 # The same image and parameters give these again, however often one tries.
@@ -60,20 +58,18 @@ class _Steps:
         return math.fsum(self.ms.values())
 
 
-def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
+def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
     """Read the image, hash its pixels, analyse it, and draw what was found.
 
     Args:
         job: What to do.
-        storage: The folder that ``file_path`` and the picture are below.
+        storage: Where the image lies, and the picture will.
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
-        NotFoundError: The file isn't there.
-        FileError: It can't be read.
+        NotFoundError, FileError: The file isn't there, or can't be read.
         ImageError: It is no image, too large, or can't be decoded.
-        InvalidInputError: The analyser refuses the parameters.
-        AnalysisError: The analyser can't be loaded, or its result doesn't validate.
+        InvalidInputError, AnalysisError: The analyser refuses the parameters, or fails.
     """
     from negspace.analysis import hashes, reading
 
@@ -81,39 +77,52 @@ def analyse(job: Claimed, storage: Path, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        path = Storage(storage).existing(job.file_path)
-        image = reading.open_image(path, max_pixels=settings.max_pixels)
+        file = storage.existing(job.file_path)
+        image = reading.open_image(file, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
         with steps("analyze"):
-            found = analyzer.analyze(image, parameters)
+            found = analysis.run(analyzer, image, parameters)
         with steps("draw"):
             picture = _draw(image, found, storage)
-    megapixels = image.shape[0] * image.shape[1] / 1e6
-    provenance: dict[str, Any] = dict(found.provenance)
-    if parameters != job.algorithm_parameters:  # enqueued unresolved, by other means than ours
-        provenance["resolved_parameters"] = parameters
     return Completion(
         negative_space_data=found.negative_space_data,
         anomalies=found.anomalies,
         confidence_score=found.confidence_score,
         quality_metrics=found.quality_metrics,
-        provenance=provenance,
+        provenance=_provenance(job, parameters, found),
         pixel_hash=known.pixel_sha256,
         perceptual_hash=known.perceptual,
         perceptual_hash_algorithm=None if known.perceptual is None else known.algorithm,
         processing_time_ms=round(steps.total),
         visualization_path=picture,
-        performance_stats={
+        **_advice(steps, image, parameters, found),
+    )
+
+
+def _provenance(job: Claimed, parameters: dict[str, Any], found: Analysis) -> dict[str, Any]:
+    if parameters == job.algorithm_parameters:
+        return dict(found.provenance)
+    # enqueued unresolved, by other means than ours
+    return {**found.provenance, "resolved_parameters": parameters}
+
+
+def _advice(
+    steps: _Steps, image: ImageHandle, parameters: dict[str, Any], found: Analysis
+) -> dict[str, Any]:
+    """How fast it was, and what would make it faster."""
+    megapixels = image.shape[0] * image.shape[1] / 1e6
+    grid = found.negative_space_data.get("grid")
+    shrink = int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
+    return {
+        "performance_stats": {
             "steps_ms": steps.ms,
             "megapixels": round(megapixels, 4),
             "process_max_rss_bytes": _max_rss(),
         },
-        optimization_suggestions=suggestions(
-            steps.ms, megapixels, parameters, _shrink(found.negative_space_data)
-        ),
-    )
+        "optimization_suggestions": suggestions(steps.ms, megapixels, parameters, shrink),
+    }
 
 
 def may_help(error: Exception) -> bool:
@@ -121,13 +130,15 @@ def may_help(error: Exception) -> bool:
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, storage: Path) -> str:
-    """What is stored as the reason of a failure: for people, without the storage's folder."""
+def reason(error: Exception, job: Claimed, storage: Storage) -> str:
+    """What is stored as the reason of a failure: for people, who know the file by its name."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
-    return text.replace(f"{storage}{os.sep}", "").replace(str(storage), "the storage folder")
+    folder = str(storage.folder)
+    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
+    return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 
 def suggestions(
@@ -143,8 +154,8 @@ def suggestions(
     """
     told: list[str] = []
     analyse_ms = steps_ms["analyze"]
-    most = parameters.get("max_pixels")
-    if analyse_ms >= SLOW_MS and most is not None:
+    if analyse_ms >= SLOW_MS and "max_pixels" in parameters:
+        most = min(parameters["max_pixels"], round(megapixels * 1e6))
         told.append(
             f"the analysis took {analyse_ms / 1000:.1f} s: a max_pixels below {most} shortens it"
         )
@@ -157,7 +168,7 @@ def suggestions(
     return told
 
 
-def _draw(image: ImageHandle, found: Analysis, storage: Path) -> str | None:
+def _draw(image: ImageHandle, found: Analysis, storage: Storage) -> str | None:
     """Draw the result and store the picture; its path below the storage folder."""
     if not str(found.negative_space_data["schema"]).startswith("negspace.negative_space/"):
         return None  # another analyser's result: we don't know how to draw it
@@ -165,14 +176,7 @@ def _draw(image: ImageHandle, found: Analysis, storage: Path) -> str | None:
 
     content = io.BytesIO()
     overlay.draw(image, found).save(content, format="PNG")
-    # apart from the images: who removes an image whose bytes are those of a picture removes
-    # no picture
-    return f"{OVERLAYS}/{Storage(storage / OVERLAYS).put(content.getvalue(), 'png')}"
-
-
-def _shrink(data: dict[str, Any]) -> int:
-    grid = data.get("grid")
-    return int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
+    return storage.put(content.getvalue(), "png")
 
 
 def _max_rss() -> int:

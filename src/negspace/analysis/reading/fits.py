@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -23,23 +23,26 @@ def open_fits(path: Path, page: int | None, max_pixels: int) -> ImageHandle:
         ImageError: It is damaged, too large, holds no image, or a plane must be named.
     """
     with decoding(path):
-        # Sections are read from the file, not mapped: scaled values can't be.
-        file: Any = fits.open(path, memmap=False)
+        stream = path.open("rb")  # ours to close: fits.open leaves it open when it fails
         try:
+            # Sections are read from the file, not mapped: scaled values can't be.
+            file: Any = fits.open(stream, memmap=False)
             planes = [plane for hdu in file for plane in _planes_of(hdu)]
             hdu, place = planes[chosen(path, len(planes), page, "plane")]
             see_size(path, hdu.shape[-1], hdu.shape[-2], max_pixels)
-            return FitsImage(path, file, hdu, place, len(planes))
+            return FitsImage(path, stream, hdu, place, len(planes))
         except BaseException:
-            file.close()
+            stream.close()
             raise
 
 
 class FitsImage(ImageHandle):
     """One plane of an image HDU."""
 
-    def __init__(self, path: Path, file: Any, hdu: Any, place: tuple[int, ...], pages: int) -> None:
-        self._path, self._file, self._section, self._place = path, file, hdu.section, place
+    def __init__(
+        self, path: Path, stream: BinaryIO, hdu: Any, place: tuple[int, ...], pages: int
+    ) -> None:
+        self._path, self._stream, self._section, self._place = path, stream, hdu.section, place
         sample = self._part(Window(0, 0, 1, 1))
         super().__init__(
             tuple(hdu.shape[-2:]),
@@ -56,7 +59,7 @@ class FitsImage(ImageHandle):
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._stream.close()
 
     def _part(self, where: Window) -> Pixels:
         rows = slice(where.top, where.top + where.height)

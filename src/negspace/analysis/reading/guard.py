@@ -48,7 +48,9 @@ def see_size(path: Path, width: int, height: int, max_pixels: int) -> None:
         ImageError: It has none, or more than ``max_pixels``.
     """
     if width < 1 or height < 1:
-        raise ImageError(f"{path} has no pixels: it says {width} × {height}")
+        raise ImageError(
+            f"{path} has no pixels: it says {width} × {height}", hint="copy or upload it again"
+        )
     if width * height > max_pixels:
         raise ImageError(
             f"{path} says it is {width:,} × {height:,} pixels; the limit is {max_pixels:,}",

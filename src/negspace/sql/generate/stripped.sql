@@ -39,7 +39,12 @@ with given as (
     join pg_trigger t on t.tgrelid = g.relation
     where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled <> 'D' and t.tgtype & 4 = 4
 ), everything as (
-    select * from keys union all select * from indexes union all select * from triggers
+    select * from keys
+    union all select * from indexes
+    union all select * from triggers
+    union all
+    -- between indexes and keys, which are checked by joins: those want to be planned well
+    select name, place, 2, 'select', format('analyze %%s', relation), '', false, '' from given
 )
 select name as "table", object, off, back, case when has_comment then said end as said
 from everything

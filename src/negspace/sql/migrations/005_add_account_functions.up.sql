@@ -63,7 +63,7 @@ comment on function refuse_scopes_beyond_role() is 'Refuses an API key whose sco
 create trigger api_keys_scopes_within_role
     before insert or update of scopes, user_id on api_keys
     for each row
-    when (jsonb_typeof(new.scopes) = 'array' and not new.scopes @? '$[*] ? (@.type() != "string")')  -- else a check refuses it
+    when (jsonb_typeof(new.scopes) = 'array' and not new.scopes @? 'strict $[*] ? (@.type() != "string")')  -- else a check refuses it
     execute function refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
 
