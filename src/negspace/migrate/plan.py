@@ -351,6 +351,8 @@ def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
         found = values.boundaries(step.file)
         inside = tuple(boundary for boundary in found if boundary.at)
         if inside:
+            values.committed()  # it runs alone: what is before it is committed, its types too
+            inside = values.boundaries(step.file)
             values.committed()
             reason = "commits inside the file: " + "; ".join(b.reason for b in inside)
             cuts = tuple(boundary.at for boundary in inside)
