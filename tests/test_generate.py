@@ -36,13 +36,9 @@ VIEWS = (
 )
 
 
-def silent(_line: str) -> None:
-    pass
-
-
 def fill(target, plan=PLAN, **options):
     with Database(target.owner) as connected:
-        return generate(connected, plan, say=silent, **options)
+        return generate(connected, plan, **options)
 
 
 @pytest.fixture(scope="module")
@@ -304,6 +300,13 @@ def test_the_command_asks_before_it_fills_a_server_of_others(cli, database):
     assert done.json["until"] == "2026-06-01"
     assert {t["table"]: t["rows"] for t in done.json["tables"]}["images"] == 1000
     assert "visibility maps" in done.err
+
+
+def test_whoever_is_not_the_owner_is_refused(cli, database):
+    services_alone = {"DATABASE_URL": database.app}
+    refused = cli("dev", "generate", "--images", "100", "--yes", "--json", env=services_alone)
+    assert (refused.status, refused.error["code"]) == (4, "access")
+    assert "NEGSPACE_OWNER_URL" in refused.error["hint"]
 
 
 @pytest.mark.parametrize("number", ["many", "1.5", "-1", "nan", "inf"])
