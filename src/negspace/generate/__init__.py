@@ -95,10 +95,7 @@ def generate(
         AccessError: The connection is not the owner's.
     """
     began = time.perf_counter()
-    with database.transaction() as connection:
-        _look(connection, into_existing)
-        start = datetime.fromtimestamp(plan.start / 1000, UTC)
-        connection.execute("select ensure_partitions(oldest => %s)", [start])
+    _prepare(database, plan, into_existing)
     loaded = _fill(database, plan, jobs, say or _silent)
     vacuumed = time.perf_counter()
     _refresh(database, jobs, say or _silent)
@@ -117,6 +114,13 @@ def generate(
 
 def _silent(_: str) -> None:
     """No progress wanted."""
+
+
+def _prepare(database: Database, plan: Plan, into_existing: bool) -> None:
+    with database.transaction() as connection:
+        _look(connection, into_existing)
+        start = datetime.fromtimestamp(plan.start / 1000, UTC)
+        connection.execute("select ensure_partitions(oldest => %s)", [start])
 
 
 def _look(connection: Connection, into_existing: bool) -> None:

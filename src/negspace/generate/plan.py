@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Final
 
@@ -48,7 +48,7 @@ class Plan:
     metrics: int
     users: int | None = None
     seed: int = 1
-    until: date = field(default_factory=date.today)
+    until: date = field(default_factory=lambda: datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
         smallest = {"images": 1, "events": 0, "metrics": 0, "accounts": 1, "seed": 0}
