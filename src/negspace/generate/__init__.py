@@ -97,17 +97,16 @@ def generate(
     began = time.perf_counter()
     _prepare(database, plan, into_existing)
     loaded = _fill(database, plan, jobs, say or _silent)
-    vacuumed = time.perf_counter()
+    filled = time.perf_counter()
     _refresh(database, jobs, say or _silent)
-    ended = time.perf_counter()
-    rows = sum(table.rows for table in loaded)
+    ended, rows = time.perf_counter(), sum(table.rows for table in loaded)
     return Generated(
         rows=rows,
         seconds=ended - began,
         rows_per_second=rows / (ended - began),
         seed=plan.seed,
         until=plan.until,
-        vacuum_seconds=ended - vacuumed,
+        vacuum_seconds=ended - filled,
         tables=loaded,
     )
 
@@ -144,7 +143,7 @@ def _name(table: str) -> sql.Identifier:
 
 
 def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
-    """All tables, in one transaction per connection; they commit together at the end."""
+    """All tables, in one transaction per connection, committed one right after the other."""
     lanes = [_PICTURES, _RECORDS] if jobs > 1 else [{**_PICTURES, **_RECORDS}]
     with translated(), ExitStack() as stack:
         connections = [stack.enter_context(closing(database.connect())) for _ in lanes]

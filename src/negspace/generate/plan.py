@@ -67,8 +67,9 @@ class Plan:
 
     @property
     def slices(self) -> int:
-        """Into how many slices the year is cut: none has very many rows of any kind."""
-        return max(1, self.images // 20_000, self.events // 100_000, self.metrics // 100_000)
+        """Into how many slices the year is cut: none has very many rows, each has an image."""
+        wanted = max(1, self.images // 20_000, self.events // 100_000, self.metrics // 100_000)
+        return min(wanted, self.images)
 
     @property
     def end(self) -> int:
