@@ -111,7 +111,7 @@ def test_what_only_looks_like_a_difference_is_none(second):
         create function f() returns int language plpgsql as
             $$ begin -- one
                    return 1; end $$;
-        create view v with (security_invoker = false) as select id from t;
+        create view v with (security_barrier = false) as select id from t;
         drop sequence t_id_seq;
     """
     proof = second(up, down, base)
@@ -244,6 +244,11 @@ def test_a_down_that_refuses_what_came_after_the_up_says_so(second):
     )
     assert proof.grade == "loses data"
     assert proof.down_refuses.sqlstate == "23514"
+
+
+def test_made_up_content_breaks_no_down(second):
+    proof = second("select 1", "alter table t alter name type int using name::int", BASE)
+    assert (proof.grade, proof.down_refuses.sqlstate) == ("lies", "22P02")
 
 
 def test_an_up_that_needs_empty_tables_says_so(second):

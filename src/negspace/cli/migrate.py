@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, output
+from negspace.cli import migrate_drift, migrate_proof, output
 from negspace.cli.migrate_answers import answering
 from negspace.cli.migrate_options import (
     Command,
     address,
+    either_order,
     folder_option,
     is_embedded,
     settings,
@@ -84,10 +85,16 @@ def _undoes(command: Command) -> Command:
 @_writes
 @answering
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
+@click.option(
+    "--allow-out-of-order",
+    is_flag=True,
+    help="Apply late migrations too, where a trial shows that the order makes no difference.",
+)
 def up(
     folder: Path,
     to: str | None,
     answers: dict[str, migrate.Answer],
+    allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
@@ -98,7 +105,9 @@ def up(
     options = _options(
         dry_run, lock_timeout, statement_timeout, strip=strip_transaction, answers=answers
     )
-    result = migrate.up(address(), folder, to=to, options=options, on_wait=say_waiting)
+    where = address()
+    late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
+    result = migrate.up(where, folder, to=to, options=options, on_wait=say_waiting, late=late)
     return show_run(result, as_json=as_json)
 
 
@@ -340,3 +349,4 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_proof.squash)
+group.add_command(migrate_drift.drift)
