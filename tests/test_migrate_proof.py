@@ -400,11 +400,13 @@ def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_p
         stdout=subprocess.PIPE,
         env=clean_environment(tmp_path),
     ) as maker:
-        assert maker.stdout.readline() == b"made\n"
-        (left,) = shadows(place.creator)
-        with shadow(place):
-            assert len(shadows(place.creator)) == 2
-        maker.send_signal(signal.SIGKILL)
+        try:
+            assert maker.stdout.readline() == b"made\n"
+            (left,) = shadows(place.creator)
+            with shadow(place):
+                assert len(shadows(place.creator)) == 2
+        finally:
+            maker.send_signal(signal.SIGKILL)
     wait_until_nobody_holds(place.creator, left)
     with shadow(place):
         assert left not in shadows(place.creator)
