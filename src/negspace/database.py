@@ -31,7 +31,6 @@ from negspace.errors import (
 )
 
 if TYPE_CHECKING:
-    from psycopg.abc import AdaptContext
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
@@ -43,7 +42,6 @@ __all__ = [
     "Database",
     "Diagnosis",
     "Jsonb",
-    "Printed",
     "Row",
     "attempt",
     "connect",
@@ -61,23 +59,6 @@ __all__ = [
 Row: TypeAlias = dict[str, Any]
 Connection: TypeAlias = psycopg.Connection[Row]
 Query: TypeAlias = LiteralString | sql.SQL | sql.Composed
-
-
-class Printed(sql.Composable):
-    """SQL that the server itself printed: a name quoted where need be, a type, an expression.
-
-    Never anything else: it is taken as it stands.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._text = text
-
-    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
-        """The text in the client's encoding, which is UTF-8."""
-        del context
-        return self._text.encode()
-
 
 CONNECT_TIMEOUT: Final = 10  # seconds to wait for a server that doesn't answer
 
