@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-all-versions check format lint types layers clean
+.PHONY: help install install-dev demo test test-all-versions schema check format lint types layers clean
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -31,10 +31,17 @@ demo: .venv/.installed ## real images through the whole system, on an embedded P
 	@$(BIN)/negspace demo
 
 test: .venv/.installed-dev ## the whole suite, on real servers it starts itself
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 test-all-versions: .venv/.installed-dev ## the suite on PostgreSQL 14 to 18
 	@$(BIN)/python tests/all_versions.py
+
+schema: .venv/.installed ## write sql/schema.sql anew from the migrations
+	@folder=$$(mktemp -d) && chmod 711 $$folder && export NEGSPACE_HOME=$$folder/home && \
+	$(BIN)/negspace migrate up && \
+	{ $(BIN)/negspace migrate dump && cat src/negspace/sql/after_schema.sql; } > $$folder/schema.sql && \
+	cp $$folder/schema.sql src/negspace/sql/schema.sql; status=$$?; \
+	$(BIN)/negspace server stop --json > /dev/null; rm -rf $$folder; exit $$status
 
 check: lint types layers test ## what CI runs
 

@@ -2,7 +2,7 @@
 
 One PostgreSQL serves a whole run, shared by its xdist workers; the first test that needs it
 starts it. It lies in a folder of the run, which holds a lock as long as pytest lives: the
-next run stops and removes what a killed one left. NEGSPACE_TEST_POSTGRES names the folder
+next run stops and removes what a killed one left. POSTGRES_UNDER_TEST names the folder
 of another version's programs.
 """
 
@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from negspace import database, server, settings
+from negspace.database import Database
 from negspace.server import Server, binaries
 from negspace.settings import Settings
 
@@ -84,8 +85,7 @@ def at(home: Path, **variables: str) -> Settings:
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [n for n in os.environ if n.startswith(("DB_", "NEGSPACE_", "PG"))]:
-        if name != "NEGSPACE_TEST_POSTGRES":
-            del os.environ[name]
+        del os.environ[name]
     os.environ.pop("DATABASE_URL", None)
     if hasattr(config, "workerinput"):
         config.stash[RUN] = Path(config.workerinput["negspace_run"])
@@ -189,12 +189,12 @@ class TestDatabase:
 
 def programs() -> binaries.Binaries | None:
     """The version under test; None for the embedded one."""
-    folder = os.environ.get("NEGSPACE_TEST_POSTGRES")
+    folder = os.environ.get("POSTGRES_UNDER_TEST")
     if folder is None:
         return None
     found = binaries.inspect(Path(folder))
     if found is None:
-        raise RuntimeError(f"no PostgreSQL that runs in {folder} (NEGSPACE_TEST_POSTGRES)")
+        raise RuntimeError(f"no PostgreSQL that runs in {folder} (POSTGRES_UNDER_TEST)")
     return found
 
 
@@ -247,6 +247,37 @@ def migrated_database(postgres: Postgres, template: str) -> Iterator[TestDatabas
     made = postgres.create(template)
     yield made
     postgres.drop(made.name)
+
+
+@pytest.fixture
+def services(database: TestDatabase) -> Iterator[Database]:
+    """That database as services open it."""
+    with server.open_database(database.settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def schema(postgres: Postgres, template: str) -> Iterator[TestDatabase]:
+    """A database with the whole schema that a module shares: its tests commit nothing."""
+    made = postgres.create(template)
+    yield made
+    postgres.drop(made.name)
+
+
+@pytest.fixture
+def owner(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The owner's transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.owner) as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.fixture
+def app(schema: TestDatabase) -> Iterator[database.Connection]:
+    """The services' transaction in the module's database, rolled back after the test."""
+    with database.connect(schema.app) as connection:
+        yield connection
+        connection.rollback()
 
 
 # ── the command line, as a process of its own ────────────────────────────────────────────
@@ -305,3 +336,18 @@ def cli(home: Path) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return call
+
+
+# ── the queue ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def bench(database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Users, images, jobs and real workers on a database of the test's own: tests/bench.py."""
+    from bench import PLUGIN, Bench
+    from negspace.database import Database, PoolSize
+
+    monkeypatch.syspath_prepend(str(PLUGIN))
+    made = Bench(database, tmp_path, Database(database.app, pool=PoolSize(0, 2)))
+    yield made
+    made.close()

@@ -25,8 +25,8 @@ def test_a_running_server_is_found_without_starting_any_process(home):
         "    if event in ('subprocess.Popen', 'os.fork', 'os.exec', 'os.posix_spawn'):\n"
         "        raise SystemExit(event)\n"
         "sys.addaudithook(refuse)\n"
-        "from negspace import server, settings\n"
-        "with server.open_database(settings.load()) as db, db.transaction() as connection:\n"
+        "from negspace import database, server, settings\n"
+        "with database.connect(server.address(settings.load())) as connection:\n"
         "    print(connection.execute('select 1 as one').fetchone()['one'])\n"
     )
     done = subprocess.run(
@@ -112,7 +112,7 @@ def test_set_password_refuses_what_no_password_is(home):
 
 
 def test_settings_that_name_a_server_leave_the_embedded_one_alone(home, empty_database):
-    with server.open_database(empty_database.settings) as db, db.transaction() as connection:
+    with database.connect(server.address(empty_database.settings)) as connection:
         row = database.only(connection, "select current_database() as name")
     assert row == {"name": empty_database.name}
     assert not list(home.iterdir())

@@ -170,6 +170,9 @@ _STATES: dict[str, type[NegspaceError]] = {
     "22P05": InvalidInputError,
 }
 
+# Their detail quotes the row, which may be somebody else's, or hold a password's hash.
+_DETAIL_QUOTES_ROW = {"23505", "23514", "23502"}
+
 _CLASSES: dict[str, type[NegspaceError]] = {
     "08": UnavailableError,
     "28": UnavailableError,
@@ -196,8 +199,7 @@ def from_sqlstate(
         message: The primary message.
         hint: What the database advises, or None.
         constraint: The constraint that refused, or None.
-        detail: The detail line, or None. Never shown for unique violations: it would quote
-            the row that is in the way, which may be somebody else's.
+        detail: The detail line, or None. Never kept where it quotes a row.
 
     Returns:
         An instance to raise; its ``details`` hold sqlstate, constraint and detail.
@@ -205,7 +207,7 @@ def from_sqlstate(
     details: dict[str, object] = {"sqlstate": sqlstate}
     if constraint:
         details["constraint"] = constraint
-    if detail and sqlstate != "23505":
+    if detail and sqlstate not in _DETAIL_QUOTES_ROW:
         details["detail"] = detail
     if sqlstate is None:
         return UnavailableError(message, hint=hint, **details)

@@ -10,10 +10,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast, runtime_checkable
 
-from negspace.errors import AnalysisError, InvalidInputError, NotFoundError, RefusedError
+from negspace.errors import (
+    AnalysisError,
+    InvalidInputError,
+    NegspaceError,
+    NotFoundError,
+    RefusedError,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -149,9 +155,7 @@ def found(allowed: Iterable[str] | None = None) -> list[Found]:
         allowed: The names that may be used, or None for all. Others are not even loaded.
     """
     allow = None if allowed is None else frozenset(allowed)
-    return [
-        _described(name, points, allow) for name, points in sorted(_entry_points().items())
-    ]
+    return [_described(name, points, allow) for name, points in sorted(_entry_points().items())]
 
 
 def get(name: str, allowed: Iterable[str] | None = None) -> Analyzer:
@@ -193,6 +197,29 @@ def parameters_of(
         )
     base = analyzer.profiles[profile] if profile is not None else {}
     return analyzer.resolve({**base, **changes})
+
+
+def run(analyzer: Analyzer, image: ImageHandle, parameters: Mapping[str, Any]) -> Analysis:
+    """What an analyser finds, validated, with its failures put in words.
+
+    Raises:
+        NegspaceError: What the analyser raised of these kinds, such as ``ImageError``.
+        AnalysisError: It raised anything else, or returned what can't be stored.
+    """
+    try:
+        found = analyzer.analyze(image, parameters)
+        return Analysis.checked(**{each.name: getattr(found, each.name) for each in fields(found)})
+    except NegspaceError:
+        raise
+    except MemoryError as error:
+        raise AnalysisError(
+            f"{analyzer.name} needs more memory than there is", hint="lower max_pixels"
+        ) from error
+    except Exception as error:  # foreign code: whatever it raises must stop nothing else
+        raise AnalysisError(
+            f"{analyzer.name} {analyzer.version} failed: {type(error).__name__}: {error}",
+            hint="report it to those who made the analyser, with the image",
+        ) from error
 
 
 def canonical_json(value: object) -> str:

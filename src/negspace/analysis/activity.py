@@ -36,12 +36,12 @@ def valid_area(grey: FloatImage, mode: str) -> Mask:
     labels, _ = _components(black)
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     padding = np.isin(labels, border[border > 0])
-    if padding.all():
+    if padding.all() or not padding.any():
         return valid
     # The rim of a round image is a ramp, neither padding nor picture: leave some of it out.
     rim = max(1, round(0.004 * math.sqrt(grey.size)))
-    near = ndimage.distance_transform_edt(~padding) <= rim if padding.any() else padding
-    return valid & ~near
+    away: Any = ndimage.distance_transform_edt(~padding)
+    return valid & (away > rim)
 
 
 def normalise(grey: FloatImage, valid: Mask) -> NDArray[np.float32] | None:
@@ -85,7 +85,7 @@ def activity(grid: NDArray[np.float32], parameters: dict[str, Any]) -> NDArray[n
     mode = parameters["mode"]
     if mode == "texture":
         return _texture(grid, parameters["texture_window_px"])
-    smooth: NDArray[np.float32] = ndimage.gaussian_filter(grid, parameters["sigma_px"])
+    smooth: Any = ndimage.gaussian_filter(grid, parameters["sigma_px"])
     if mode == "ridge":
         return _ridges(smooth, parameters["ridge_scales_px"])
     return 1 - smooth if mode == "bright" else smooth
@@ -99,11 +99,12 @@ def _texture(grid: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return np.log1p(deviation / _TEXTURE_FLOOR).astype(np.float32)
 
 
-def _ridges(grid: NDArray[np.float32], scales: list[float]) -> NDArray[np.float32]:
+def _ridges(grid: NDArray[np.float32], scales: list[int]) -> NDArray[np.float32]:
     strongest = np.zeros_like(grid)
     for scale in scales:
-        disc = morphology.disk(round(scale), decomposition="sequence")
-        np.maximum(strongest, morphology.black_tophat(grid, disc), out=strongest)
+        disc = morphology.disk(scale, decomposition="sequence")
+        lines: Any = morphology.black_tophat(grid, disc)
+        np.maximum(strongest, lines, out=strongest)
     return strongest
 
 
@@ -112,10 +113,11 @@ def clean(mask: Mask, radius: int) -> Mask:
     if radius == 0:
         return mask
     disc = morphology.disk(radius)
-    opened = ndimage.binary_erosion(mask, disc, border_value=1)
-    opened = ndimage.binary_dilation(opened, disc)
-    closed = ndimage.binary_dilation(opened, disc)
-    return ndimage.binary_erosion(closed, disc, border_value=1)
+    grid: Any = ndimage.binary_erosion(mask, disc, border_value=1)
+    grid = ndimage.binary_dilation(grid, disc)
+    grid = ndimage.binary_dilation(grid, disc)
+    cleaned: Any = ndimage.binary_erosion(grid, disc, border_value=1)
+    return cleaned
 
 
 def without_specks(mask: Mask, min_area: int) -> tuple[Mask, int]:
@@ -126,7 +128,8 @@ def without_specks(mask: Mask, min_area: int) -> tuple[Mask, int]:
     labels, count = _components(mask)
     large = np.bincount(labels.ravel(), minlength=count + 1) >= min_area
     large[0] = False
-    return large[labels], int(large.sum())
+    kept: Mask = large[labels]
+    return kept, int(large.sum())
 
 
 def _components(mask: Mask) -> tuple[NDArray[np.int32], int]:

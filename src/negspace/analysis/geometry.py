@@ -38,7 +38,10 @@ def fraction(mask: Mask, valid: Mask) -> float:
 
 
 def empty_space(mask: Mask, distance: NDArray[np.float64]) -> dict[str, float]:
-    """P(D ≥ r): how many of the empty pixels are at least r from any obstacle, r = 1, 2, 4, …"""
+    """P(D ≥ r): how many of the empty pixels are at least r from any obstacle.
+
+    r is 1, 2, 4, … up to the largest distance there is.
+    """
     inside = distance[mask]
     found: dict[str, float] = {}
     r = 1
@@ -93,7 +96,8 @@ def boundary_dimension(mask: Mask) -> float | None:
     Returns:
         None where there is no border, or the image is too small for three box sizes.
     """
-    border = mask & ~ndimage.binary_erosion(mask, border_value=1)
+    inner: Any = ndimage.binary_erosion(mask, border_value=1)
+    border = mask & ~inner
     sides = [2**n for n in range(16) if 2**n <= min(mask.shape) / 4]
     if len(sides) < 3 or not border.any():
         return None

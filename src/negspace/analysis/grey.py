@@ -65,8 +65,7 @@ def quality_windows(
             for left in _starts(width)
         ]
     greys = [
-        grey_of(valid_values(image.read(window)), image.scale, level, channel)
-        for window in windows
+        grey_of(valid_values(image.read(window)), image.scale, level, channel) for window in windows
     ]
     return greys, sum(g.size for g in greys) / (height * width)
 

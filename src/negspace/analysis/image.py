@@ -127,7 +127,7 @@ class ImageHandle(ABC):
             ImageError: They can't be decoded.
         """
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  most have nothing to close
         """Give back the file, if one is open."""
 
     def __enter__(self) -> Self:
@@ -283,7 +283,7 @@ def _see_supported(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
             hint="height × width, with 1 to 4 channels last: grey, grey and alpha, RGB, RGBA",
         )
     if 0 in shape:
-        raise ImageError(f"an image of shape {shape} has no pixels")
+        raise ImageError(f"an image of shape {shape} has no pixels", hint="give it at least one")
     if dtype.kind not in "buif":
         raise ImageError(
             f"pixels of type {dtype} can't be analysed",

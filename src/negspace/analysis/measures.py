@@ -17,7 +17,9 @@ from negspace.analysis.voids import Catalogue
 # Differences smaller than these are the pixel grid's, not the voids': the least spread that
 # a feature is taken to have (logarithm of pixels, the same squared, shares of 1).
 _LEAST_SPREAD: Final = {"size": 0.05, "area": 0.1, "solidity": 0.03, "depth": 0.03}
-_COLUMNS: Final = ("area", "equivalent_diameter_area", "centroid", "bbox", "eccentricity")
+# Which way is unusual. Small voids are what min_radius_px cuts the tail of, and being convex
+# is nothing odd, so these count in one direction only.
+_DIRECTIONS: Final = {"size": (1,), "area": (1,), "solidity": (-1,), "depth": (-1, 1)}
 
 
 def upscaled(coordinate: float, factor: int) -> float:
@@ -50,16 +52,17 @@ def of_voids(
     if count == 0:
         return [], {name: np.zeros(0) for name in _LEAST_SPREAD}
     regions: list[Any] = measure.regionprops(catalogue.labels)
-    areas = np.bincount(catalogue.labels.ravel(), minlength=count + 1)[1:]
-    sums = np.bincount(catalogue.labels.ravel(), activity.ravel(), minlength=count + 1)[1:]
-    depth = np.clip(1 - sums / areas / threshold, 0, 1) if threshold > 0 else np.zeros(count)
+    labels = catalogue.labels.ravel()
+    areas = np.bincount(labels)[1:]
+    means = np.bincount(labels, activity.ravel())[1:] / areas
+    depth = np.clip(1 - means / threshold, 0, 1) if threshold > 0 else np.zeros(count)
     solidity = np.full(count, np.nan)
     solidity[:most] = [_solidity(region) for region in regions[:most]]
     described = [
         _described(region, catalogue, factor)
-        | {"solidity": float(solidity[i]), "depth": float(depth[i])}
+        | {"solidity": float(s), "depth": float(d)}
         | {"touches_border": _touches(region.bbox, catalogue.labels.shape)}
-        for i, region in enumerate(regions[:most])
+        for region, s, d in zip(regions[:most], solidity[:most], depth[:most], strict=True)
     ]
     return described, {
         "size": np.log(catalogue.radii * factor),
@@ -77,7 +80,7 @@ def _described(region: Any, catalogue: Catalogue, factor: int) -> dict[str, Any]
         "area_px": float(region.area) * factor**2,
         "eq_diameter_px": float(region.equivalent_diameter_area) * factor,
         "centroid": [upscaled(float(c), factor) for c in region.centroid],
-        "inscribed": circle(catalogue.centres[index], catalogue.radii[index], factor),
+        "inscribed": circle(catalogue.centres[index], float(catalogue.radii[index]), factor),
         "bbox": [top * factor, left * factor, bottom * factor, right * factor],
         "eccentricity": float(region.eccentricity),
     }
@@ -113,34 +116,37 @@ def anomalies(
     """The described voids that differ from the others, the strangest first.
 
     The modified z-score of Iglewicz and Hoaglin (1993), 0.6745 (x − median) / MAD, per
-    feature over all voids. Median and MAD, because mean and standard deviation hide outliers
-    behind themselves.
+    feature over all voids: large, ragged (low solidity), shallow or deep ones. Median and
+    MAD, because mean and standard deviation hide outliers behind themselves.
 
     Args:
         described: The voids that are stored.
         features: Of all voids, as ``of_voids`` returns them.
         limit: From which |z| a void is an anomaly.
+
+    Returns:
+        One entry per void, with its strongest feature first and as ``type``.
     """
     scores = {name: _modified_z(values, _LEAST_SPREAD[name]) for name, values in features.items()}
     found: list[dict[str, Any]] = []
     for void in described:
-        own = {name: float(z[void["id"] - 1]) for name, z in scores.items()}
-        strong = {n: z for n, z in own.items() if abs(z) >= limit}
-        if not strong:
-            continue
-        ordered = dict(sorted(strong.items(), key=lambda item: -abs(item[1])))
-        kind = next(iter(ordered))
-        found.append(
-            {
-                "void_id": void["id"],
-                "type": kind,
-                "z": ordered[kind],
-                "features": ordered,
-                "centroid": void["centroid"],
-                "r": void["inscribed"]["r"],
-            }
-        )
+        strong = _unusual({name: float(z[void["id"] - 1]) for name, z in scores.items()}, limit)
+        if strong:
+            kind, z = next(iter(strong.items()))
+            entry = {"void_id": void["id"], "type": kind, "z": z, "features": strong}
+            place = {"centroid": void["centroid"], "r": void["inscribed"]["r"]}
+            found.append(entry | place)
     return sorted(found, key=lambda entry: (-abs(entry["z"]), entry["void_id"]))
+
+
+def _unusual(scores: dict[str, float], limit: float) -> dict[str, float]:
+    """The scores that reach the limit in a direction that counts, the strongest first."""
+    strong = {
+        feature: z
+        for feature, z in scores.items()
+        if any(z * direction >= limit for direction in _DIRECTIONS[feature])
+    }
+    return dict(sorted(strong.items(), key=lambda item: -abs(item[1])))
 
 
 def _modified_z(values: NDArray[np.float64], least_spread: float) -> NDArray[np.float64]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from negspace.analysis import Analysis, parameters as rules
+from negspace.analysis import Analysis
+from negspace.analysis import parameters as rules
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from scipy import ndimage
 from skimage import segmentation
 
 from negspace.analysis import Analysis
@@ -91,19 +92,18 @@ def _outline(canvas: FloatImage, analysis: Analysis, pen: int) -> None:
     inner: Any = segmentation.find_boundaries(analysis.labels, mode="inner")
     canvas[inner] = _YELLOW
     edge: Any = segmentation.find_boundaries(analysis.labels * odd, mode="inner")
-    if pen > 1 or odd.any():
-        from scipy import ndimage
-
-        edge = ndimage.binary_dilation(edge, iterations=pen) & odd
+    if odd.any():
+        thick: Any = ndimage.binary_dilation(edge, iterations=pen)
+        edge = thick & odd
     canvas[edge] = _RED
 
 
 def _shapes(pen: ImageDraw.ImageDraw, data: dict[str, Any], factor: int, width: int) -> None:
-    for void in data["voids"][:_CIRCLES]:
+    for void in data.get("voids", [])[:_CIRCLES]:
         y, x, r = (void["inscribed"][key] for key in ("cy", "cx", "r"))
         box = [(v + 0.5) / factor - 0.5 for v in (x - r, y - r, x + r, y + r)]
         pen.ellipse(box, outline=_GREEN, width=width)
-    rect = data["largest_rect"]
+    rect = data.get("largest_rect")
     if rect is not None:
         left, top = rect["x"] // factor, rect["y"] // factor
         right, bottom = left + rect["w"] // factor - 1, top + rect["h"] // factor - 1

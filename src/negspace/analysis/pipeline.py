@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version as version_of
 from typing import Any, Final
 
 import numpy as np
 import scipy
-import skimage
 from numpy.typing import NDArray
 
 from negspace.analysis import Analysis, activity, geometry, grey, measures, quality, voids
@@ -182,5 +182,5 @@ def _provenance(name: str, version: str) -> dict[str, str]:
         "version": version,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
-        "scikit-image": skimage.__version__,
+        "scikit-image": version_of("scikit-image"),
     }

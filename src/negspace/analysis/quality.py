@@ -11,6 +11,17 @@ from scipy import ndimage
 
 # The difference of two Laplacians: it sees noise but neither slopes nor edges along the axes.
 _IMMERKAER: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], dtype=np.float32)
+_NAMES: Final = (
+    "sharpness_var_laplacian",
+    "noise_sigma",
+    "snr_db",
+    "saturated_low_fraction",
+    "saturated_high_fraction",
+    "dynamic_range",
+    "contrast_p1_p99",
+    "entropy_bits",
+    "median",
+)
 
 
 def metrics(windows: list[NDArray[np.float32]]) -> dict[str, float | None]:
@@ -32,15 +43,13 @@ def metrics(windows: list[NDArray[np.float32]]) -> dict[str, float | None]:
     """
     values = _finite(windows)
     if values.size == 0:
-        return dict.fromkeys(_names())
-    low, p1, median, p99, high = (
-        float(p) for p in np.percentile(values, (0.1, 1, 50, 99, 99.9))
-    )
+        return dict.fromkeys(_NAMES)
+    low, p1, median, p99, high = (float(p) for p in np.percentile(values, (0.1, 1, 50, 99, 99.9)))
     noise = noise_sigma(windows)
     laplacian = _finite([ndimage.laplace(w, mode="nearest") for w in windows])
     levels = np.clip(values * 256, 0, 255).astype(np.uint8)
     shares = np.bincount(levels, minlength=256) / values.size
-    found: dict[str, float | None] = {
+    return {
         "sharpness_var_laplacian": float(np.var(laplacian, dtype=np.float64)) * 255**2
         if laplacian.size
         else None,
@@ -53,7 +62,6 @@ def metrics(windows: list[NDArray[np.float32]]) -> dict[str, float | None]:
         "entropy_bits": float(-np.sum(shares[shares > 0] * np.log2(shares[shares > 0]))) + 0.0,
         "median": median,
     }
-    return {name: found[name] for name in _names()}
 
 
 def noise_sigma(windows: list[NDArray[np.float32]]) -> float | None:
@@ -63,20 +71,6 @@ def noise_sigma(windows: list[NDArray[np.float32]]) -> float | None:
     if response.size == 0:
         return None
     return float(np.median(np.abs(response))) / 0.6745 / 6
-
-
-def _names() -> tuple[str, ...]:
-    return (
-        "sharpness_var_laplacian",
-        "noise_sigma",
-        "snr_db",
-        "saturated_low_fraction",
-        "saturated_high_fraction",
-        "dynamic_range",
-        "contrast_p1_p99",
-        "entropy_bits",
-        "median",
-    )
 
 
 def _finite(windows: list[Any]) -> NDArray[np.float32]:

@@ -20,6 +20,8 @@ from negspace.analysis.activity import Mask
 _SMOOTHING_PX: Final = 2.0
 # A peak this deep inside a larger circle, as a share of its radius, is no void of its own.
 _SUPPRESSION: Final = 0.8
+# Distances run to the centre of the obstacle's pixel, half a pixel behind its edge.
+_HALF: Final = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +103,12 @@ def _inscribed(
     """Centre and radius of the largest circle of each label; the first in reading order."""
     if count == 0:
         return np.zeros((0, 2), dtype=np.intp), np.zeros(0)
-    where: Any = ndimage.maximum_position(distance, labels, np.arange(1, count + 1))
-    centres = np.array(where, dtype=np.intp)
-    return centres, distance[tuple(centres.T)]
+    radii = np.zeros(count + 1)
+    np.maximum.at(radii, labels.ravel(), distance.ravel())
+    largest = np.flatnonzero((distance == radii[labels]) & (labels > 0))
+    _, first = np.unique(labels.ravel()[largest], return_index=True)
+    centres = np.stack(np.unravel_index(largest[first], labels.shape), axis=1)
+    return centres, radii[1:]
 
 
 def _merged(
@@ -127,7 +132,7 @@ def _merged(
             continue
         if radii[one - 1] < radii[other - 1]:
             one, other = other, one
-        if height >= saddle_ratio * radii[other - 1]:
+        if height - _HALF >= saddle_ratio * (radii[other - 1] - _HALF):
             parent[other] = one
     return np.array([root(label) for label in range(len(parent))], dtype=np.int32)
 

@@ -28,6 +28,7 @@ NOUNS: Final[dict[str, str]] = {
     "audit": "Who did what: the audit trail.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
+    "dev": "Data of any size, to try it at scale.",
     "duplicates": "Images that are there twice.",
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",
@@ -91,7 +92,8 @@ class JsonLines(logging.Formatter):
         return json.dumps(line | fields, default=str, ensure_ascii=False)
 
 
-def _configure_logging(verbose: int, log_json: bool) -> None:
+def configure_logging(verbose: int, log_json: bool) -> None:
+    """Log to stderr: warnings; with ``verbose`` 1 what happens, with 2 more."""
     handler = logging.StreamHandler(sys.stderr)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(JsonLines() if log_json else plain)
@@ -99,6 +101,8 @@ def _configure_logging(verbose: int, log_json: bool) -> None:
     logger.handlers[:] = [handler]
     logger.propagate = False
     logger.setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+    # the pool warns of every connection that fails; what we raise says it once
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
 
 
 @click.group(
@@ -117,8 +121,8 @@ def negspace(ctx: click.Context, verbose: int, log_json: bool, user: str | None)
 
     With no DB_* variable and no DATABASE_URL set, negspace runs a PostgreSQL of its own.
     """
-    _configure_logging(verbose, log_json)
-    ctx.obj = {"user": user}
+    configure_logging(verbose, log_json)
+    ctx.obj = {"user": user, "logging": (verbose, log_json)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

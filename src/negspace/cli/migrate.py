@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, output
+from negspace.cli import migrate_drift, migrate_proof, output
 from negspace.cli.migrate_options import (
     Command,
     address,
+    either_order,
     folder_option,
     is_embedded,
     settings,
@@ -82,9 +83,15 @@ def _undoes(command: Command) -> Command:
 @group.command()
 @_writes
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
+@click.option(
+    "--allow-out-of-order",
+    is_flag=True,
+    help="Apply late migrations too, where a trial shows that the order makes no difference.",
+)
 def up(
     folder: Path,
     to: str | None,
+    allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
@@ -93,7 +100,9 @@ def up(
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
     options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
-    result = migrate.up(address(), folder, to=to, options=options, on_wait=_say_waiting)
+    where = address()
+    late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
+    result = migrate.up(where, folder, to=to, options=options, on_wait=_say_waiting, late=late)
     return _show_run(result, as_json=as_json)
 
 
@@ -387,3 +396,4 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_proof.squash)
+group.add_command(migrate_drift.drift)

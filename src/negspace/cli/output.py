@@ -50,6 +50,11 @@ def show_text(text: str = "") -> None:
     click.echo(text)
 
 
+def show_part(text: str) -> None:
+    """Print a part of the result, as it is."""
+    click.echo(text, nl=False)
+
+
 def note(text: str) -> None:
     """Say something that is not the result, on stderr."""
     click.echo(text, err=True)

@@ -27,6 +27,7 @@ __all__ = [
     "Directives",
     "MigrationFile",
     "Problem",
+    "as_problem",
 ]
 
 SQL_ALGORITHM: Final = "negspace-tokens-1"
@@ -88,6 +89,7 @@ class MigrationFile:
     Attributes:
         strip_transaction: Leave the file's own BEGIN and COMMIT out, as its directive
             ``strip-transaction`` would.
+        autocommit: Another tool's mark says what the directive ``no-transaction`` would.
 
     Reading is cheap and lexing is not: a folder whose files are all applied and unchanged to
     the byte is never lexed.
@@ -96,6 +98,7 @@ class MigrationFile:
     path: Path
     data: bytes
     strip_transaction: bool = False
+    autocommit: bool = False
 
     @property
     def is_python(self) -> bool:
@@ -171,7 +174,8 @@ class MigrationFile:
         Raises:
             MigrationFileError: A directive that is unknown or lacks its reason.
         """
-        return _directives(self.path, self._comments())
+        found = _directives(self.path, self._comments())
+        return replace(found, transaction=False) if self.autocommit else found
 
     @property
     def replaces(self) -> tuple[tuple[str, ...], ...]:

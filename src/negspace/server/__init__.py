@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from negspace import database
 from negspace.database import Actor, Answer, Database
-from negspace.errors import ServerError
+from negspace.errors import NegspaceError, RefusedError, ServerError
 from negspace.server import access
 from negspace.server.access import Role, set_password
 from negspace.server.layout import (
@@ -30,6 +30,7 @@ from negspace.server.layout import (
     read_state,
     write_state,
 )
+from negspace.settings import load
 
 if TYPE_CHECKING:
     from negspace.server.binaries import Binaries
@@ -42,6 +43,7 @@ __all__ = [
     "Server",
     "address",
     "change_password",
+    "connect",
     "ensure",
     "home",
     "open_database",
@@ -119,7 +121,7 @@ def storage_folder(settings: Settings) -> Path:
     layout = layout_of(settings)
     folder = settings.storage.absolute() if settings.storage else layout.images
     if not folder.is_dir():
-        with explained(layout):
+        with explained(layout, "NEGSPACE_STORAGE" if settings.storage else "NEGSPACE_HOME"):
             if folder == layout.images:
                 make_home(layout)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -154,9 +156,38 @@ def open_database(
     actor: Actor | None = None,
     progress: Progress | None = None,
 ) -> Database:
-    """The database of the settings, with a pool of the size that they ask for."""
+    """The database of the settings, with a pool of the size that they ask for.
+
+    Makes the monthly partitions that are missing, so that no insert fails for want of one.
+
+    Raises:
+        NegspaceError: It can't be reached, or has no schema yet.
+    """
     where = address(settings, owner=owner, progress=progress)
-    return Database(where, actor=actor, pool=database.PoolSize.of(settings))
+    opened = Database(where, actor=actor, pool=database.PoolSize.of(settings))
+    try:
+        with opened.transaction() as connection:
+            connection.execute("select public.ensure_partitions()")
+    except NegspaceError as error:
+        opened.close()
+        if error.details.get("sqlstate") == "42883":  # there is no such function
+            raise RefusedError(
+                "the database has no schema of negspace yet", hint="negspace migrate up"
+            ) from None
+        raise
+    return opened
+
+
+def connect(*, actor: Actor | None = None) -> Database:
+    """The services' database that the environment names; close it, or use it in a ``with``.
+
+    Args:
+        actor: Who acts, as the audit trail records it.
+
+    Raises:
+        NegspaceError: The settings are wrong, or it can't be reached, or has no schema yet.
+    """
+    return open_database(load(), actor=actor)
 
 
 def ensure(

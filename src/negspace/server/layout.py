@@ -111,14 +111,14 @@ def layout_of(settings: Settings) -> Layout:
 
 
 @contextmanager
-def explained(layout: Layout) -> Generator[None]:
+def explained(layout: Layout, setting: str = "NEGSPACE_HOME") -> Generator[None]:
     """Raise ``ServerError`` for what the file system refuses inside the block."""
     try:
         yield
     except OSError as error:
         raise ServerError(
             f"can't use {error.filename or layout.home}: {error.strerror or error}",
-            hint="set NEGSPACE_HOME to a folder that you may write to",
+            hint=f"set {setting} to a folder that you may write to",
             home=str(layout.home),
         ) from error
 

@@ -7,6 +7,8 @@ drop view queue_status_summary;
 drop view user_activity_summary;
 
 drop function ensure_partitions(integer, timestamptz);
+drop function lock_for_partitions(boolean);
+drop function missing_partitions(timestamp, timestamp);
 
 drop table security_audit;
 drop table api_keys;

@@ -136,7 +136,7 @@ create table users (
     metadata          jsonb       not null default '{}',
 
     constraint users_pkey                 primary key (id),
-    constraint users_email_valid          check (email ~ '^[^@[:space:]]+@[^@[:space:]]+\.[^@.[:space:]]+$' and length(email) <= 254),
+    constraint users_email_valid          check (email ~ '^[^@[:space:]]+@([^@.[:space:]]+\.)+[^@.[:space:]]+$' and length(email) <= 254),
     constraint users_password_hash_bcrypt check (password_hash ~ '^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}$'),
     constraint users_metadata_object      check (jsonb_typeof(metadata) = 'object')
 );
@@ -154,6 +154,7 @@ comment on column users.created_at        is 'When the row was made.';
 comment on column users.updated_at        is 'When the row last changed; kept by a trigger.';
 comment on column users.metadata          is 'Anything else, as a JSON object.';
 
+comment on index users_pkey is 'One account; what foreign keys lead to.';
 create unique index users_email_key on users (lower(email));
 comment on index users_email_key is 'Login and look-up by e-mail, whatever its letters'' case; no address twice.';
 create index users_role_idx on users (role, id) where is_active;
@@ -199,9 +200,9 @@ create table images (
     constraint images_original_filename_given check (original_filename <> ''),
     constraint images_file_path_relative      check (file_path <> '' and file_path !~ '(^/|(^|/)\.\.(/|$))'),
     constraint images_file_size_positive      check (file_size > 0),
-    constraint images_mime_type_valid         check (mime_type ~ '^[a-z]+/[a-z0-9][a-z0-9.+-]*$'),
-    constraint images_file_hash_sha256        check (file_hash ~ '^[0-9a-f]{64}$'),
-    constraint images_image_dimensions_valid  check (image_dimensions is null or (image_dimensions @? 'strict $ ? (@.width >= 1 && @.width.floor() == @.width && @.height >= 1 && @.height.floor() == @.height && @.channels >= 1 && @.channels.floor() == @.channels)') is true),
+    constraint images_mime_type_valid         check (mime_type ~ '^[a-z]+/[a-z0-9][a-z0-9!#$&^_.+-]*$'),
+    constraint images_file_hash_sha256        check (length(file_hash) = 64 and file_hash !~ '[^0-9a-f]'),
+    constraint images_image_dimensions_valid  check (image_dimensions is null or (image_dimensions @? 'strict $ ? (@.width >= 1 && @.width <= 4294967295 && @.width.floor() == @.width && @.height >= 1 && @.height <= 4294967295 && @.height.floor() == @.height && @.channels >= 1 && @.channels.floor() == @.channels)') is true),
     constraint images_metadata_object         check (jsonb_typeof(metadata) = 'object')
 );
 
@@ -222,6 +223,7 @@ comment on column images.processed_at      is 'When the last job on it ended.';
 comment on column images.created_at        is 'When the row was made.';
 comment on column images.updated_at        is 'When the row last changed; kept by a trigger.';
 
+comment on index images_pkey is 'One image; what foreign keys lead to.';
 create index images_user_id_created_at_idx on images (user_id, created_at desc);
 comment on index images_user_id_created_at_idx is 'A user''s images, newest first; user_activity_summary; the foreign key.';
 create index images_user_id_uploaded_at_idx on images (user_id, uploaded_at desc);
@@ -290,19 +292,19 @@ create table analysis_results (
     created_at           timestamptz   not null default now(),
     updated_at           timestamptz   not null default now(),
 
-    constraint analysis_results_pkey                        primary key (id),
-    constraint analysis_results_image_id_fkey               foreign key (image_id) references images (id) on delete cascade,
-    constraint analysis_results_user_id_fkey                foreign key (user_id) references users (id) on delete cascade,
-    constraint analysis_results_identity_key                unique (image_id, algorithm_name, algorithm_version, parameters_hash),
-    constraint analysis_results_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
-    constraint analysis_results_algorithm_version_semver    check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
-    constraint analysis_results_algorithm_parameters_object check (jsonb_typeof(algorithm_parameters) = 'object'),
-    constraint analysis_results_negative_space_data_object  check (jsonb_typeof(negative_space_data) = 'object'),
-    constraint analysis_results_anomalies_array             check (jsonb_typeof(anomalies) = 'array'),
-    constraint analysis_results_confidence_score_range      check (confidence_score between 0 and 1),
-    constraint analysis_results_processing_time_ms_positive check (processing_time_ms >= 0),
-    constraint analysis_results_quality_metrics_object      check (jsonb_typeof(quality_metrics) = 'object'),
-    constraint analysis_results_provenance_object           check (jsonb_typeof(provenance) = 'object')
+    constraint analysis_results_pkey                            primary key (id),
+    constraint analysis_results_image_id_fkey                   foreign key (image_id) references images (id) on delete cascade,
+    constraint analysis_results_user_id_fkey                    foreign key (user_id) references users (id) on delete cascade,
+    constraint analysis_results_identity_key                    unique (image_id, algorithm_name, algorithm_version, parameters_hash),
+    constraint analysis_results_algorithm_name_valid            check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
+    constraint analysis_results_algorithm_version_semver        check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
+    constraint analysis_results_algorithm_parameters_object     check (jsonb_typeof(algorithm_parameters) = 'object'),
+    constraint analysis_results_negative_space_data_object      check (jsonb_typeof(negative_space_data) = 'object'),
+    constraint analysis_results_anomalies_array                 check (jsonb_typeof(anomalies) = 'array'),
+    constraint analysis_results_confidence_score_range          check (confidence_score between 0 and 1),
+    constraint analysis_results_processing_time_ms_not_negative check (processing_time_ms >= 0),
+    constraint analysis_results_quality_metrics_object          check (jsonb_typeof(quality_metrics) = 'object'),
+    constraint analysis_results_provenance_object               check (jsonb_typeof(provenance) = 'object')
 );
 
 comment on table  analysis_results                      is 'What analyses found: one row per image, algorithm, version and parameters.';
@@ -324,6 +326,8 @@ comment on column analysis_results.notes                is 'What a person wrote 
 comment on column analysis_results.created_at           is 'When the row was made.';
 comment on column analysis_results.updated_at           is 'When the row last changed; kept by a trigger.';
 
+comment on index analysis_results_pkey is 'One result; what foreign keys lead to.';
+comment on index analysis_results_identity_key is 'The same analysis gives one result; store_cached_result() and complete_job() look for it.';
 create index analysis_results_image_id_created_at_idx on analysis_results (image_id, created_at desc);
 comment on index analysis_results_image_id_created_at_idx is 'An image''s newest result; image_analysis_status; the foreign key.';
 create index analysis_results_user_id_created_at_idx on analysis_results (user_id, created_at desc);
@@ -338,6 +342,8 @@ create index analysis_results_processing_time_ms_idx on analysis_results (proces
 comment on index analysis_results_processing_time_ms_idx is 'Slowest analyses first.';
 create index analysis_results_anomalous_idx on analysis_results (created_at desc) where anomalies <> '[]';
 comment on index analysis_results_anomalous_idx is 'Newest results with anomalies.';
+create index analysis_results_visualization_path_idx on analysis_results (visualization_path) where visualization_path is not null;
+comment on index analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 create index analysis_results_anomalies_idx on analysis_results using gin (anomalies jsonb_path_ops);
 comment on index analysis_results_anomalies_idx is 'Results by kind of anomaly: anomalies @> ''[{"type": "size"}]''.';
 create index analysis_results_algorithm_parameters_idx on analysis_results using gin (algorithm_parameters jsonb_path_ops);
@@ -383,7 +389,7 @@ create table processing_queue (
     constraint processing_queue_pkey                        primary key (id, status, created_at),
     constraint processing_queue_image_id_fkey               foreign key (image_id) references images (id) on delete cascade,
     constraint processing_queue_user_id_fkey                foreign key (user_id) references users (id) on delete cascade,
-    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]{0,62}$'),
+    constraint processing_queue_algorithm_name_valid        check (algorithm_name ~ '^[a-z][a-z0-9_.-]*$' and length(algorithm_name) <= 63),
     constraint processing_queue_algorithm_version_semver    check (algorithm_version ~ '^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$'),
     constraint processing_queue_algorithm_parameters_object check (jsonb_typeof(algorithm_parameters) = 'object'),
     constraint processing_queue_priority_range              check (priority between 1 and 10),
@@ -427,6 +433,7 @@ comment on table processing_queue_ended is 'Jobs that have ended, by the month t
 -- there (HOT where no indexed column changes), and frequent vacuums keep it small.
 alter table processing_queue_hot set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 
+comment on index processing_queue_pkey is 'One job; whoever ends it.';
 create index processing_queue_image_id_created_at_idx on processing_queue (image_id, created_at desc);
 comment on index processing_queue_image_id_created_at_idx is 'An image''s jobs, newest first; image_analysis_status; the foreign key.';
 create index processing_queue_user_id_created_at_idx on processing_queue (user_id, created_at desc);
@@ -486,11 +493,11 @@ create table api_keys (
     constraint api_keys_pkey                           primary key (id),
     constraint api_keys_user_id_fkey                   foreign key (user_id) references users (id) on delete cascade,
     constraint api_keys_key_hash_key                   unique (key_hash),
-    constraint api_keys_key_hash_sha256                check (key_hash ~ '^[0-9a-f]{64}$'),
+    constraint api_keys_key_hash_sha256                check (length(key_hash) = 64 and key_hash !~ '[^0-9a-f]'),
     constraint api_keys_name_given                     check (name <> ''),
     constraint api_keys_expires_after_creation         check (expires_at > created_at),
-    constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? '$[*] ? (@.type() != "string")'),
-    constraint api_keys_ip_whitelist_texts             check (jsonb_typeof(ip_whitelist) = 'array' and not ip_whitelist @? '$[*] ? (@.type() != "string")'),
+    constraint api_keys_scopes_texts                   check (jsonb_typeof(scopes) = 'array' and not scopes @? 'strict $[*] ? (@.type() != "string")'),
+    constraint api_keys_ip_whitelist_texts             check (jsonb_typeof(ip_whitelist) = 'array' and not ip_whitelist @? 'strict $[*] ? (@.type() != "string")'),
     constraint api_keys_rate_limit_per_minute_positive check (rate_limit_per_minute > 0)
 );
 
@@ -508,6 +515,8 @@ comment on column api_keys.scopes                is 'What it may do, an array of
 comment on column api_keys.ip_whitelist          is 'Networks it may be used from, an array of CIDR texts; null: any.';
 comment on column api_keys.rate_limit_per_minute is 'Requests a minute.';
 
+comment on index api_keys_pkey is 'One key.';
+comment on index api_keys_key_hash_key is 'The key of a request; check_api_key().';
 create index api_keys_user_id_created_at_idx on api_keys (user_id, created_at desc);
 comment on index api_keys_user_id_created_at_idx is 'A user''s keys, newest first; the foreign key.';
 create index api_keys_expires_at_idx on api_keys (expires_at) where is_active and expires_at is not null;
@@ -518,6 +527,8 @@ create index api_keys_scopes_idx on api_keys using gin (scopes);
 comment on index api_keys_scopes_idx is 'Which keys may do something: scopes ? ''write:images''.';
 
 grant select, insert, update on api_keys to app_user;
+-- a key's text holds its number, so the number is drawn before the row is written
+grant usage on sequence api_keys_id_seq to app_user;
 
 
 -- ── security_audit ──────────────────────────────────────────────────────────────────────
@@ -542,7 +553,7 @@ create table security_audit (
     "timestamp"    timestamptz  not null default now(),
 
     constraint security_audit_pkey                  primary key (id, "timestamp"),
-    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]{0,62}$'),
+    constraint security_audit_resource_type_valid   check (resource_type ~ '^[a-z][a-z0-9_]*$' and length(resource_type) <= 63),
     constraint security_audit_changes_before_object check (jsonb_typeof(changes_before) = 'object'),
     constraint security_audit_changes_after_object  check (jsonb_typeof(changes_after) = 'object')
 ) partition by range ("timestamp");
@@ -563,6 +574,7 @@ comment on column security_audit.changes_before is 'The changed keys before; nev
 comment on column security_audit.changes_after  is 'The changed keys after; never a secret.';
 comment on column security_audit."timestamp"    is 'When, as the time of the transaction.';
 
+comment on index security_audit_pkey is 'One event; what its details lead to.';
 create index security_audit_timestamp_idx on security_audit ("timestamp" desc, id desc);
 comment on index security_audit_timestamp_idx is 'The newest events; recent_audit_events.';
 create index security_audit_user_id_timestamp_idx on security_audit (user_id, "timestamp" desc);
@@ -803,14 +815,15 @@ select s.status,
 from unnest(enum_range(null::queue_status)) as s (status)
 left join processing_queue q on q.status = s.status
 left join lateral (
-    select case
-               when q.started_at is not null then extract(epoch from greatest(q.started_at - q.created_at, interval '0'))
-               when q.status in ('queued', 'retrying') then extract(epoch from now() - q.created_at)
-           end::double precision as seconds
+    -- From when its newest try could have begun; a job that is planned for later doesn't wait yet.
+    select extract(epoch from greatest(
+               case when q.status in ('queued', 'retrying') then now() else q.started_at end
+               - greatest(q.created_at, q.scheduled_at), interval '0'))::double precision as seconds
+    where q.status in ('queued', 'retrying') or q.started_at is not null
 ) w on true
 group by s.status;
 comment on view queue_status_summary is
-    'Per status, those without jobs too: how many jobs, how long they waited before they began (or have waited), the oldest and the newest.';
+    'Per status, those without jobs too: how many jobs, how long they waited before their newest try began (or have waited for it), the oldest and the newest.';
 
 create view image_analysis_status as
 select i.id                as image_id,
@@ -865,38 +878,90 @@ grant select on user_activity_summary, queue_status_summary, image_analysis_stat
 
 -- ── Partitions ──────────────────────────────────────────────────────────────────────────
 
+create function missing_partitions(first timestamp, last timestamp)
+    returns table (parent text, month timestamp, name text)
+    language sql
+    stable
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    -- Those that a later migration adds are simply not there yet.
+    select p.parent, m.month, format('%s_%s', p.parent, to_char(m.month, 'YYYYMM'))
+    from unnest(array['security_audit', 'audit_log_details', 'performance_metrics', 'processing_queue_ended']) as p (parent)
+    cross join generate_series(missing_partitions.first, missing_partitions.last, interval '1 month') as m (month)
+    where to_regclass('public.' || p.parent) is not null
+      and to_regclass(format('public.%s_%s', p.parent, to_char(m.month, 'YYYYMM'))) is null
+    order by 2, 1
+$$;
+comment on function missing_partitions(timestamp, timestamp) is
+    'The monthly partitions that are not there, of the months (UTC) from first to last, oldest first.';
+revoke execute on function missing_partitions(timestamp, timestamp) from public;
+
+create function lock_for_partitions(urgent boolean) returns boolean
+    language plpgsql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+declare
+    patience constant text := current_setting('lock_timeout');
+    name     text;
+begin
+    -- Attaching a partition locks the tables that its foreign keys join. They are locked here
+    -- before anything is made, in the order in which the services write to them. A quarter of
+    -- a second, well below deadlock_timeout: who is in the way goes on, this one comes again.
+    if not urgent then
+        perform set_config('lock_timeout', '250ms', true);
+    end if;
+    foreach name in array array['users', 'images', 'security_audit', 'audit_log_details'] loop
+        if to_regclass('public.' || name) is not null then
+            execute format('lock table only public.%I in share row exclusive mode', name);
+        end if;
+    end loop;
+    perform set_config('lock_timeout', patience, true);
+    return true;
+exception
+    when lock_not_available then
+        if urgent then  -- by the caller's own lock_timeout
+            raise;
+        end if;
+        return false;
+end
+$$;
+comment on function lock_for_partitions(boolean) is
+    'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
+revoke execute on function lock_for_partitions(boolean) from public;
+
 create function ensure_partitions(months_ahead integer default 3, oldest timestamptz default null) returns integer
     language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
 as $$
 declare
-    -- table by month; those that a later migration adds are simply not there yet
-    parents constant text[] := array[
-        'security_audit', 'audit_log_details', 'performance_metrics', 'processing_queue_ended'];
-    first constant timestamp := date_trunc('month', least(now(), oldest) at time zone 'UTC');
-    last constant timestamp := date_trunc('month', now() at time zone 'UTC') + make_interval(months => months_ahead);
-    part   record;
-    made   integer := 0;
+    this_month constant timestamp := date_trunc('month', now() at time zone 'UTC');
+    first      timestamp;
+    last       timestamp;
+    part       record;
+    made       integer := 0;
 begin
-    if months_ahead not between 0 and 120 then
-        raise exception 'months_ahead must be from 0 to 120, not %', months_ahead using errcode = 'NS004';
+    -- Bounds, because each partition takes some fifteen locks until the transaction ends.
+    if months_ahead is null or months_ahead not between 0 and 12 then
+        raise exception 'months_ahead must be from 0 to 12, not %', coalesce(months_ahead::text, 'null')
+            using errcode = 'NS004', hint = 'partitions are made again and again, some months ahead each time';
     end if;
-    if first < last - interval '100 years' then
-        raise exception 'oldest must lie within the last century, not at %', oldest using errcode = 'NS004';
+    if oldest < now() - interval '2 years' then
+        raise exception 'oldest must lie within the last 2 years, not at %', oldest
+            using errcode = 'NS004', hint = 'partitions of older months are made by hand, for an archive that is loaded again';
     end if;
-    for part in
-        select p.parent, m.month, format('%s_%s', p.parent, to_char(m.month, 'YYYYMM')) as name
-        from unnest(parents) as p (parent)
-        cross join generate_series(first, last, interval '1 month') as m (month)
-        where to_regclass('public.' || p.parent) is not null
-          and to_regclass(format('public.%s_%s', p.parent, to_char(m.month, 'YYYYMM'))) is null
-        order by 1, 2
-    loop
-        -- one at a time; whoever waited finds the partition made
-        perform pg_advisory_xact_lock(hashtextextended('negspace.ensure_partitions', 0));
-        continue when to_regclass('public.' || part.name) is not null;
-        -- made apart and attached: reads and writes of the parent go on meanwhile
+    first := date_trunc('month', least(now(), oldest) at time zone 'UTC');
+    last := this_month + make_interval(months => months_ahead);
+    if not exists (select from public.missing_partitions(first, last)) then
+        return 0;
+    end if;
+    -- One at a time: whoever waited finds the partitions made. Nobody needs those of coming
+    -- months today, so for them nothing else is held up.
+    perform pg_advisory_xact_lock(hashtextextended('negspace.ensure_partitions', 0));
+    if not public.lock_for_partitions(exists (select from public.missing_partitions(first, this_month))) then
+        return 0;
+    end if;
+    for part in select m.parent, m.month, m.name from public.missing_partitions(first, last) m loop
         execute format(
             'create table public.%I (like public.%I including defaults including constraints including generated including storage)',
             part.name, part.parent);
@@ -920,7 +985,7 @@ begin
 end
 $$;
 comment on function ensure_partitions(integer, timestamptz) is
-    'Makes the monthly partitions (UTC) that are missing, from this month, or the month of oldest, to months_ahead after this one, and returns how many. Safe to call often and by many: migrations, services, workers and housekeeping do.';
+    'Makes the monthly partitions (UTC) that are missing, from this month, or the month of oldest, to months_ahead after this one, and returns how many. Safe to call often and by many, in a short transaction of its own: migrations, services, workers and housekeeping do. Months that are only ahead are left to the next call where a long transaction is in the way.';
 revoke execute on function ensure_partitions(integer, timestamptz) from public;
 grant execute on function ensure_partitions(integer, timestamptz) to app_user;
 

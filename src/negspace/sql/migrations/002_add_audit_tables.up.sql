@@ -10,10 +10,10 @@ alter table users
     add column failed_login_attempts integer     not null default 0,
     add column account_locked_until  timestamptz null,
     add column security_settings     jsonb       not null default '{}',
-    add constraint users_audit_event_count_positive     check (audit_event_count >= 0),
-    add constraint users_api_request_count_positive     check (api_request_count >= 0),
-    add constraint users_failed_login_attempts_positive check (failed_login_attempts >= 0),
-    add constraint users_security_settings_object       check (jsonb_typeof(security_settings) = 'object');
+    add constraint users_audit_event_count_not_negative     check (audit_event_count >= 0),
+    add constraint users_api_request_count_not_negative     check (api_request_count >= 0),
+    add constraint users_failed_login_attempts_not_negative check (failed_login_attempts >= 0),
+    add constraint users_security_settings_object           check (jsonb_typeof(security_settings) = 'object');
 
 comment on column users.audit_event_count     is 'Events of the audit trail by this account; brought up to date in batches.';
 comment on column users.api_request_count     is 'Requests with its API keys; brought up to date in batches.';
@@ -37,13 +37,13 @@ alter table images
     add column pixel_hash                text        null,
     add column perceptual_hash           bigint      null,
     add column perceptual_hash_algorithm text        null,
-    add constraint images_duplicate_of_fkey             foreign key (duplicate_of) references images (id) deferrable,
-    add constraint images_analysis_retry_count_positive check (analysis_retry_count >= 0),
-    add constraint images_processing_history_array      check (jsonb_typeof(processing_history) = 'array'),
-    add constraint images_duplicate_names_its_original  check (is_duplicate = (duplicate_of is not null)),
-    add constraint images_duplicate_of_another          check (duplicate_of <> id),
-    add constraint images_pixel_hash_sha256             check (pixel_hash ~ '^[0-9a-f]{64}$'),
-    add constraint images_perceptual_hash_has_algorithm check ((perceptual_hash is null) = (perceptual_hash_algorithm is null));
+    add constraint images_duplicate_of_fkey                 foreign key (duplicate_of) references images (id) deferrable,
+    add constraint images_analysis_retry_count_not_negative check (analysis_retry_count >= 0),
+    add constraint images_processing_history_array          check (jsonb_typeof(processing_history) = 'array'),
+    add constraint images_duplicate_names_its_original      check (is_duplicate = (duplicate_of is not null)),
+    add constraint images_duplicate_of_another              check (duplicate_of <> id),
+    add constraint images_pixel_hash_sha256                 check (length(pixel_hash) = 64 and pixel_hash !~ '[^0-9a-f]'),
+    add constraint images_perceptual_hash_has_algorithm     check ((perceptual_hash is null) = (perceptual_hash_algorithm is null));
 
 comment on column images.analysis_retry_count      is 'How often an analysis of it was tried again.';
 comment on column images.failure_reason            is 'Why the last job on it failed; null once one succeeds.';
@@ -68,12 +68,21 @@ create function refuse_duplicate_chain() returns trigger
     language plpgsql
     set search_path = pg_catalog, public, pg_temp
 as $$
+declare
+    original record;
 begin
-    -- the lock keeps the original from becoming a duplicate itself meanwhile
-    perform 1 from public.images i where i.id = new.duplicate_of and i.is_duplicate for key share;
-    if found then
+    -- The lock waits for whoever makes the original a duplicate at this moment, and keeps out
+    -- whoever comes later. No row: the foreign key says so.
+    select i.is_duplicate, i.user_id into original
+    from public.images i where i.id = new.duplicate_of
+    for share;
+    if original.is_duplicate then
         raise exception 'image % can''t be a duplicate of image %, which is one itself', new.id, new.duplicate_of
             using errcode = 'NS004', hint = 'name the original: it is the duplicate_of of that image';
+    end if;
+    if original.user_id <> new.user_id then
+        raise exception 'image % can''t be a duplicate of image %, which has another owner', new.id, new.duplicate_of
+            using errcode = 'NS004', hint = 'duplicates are told within one owner''s images';
     end if;
     perform 1 from public.images i where i.duplicate_of = new.id;
     if found then
@@ -83,10 +92,10 @@ begin
     return new;
 end
 $$;
-comment on function refuse_duplicate_chain() is 'Refuses a duplicate of a duplicate: every duplicate names its original.';
+comment on function refuse_duplicate_chain() is 'Refuses a duplicate of a duplicate, or of somebody else''s image: every duplicate names its owner''s original.';
 
 create trigger images_duplicate_names_an_original
-    before insert or update on images
+    before insert or update of duplicate_of, user_id on images
     for each row
     when (new.duplicate_of is not null)
     execute function refuse_duplicate_chain();
@@ -116,34 +125,43 @@ create trigger images_append_processing_history
 comment on trigger images_append_processing_history on images is 'Keeps processing_history.';
 
 create function mark_duplicate_images() returns integer
-    language sql
+    language plpgsql
     set search_path = pg_catalog, public, pg_temp
 as $$
-    -- The oldest of a user's images with one content is the original. Content is the file, or
-    -- the decoded pixels where they are known. Images that have duplicates stay originals.
-    with ranked as (
+declare
+    later     bigint[];  -- originals that repeat an older one …
+    originals bigint[];  -- … and which
+    marked    integer;
+begin
+    perform pg_advisory_xact_lock(hashtextextended('negspace.mark_duplicate_images', 0));
+    select array_agg(r.id), array_agg(r.original_id) into later, originals
+    from (
         select i.id,
-               i.is_duplicate,
-               exists (select from public.images d where d.duplicate_of = i.id) as has_duplicates,
                first_value(i.id) over (
                    partition by i.user_id, coalesce(i.pixel_hash, i.file_hash)
-                   order by i.is_duplicate, i.uploaded_at, i.id) as original_id
+                   order by i.uploaded_at, i.id) as original_id
         from public.images i
-    ), marked as (
-        update public.images i
-        set is_duplicate = true, duplicate_of = r.original_id
-        from ranked r
-        join public.images o on o.id = r.original_id and not o.is_duplicate
-        where i.id = r.id
-          and r.id <> r.original_id
-          and not r.is_duplicate
-          and not r.has_duplicates
-        returning 1
-    )
-    select count(*)::integer from marked
+        where not i.is_duplicate
+    ) r
+    where r.id <> r.original_id;
+    -- Whoever registers a duplicate of one of them waits, and then finds the original.
+    perform 1 from public.images i where i.id = any (later || originals) order by i.id for no key update;
+    update public.images d
+    set duplicate_of = r.original_id
+    from unnest(later, originals) as r (id, original_id)
+    join public.images o on o.id = r.original_id and not o.is_duplicate
+    where d.duplicate_of = r.id;
+    update public.images i
+    set is_duplicate = true, duplicate_of = r.original_id
+    from unnest(later, originals) as r (id, original_id)
+    join public.images o on o.id = r.original_id and not o.is_duplicate
+    where i.id = r.id and not i.is_duplicate;
+    get diagnostics marked = row_count;
+    return marked;
+end
 $$;
 comment on function mark_duplicate_images() is
-    'Marks images whose content their owner has already, and returns how many were marked. The oldest is the original; nobody''s image becomes a duplicate of somebody else''s.';
+    'Marks images whose content their owner has already, and returns how many were marked. Content is the decoded pixels where they are known, else the file. The oldest is the original, also of what were duplicates of the others; nobody''s image becomes a duplicate of somebody else''s.';
 revoke execute on function mark_duplicate_images() from public;
 grant execute on function mark_duplicate_images() to app_user;
 
@@ -183,12 +201,12 @@ grant update (optimization_suggestions) on analysis_results to app_user;
 
 alter table processing_queue
     add column estimated_priority  smallint      null,
-    add column complexity_score    numeric(12,4) null,
+    add column complexity_score    numeric(20,4) null,
     add column processing_metadata jsonb         not null default '{}',
     add column processing_notes    text          null,
-    add constraint processing_queue_estimated_priority_range     check (estimated_priority between 1 and 10),
-    add constraint processing_queue_complexity_score_positive    check (complexity_score >= 0 and complexity_score <> 'NaN'),
-    add constraint processing_queue_processing_metadata_object   check (jsonb_typeof(processing_metadata) = 'object');
+    add constraint processing_queue_estimated_priority_range      check (estimated_priority between 1 and 10),
+    add constraint processing_queue_complexity_score_not_negative check (complexity_score >= 0 and complexity_score <> 'NaN'),
+    add constraint processing_queue_processing_metadata_object    check (jsonb_typeof(processing_metadata) = 'object');
 
 comment on column processing_queue.estimated_priority  is 'The priority that its waiting time and complexity suggest.';
 comment on column processing_queue.complexity_score    is 'How much work it is, in megapixels.';
@@ -203,9 +221,9 @@ alter table api_keys
     add column request_count_current_window integer     not null default 0,
     add column total_requests               bigint      not null default 0,
     add column usage_stats                  jsonb       not null default '{}',
-    add constraint api_keys_request_count_current_window_positive check (request_count_current_window >= 0),
-    add constraint api_keys_total_requests_positive               check (total_requests >= 0),
-    add constraint api_keys_usage_stats_object                    check (jsonb_typeof(usage_stats) = 'object');
+    add constraint api_keys_request_count_current_window_not_negative check (request_count_current_window >= 0),
+    add constraint api_keys_total_requests_not_negative               check (total_requests >= 0),
+    add constraint api_keys_usage_stats_object                        check (jsonb_typeof(usage_stats) = 'object');
 
 comment on column api_keys.last_rate_limit_reset        is 'When the current window of its rate limit began.';
 comment on column api_keys.request_count_current_window is 'Requests in that window.';
@@ -228,14 +246,14 @@ create table audit_log_details (
     failure_count     integer       not null default 0,
     created_at        timestamptz   not null default now(),
 
-    constraint audit_log_details_pkey                   primary key (id, created_at),
-    constraint audit_log_details_audit_id_fkey          foreign key (audit_id, audit_timestamp) references security_audit (id, "timestamp") on delete cascade,
-    constraint audit_log_details_event_name_given       check (event_name <> ''),
-    constraint audit_log_details_event_data_object      check (jsonb_typeof(event_data) = 'object'),
-    constraint audit_log_details_system_state_object    check (jsonb_typeof(system_state) = 'object'),
-    constraint audit_log_details_duration_ms_positive   check (duration_ms >= 0 and duration_ms <> 'NaN'),
-    constraint audit_log_details_success_count_positive check (success_count >= 0),
-    constraint audit_log_details_failure_count_positive check (failure_count >= 0)
+    constraint audit_log_details_pkey                       primary key (id, created_at),
+    constraint audit_log_details_audit_id_fkey              foreign key (audit_id, audit_timestamp) references security_audit (id, "timestamp") on delete cascade,
+    constraint audit_log_details_event_name_given           check (event_name <> ''),
+    constraint audit_log_details_event_data_object          check (jsonb_typeof(event_data) = 'object'),
+    constraint audit_log_details_system_state_object        check (jsonb_typeof(system_state) = 'object'),
+    constraint audit_log_details_duration_ms_not_negative   check (duration_ms >= 0 and duration_ms <> 'NaN'),
+    constraint audit_log_details_success_count_not_negative check (success_count >= 0),
+    constraint audit_log_details_failure_count_not_negative check (failure_count >= 0)
 ) partition by range (created_at);
 
 comment on table  audit_log_details                   is 'Details of audit events, where there is more to say. Partitioned by month.';
@@ -251,6 +269,7 @@ comment on column audit_log_details.success_count     is 'How many parts of it s
 comment on column audit_log_details.failure_count     is 'How many parts of it failed.';
 comment on column audit_log_details.created_at        is 'When the row was made.';
 
+comment on index audit_log_details_pkey is 'One row of details.';
 create index audit_log_details_audit_id_idx on audit_log_details (audit_id, audit_timestamp);
 comment on index audit_log_details_audit_id_idx is 'An event''s details; the foreign key.';
 create index audit_log_details_created_at_idx on audit_log_details (created_at desc);
@@ -272,8 +291,9 @@ begin
         select a."timestamp" into new.audit_timestamp
         from public.security_audit a where a.id = new.audit_id;
         if not found then
-            raise exception 'there is no audit event %', new.audit_id using errcode = 'foreign_key_violation',
-                constraint = 'audit_log_details_audit_id_fkey';
+            raise exception 'there is no audit event %', new.audit_id
+                using errcode = 'foreign_key_violation', constraint = 'audit_log_details_audit_id_fkey',
+                      hint = 'details belong to the event whose number record_event() returned';
         end if;
     end if;
     return new;
@@ -336,23 +356,29 @@ revoke execute on function record_event_details(bigint, text, text, jsonb, jsonb
 grant execute on function record_event_details(bigint, text, text, jsonb, jsonb, numeric, integer, integer) to app_user;
 
 create function refresh_user_counters() returns integer
-    language sql
+    language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
 as $$
-    with truth as (
-        select u.id,
-               (select count(*) from public.security_audit a where a.user_id = u.id) as events,
-               (select coalesce(sum(k.total_requests), 0) from public.api_keys k where k.user_id = u.id) as requests
-        from public.users u
-    ), changed as (
-        update public.users u
-        set audit_event_count = t.events, api_request_count = t.requests
-        from truth t
-        where t.id = u.id and (u.audit_event_count, u.api_request_count) <> (t.events, t.requests)
-        returning 1
-    )
-    select count(*)::integer from changed
+declare
+    changed integer;
+begin
+    -- One at a time, and no queue behind it: the one that counts does it for all.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.refresh_user_counters', 0)) then
+        return 0;
+    end if;
+    update public.users u
+    set audit_event_count = t.events, api_request_count = t.requests
+    from (
+        select c.id,
+               (select count(*) from public.security_audit a where a.user_id = c.id) as events,
+               (select coalesce(sum(k.total_requests), 0) from public.api_keys k where k.user_id = c.id) as requests
+        from public.users c
+    ) t
+    where t.id = u.id and (u.audit_event_count, u.api_request_count) <> (t.events, t.requests);
+    get diagnostics changed = row_count;
+    return changed;
+end
 $$;
 comment on function refresh_user_counters() is
     'Brings audit_event_count and api_request_count of the accounts up to date and returns how many changed. Housekeeping calls it: a counter kept by every event would make one row the bottleneck of all.';
@@ -380,10 +406,9 @@ create table analysis_cache (
     constraint analysis_cache_image_id_fkey                foreign key (image_id) references images (id) on delete cascade,
     constraint analysis_cache_analysis_id_fkey             foreign key (analysis_id) references analysis_results (id) on delete cascade,
     constraint analysis_cache_cache_key_given              check (cache_key <> '' and length(cache_key) <= 512),
-    constraint analysis_cache_algorithm_fingerprint_sha256 check (algorithm_fingerprint ~ '^[0-9a-f]{64}$'),
-    constraint analysis_cache_hit_count_positive           check (hit_count >= 0),
-    constraint analysis_cache_expires_after_creation       check (expires_at > created_at),
-    constraint analysis_cache_size_bytes_positive          check (size_bytes > 0)
+    constraint analysis_cache_algorithm_fingerprint_sha256 check (length(algorithm_fingerprint) = 64 and algorithm_fingerprint !~ '[^0-9a-f]'),
+    constraint analysis_cache_hit_count_not_negative       check (hit_count >= 0),
+    constraint analysis_cache_expires_after_creation       check (expires_at > created_at)
 );
 
 comment on table  analysis_cache                       is 'Results kept for a time, so that the same bytes with the same analyser and parameters are not computed again.';
@@ -399,6 +424,8 @@ comment on column analysis_cache.created_at            is 'When it was put in.';
 comment on column analysis_cache.expires_at            is 'From then on it answers no more and may be removed.';
 comment on column analysis_cache.size_bytes            is 'Size of the result''s text in bytes.';
 
+comment on index analysis_cache_pkey is 'One entry.';
+comment on index analysis_cache_cache_key_key is 'The answer to one question; one entry for each.';
 create index analysis_cache_image_id_idx on analysis_cache (image_id);
 comment on index analysis_cache_image_id_idx is 'An image''s entries; the foreign key.';
 create index analysis_cache_analysis_id_idx on analysis_cache (analysis_id);
@@ -470,14 +497,15 @@ create table performance_metrics (
     percentile_p95 numeric(15,4) null,
     percentile_p99 numeric(15,4) null,
 
-    constraint performance_metrics_pkey                  primary key (id, recorded_at),
-    constraint performance_metrics_metric_name_valid     check (metric_name ~ '^[a-z][a-z0-9_.:]{0,126}$'),
-    constraint performance_metrics_metric_type_known     check (metric_type in ('histogram', 'gauge', 'counter')),
-    constraint performance_metrics_value_is_number       check (value <> 'NaN'),
-    constraint performance_metrics_labels_object         check (jsonb_typeof(labels) = 'object' and octet_length(labels::text) <= 8192),
-    constraint performance_metrics_context_object        check (jsonb_typeof(context) = 'object' and octet_length(context::text) <= 65536),
-    constraint performance_metrics_sample_count_positive check (sample_count > 0),
-    constraint performance_metrics_percentiles_ordered   check (percentile_p50 <= percentile_p95 and percentile_p95 <= percentile_p99)
+    constraint performance_metrics_pkey                    primary key (id, recorded_at),
+    constraint performance_metrics_metric_name_valid       check (metric_name ~ '^[a-z][a-z0-9_.:]*$' and length(metric_name) <= 127),
+    constraint performance_metrics_metric_type_known       check (metric_type in ('histogram', 'gauge', 'counter')),
+    constraint performance_metrics_value_is_number         check (value <> 'NaN'),
+    constraint performance_metrics_labels_object           check (jsonb_typeof(labels) = 'object' and octet_length(labels::text) <= 8192),
+    constraint performance_metrics_context_object          check (jsonb_typeof(context) = 'object' and octet_length(context::text) <= 65536),
+    constraint performance_metrics_sample_count_positive   check (sample_count > 0),
+    constraint performance_metrics_percentiles_ordered     check (percentile_p50 <= percentile_p95 and percentile_p95 <= percentile_p99 and percentile_p50 <= percentile_p99),
+    constraint performance_metrics_percentiles_are_numbers check (percentile_p50 <> 'NaN' and percentile_p95 <> 'NaN' and percentile_p99 <> 'NaN')
 ) partition by range (recorded_at);
 
 comment on table  performance_metrics                is 'Metrics: one row per sample, or per batch of samples. Partitioned by month.';
@@ -494,6 +522,7 @@ comment on column performance_metrics.percentile_p50 is 'Median of a batch.';
 comment on column performance_metrics.percentile_p95 is '95th percentile of a batch.';
 comment on column performance_metrics.percentile_p99 is '99th percentile of a batch.';
 
+comment on index performance_metrics_pkey is 'One metric''s row.';
 create index performance_metrics_name_recorded_at_idx on performance_metrics (metric_name, recorded_at desc);
 comment on index performance_metrics_name_recorded_at_idx is 'One metric over time; aggregate_performance_metrics().';
 create index performance_metrics_recorded_at_idx on performance_metrics using brin (recorded_at);

@@ -4,6 +4,8 @@
 
 drop function purge_jobs(interval, integer);
 drop function retry_jobs(bigint[]);
+drop trigger images_archived_cancels_jobs on images;
+drop function cancel_jobs_of_image();
 drop function cancel_jobs(bigint[], text);
 drop function rescue_jobs(interval, integer);
 drop function give_back_job(bigint, uuid, text);
@@ -12,7 +14,7 @@ drop function end_try(processing_queue, text, boolean, boolean);
 drop function retry_delay(integer);
 drop function complete_job_from_cache(bigint, uuid);
 drop function complete_job(bigint, uuid, jsonb, jsonb, numeric, integer, jsonb, jsonb, text, jsonb, jsonb, integer);
-drop function end_job(processing_queue, queue_status, timestamptz, text);
+drop function end_job(processing_queue, queue_status, timestamptz, text, boolean);
 drop function record_job_metrics(processing_queue, text, timestamptz);
 drop function hold_job(bigint, uuid);
 drop function claim_jobs(text, integer, text[]);
@@ -23,6 +25,7 @@ drop function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer
 drop function store_cached_result(bigint, bigint, text, text, jsonb);
 drop function settle_image(bigint, analysis_status, text);
 
+comment on column processing_queue.processing_metadata is 'What the worker says of its tries, as a JSON object.';
 alter table processing_queue
     drop column lease_token,
     drop column attempt;

@@ -2,8 +2,8 @@
 -- fail, give back, rescue, cancel, retry. Services and workers call these; usable from any
 -- language.
 --
--- Locks are taken in one order everywhere: images by id, then jobs by id. Claims and rescues
--- take what is free and skip the rest, so they never wait while they hold something.
+-- Locks are taken in one order everywhere: images by id, then jobs by id, then a cache entry,
+-- then a worker. Claims and rescues take what images and jobs are free and skip the rest.
 
 
 -- ── workers ─────────────────────────────────────────────────────────────────────────────
@@ -21,18 +21,18 @@ create table workers (
     jobs_failed    bigint      not null default 0,
     last_words     text        null,
 
-    constraint workers_pkey                    primary key (id),
-    constraint workers_id_given                check (id <> ''),
-    constraint workers_process_id_positive     check (process_id > 0),
-    constraint workers_jobs_completed_positive check (jobs_completed >= 0),
-    constraint workers_jobs_failed_positive    check (jobs_failed >= 0)
+    constraint workers_pkey                        primary key (id),
+    constraint workers_id_given                    check (id <> ''),
+    constraint workers_process_id_positive         check (process_id > 0),
+    constraint workers_jobs_completed_not_negative check (jobs_completed >= 0),
+    constraint workers_jobs_failed_not_negative    check (jobs_failed >= 0)
 ) with (fillfactor = 50);
 
 comment on table  workers                is 'Worker processes, those that have stopped too. No index on heartbeat_at: heartbeats stay on their page.';
 comment on column workers.id             is 'Name of the worker, as processing_queue.worker_id has it.';
 comment on column workers.hostname       is 'The machine it runs on.';
 comment on column workers.process_id     is 'Its process there.';
-comment on column workers.algorithms     is 'The analysers it has; it is given no other jobs.';
+comment on column workers.algorithms     is 'The analysers it has, as name@version: what it asks claim_jobs() for.';
 comment on column workers.started_at     is 'When it began.';
 comment on column workers.heartbeat_at   is 'When it was last heard of; its jobs are taken over when that is too long ago.';
 comment on column workers.stopped_at     is 'When it said goodbye; null: it runs, or died.';
@@ -40,6 +40,7 @@ comment on column workers.jobs_completed is 'Jobs it completed.';
 comment on column workers.jobs_failed    is 'Tries of jobs that failed on it.';
 comment on column workers.last_words     is 'Why it stopped, as it said.';
 
+comment on index workers_pkey is 'One worker; its heartbeat.';
 create index workers_started_at_idx on workers (started_at desc);
 comment on index workers_started_at_idx is 'Newest workers first.';
 
@@ -51,8 +52,9 @@ grant select on workers to app_user;
 alter table processing_queue
     add column attempt     integer not null default 0,
     add column lease_token uuid    null,
-    add constraint processing_queue_attempt_positive check (attempt >= 0);
+    add constraint processing_queue_attempt_not_negative check (attempt >= 0);
 
+comment on column processing_queue.processing_metadata is 'What was asked of the worker ({"use_cache": false}: compute, whatever the cache says), and what a worker says of its tries, as a JSON object.';
 comment on column processing_queue.attempt     is 'How often it was claimed; with lease_token it fences off a worker that lost the job.';
 comment on column processing_queue.lease_token is 'Known to the worker that holds it; null while nobody does.';
 
@@ -69,6 +71,12 @@ begin
     if exists (select from public.processing_queue_hot q where q.image_id = settle_image.image) then
         return;
     end if;
+    -- Asked for again, taken back before it ran: what it had is what it has.
+    update public.images i
+    set analysis_status = 'processing'
+    where i.id = settle_image.image
+      and i.analysis_status = 'pending'
+      and settle_image.outcome = 'completed';
     update public.images i
     set analysis_status = settle_image.outcome,
         processed_at    = clock_timestamp(),
@@ -183,9 +191,22 @@ begin
         raise exception 'image % is archived and is not analysed again', wrong using errcode = 'NS006', hint = 'take the file in again to analyse it';
     end if;
 
+    -- The entries that will answer, locked in one order by all: equal contents may come to two
+    -- callers crosswise.
+    if enqueue_jobs.use_cache then
+        perform 1 from public.analysis_cache c
+        where c.cache_key = any (array(
+            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
+                enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters))
+            from public.images i where i.id = any (enqueue_jobs.images)))
+        order by c.cache_key for no key update;
+    end if;
+
     for image in
         select i.id, i.user_id, i.image_dimensions, i.analysis_status
-        from public.images i where i.id = any (enqueue_jobs.images) order by i.id
+        from (select u.id, min(u.n) as n from unnest(enqueue_jobs.images) with ordinality as u (id, n) group by u.id) w
+        join public.images i on i.id = w.id
+        order by w.n
     loop
         image_id := image.id;
         job_id := null;
@@ -215,13 +236,14 @@ begin
         if job_id is null then
             insert into public.processing_queue (
                 image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
-                priority, max_retries, scheduled_at, complexity_score
+                priority, max_retries, scheduled_at, complexity_score, processing_metadata
             )
             values (
                 image.id, coalesce(enqueue_jobs.requested_by, image.user_id), enqueue_jobs.algorithm_name,
                 enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters,
                 enqueue_jobs.priority, enqueue_jobs.max_retries, coalesce(enqueue_jobs.scheduled_at, now()),
-                (image.image_dimensions ->> 'width')::numeric * (image.image_dimensions ->> 'height')::numeric / 1000000
+                (image.image_dimensions ->> 'width')::numeric * (image.image_dimensions ->> 'height')::numeric / 1000000,
+                case when enqueue_jobs.use_cache then '{}' else '{"use_cache": false}' end::jsonb
             )
             returning id into job_id;
             outcome := 'queued';
@@ -233,7 +255,7 @@ begin
 end
 $$;
 comment on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) is
-    'Asks for an analysis of each image, in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner.';
+    'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
 revoke execute on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) from public;
 grant execute on function enqueue_jobs(bigint[], bigint, text, text, jsonb, integer, integer, timestamptz, boolean) to app_user;
 
@@ -298,31 +320,43 @@ as $$
 declare
     candidates bigint[];
     free       bigint[];
+    seen       bigint[] := '{}';
+    taken      bigint[] := '{}';
 begin
-    -- An array, not a join: a planner with statistics of an empty queue would nest the join
-    -- and claim without regard to the limit.
-    candidates := array(
-        select q.id from public.processing_queue_hot q
-        where q.status in ('queued', 'retrying')
-          and q.scheduled_at <= clock_timestamp()
-          and (claim_jobs.algorithms is null or q.algorithm_name = any (claim_jobs.algorithms))
-        order by q.priority desc, q.scheduled_at, q.id
-        limit greatest(claim_jobs.how_many, 0)
-        for update skip locked);
-    if candidates = '{}' then
+    -- Again only where an image of a candidate is held by somebody who enqueues, finishes or
+    -- removes it: this claim holds jobs, so it doesn't wait for images, and what comes after
+    -- in the queue doesn't wait either.
+    loop
+        -- An array, not a join: a planner with statistics of an empty queue would nest the
+        -- join and claim without regard to the limit.
+        candidates := array(
+            select q.id from public.processing_queue_hot q
+            where q.status in ('queued', 'retrying')
+              and q.scheduled_at <= clock_timestamp()
+              and (claim_jobs.algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (claim_jobs.algorithms))
+              and q.id <> all (seen)
+            order by q.priority desc, q.scheduled_at, q.id
+            limit greatest(claim_jobs.how_many - cardinality(taken), 0)
+            for update skip locked);
+        exit when candidates = '{}';
+        free := array(
+            select i.id from public.images i
+            where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (candidates)))
+              and i.analysis_status <> 'archived'
+            order by i.id
+            for no key update skip locked);
+        update public.images i set analysis_status = 'processing'
+        where i.id = any (free) and i.analysis_status = 'pending';
+        taken := taken || array(
+            select q.id from public.processing_queue_hot q where q.id = any (candidates) and q.image_id = any (free));
+        seen := seen || candidates;
+        exit when cardinality(seen) >= 1000 + claim_jobs.how_many;
+    end loop;
+    if taken = '{}' then
         return;
     end if;
-    -- What somebody is enqueueing, finishing or removing at this moment waits for the next
-    -- claim: this one holds jobs, so it must not wait for images.
-    free := array(
-        select i.id from public.images i
-        where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (candidates)))
-          and i.analysis_status <> 'archived'
-        order by i.id
-        for no key update skip locked);
-    update public.images i set analysis_status = 'processing'
-    where i.id = any (free) and i.analysis_status = 'pending';
     return query
+    with claimed as (
         update public.processing_queue_hot q
         set status                  = 'processing',
             worker_id               = claim_jobs.worker,
@@ -335,12 +369,14 @@ begin
                       where a.algorithm_name = q.algorithm_name and a.algorithm_version = q.algorithm_version
                         and not a.cache_hit
                       order by a.created_at desc limit 50) r), 1)::double precision)
-        where q.id = any (candidates) and q.image_id = any (free)
-        returning q.*;
+        where q.id = any (taken)
+        returning q.*
+    )
+    select c.* from claimed c order by c.priority desc, c.scheduled_at, c.id;
 end
 $$;
 comment on function claim_jobs(text, integer, text[]) is
-    'Gives a worker up to how_many waiting jobs of the analysers it has (null: any), most urgent first, then who waits longest, each with a lease token. Their images become processing. Nobody waits and nothing is given twice.';
+    'Gives a worker up to how_many waiting jobs of the analysers it has (name@version; null: any), most urgent first, then who waits longest, each with a lease token. Their images become processing. Nobody waits and nothing is given twice.';
 revoke execute on function claim_jobs(text, integer, text[]) from public;
 grant execute on function claim_jobs(text, integer, text[]) to app_user;
 
@@ -465,7 +501,7 @@ $$;
 comment on function complete_job(bigint, uuid, jsonb, jsonb, numeric, integer, jsonb, jsonb, text, jsonb, jsonb, integer) is
     'Ends a job with its result: result, status, image, audit event, metrics and cache entry in one transaction, or, without the lease, none of them. Returns the result''s number.';
 
-create function end_job(job processing_queue, outcome queue_status, ended_at timestamptz, reason text) returns void
+create function end_job(job processing_queue, outcome queue_status, ended_at timestamptz, reason text, counts boolean default true) returns void
     language plpgsql
     set search_path = pg_catalog, public, pg_temp
 as $$
@@ -480,18 +516,22 @@ begin
         last_error_at = case when end_job.outcome = 'failed' then end_job.ended_at else q.last_error_at end
     where q.id = (end_job.job).id
       and q.status in ('queued', 'processing', 'retrying');
-    if (end_job.job).status = 'processing' then
+    if (end_job.job).status <> 'processing' or not end_job.counts then
+        return;
+    end if;
+    -- A cancelled job is nobody's doing: whoever cancels many locks no worker.
+    if end_job.outcome <> 'cancelled' then
         update public.workers w
         set jobs_completed = w.jobs_completed + (end_job.outcome = 'completed')::integer,
             jobs_failed    = w.jobs_failed + (end_job.outcome = 'failed')::integer
         where w.id = (end_job.job).worker_id;
-        perform public.record_job_metrics(end_job.job, end_job.outcome::text, end_job.ended_at);
     end if;
+    perform public.record_job_metrics(end_job.job, end_job.outcome::text, end_job.ended_at);
 end
 $$;
-comment on function end_job(processing_queue, queue_status, timestamptz, text) is
-    'Moves a job that the caller has locked to its end, and counts it.';
-revoke execute on function end_job(processing_queue, queue_status, timestamptz, text) from public;
+comment on function end_job(processing_queue, queue_status, timestamptz, text, boolean) is
+    'Moves a job that the caller has locked to its end, and counts it unless counts is false.';
+revoke execute on function end_job(processing_queue, queue_status, timestamptz, text, boolean) from public;
 revoke execute on function complete_job(bigint, uuid, jsonb, jsonb, numeric, integer, jsonb, jsonb, text, jsonb, jsonb, integer) from public;
 grant execute on function complete_job(bigint, uuid, jsonb, jsonb, numeric, integer, jsonb, jsonb, text, jsonb, jsonb, integer) to app_user;
 
@@ -502,9 +542,13 @@ create function complete_job_from_cache(job bigint, token uuid) returns bigint
 as $$
 declare
     held   constant public.processing_queue := public.hold_job(complete_job_from_cache.job, complete_job_from_cache.token);
-    result constant bigint := public.store_cached_result(
-        held.image_id, held.user_id, held.algorithm_name, held.algorithm_version, held.algorithm_parameters);
+    result bigint;
 begin
+    if held.processing_metadata -> 'use_cache' = 'false' then
+        return null;
+    end if;
+    result := public.store_cached_result(
+        held.image_id, held.user_id, held.algorithm_name, held.algorithm_version, held.algorithm_parameters);
     if result is not null then
         perform public.end_job(held, 'completed', clock_timestamp(), null);
         perform public.settle_image(held.image_id, 'completed');
@@ -513,7 +557,7 @@ begin
 end
 $$;
 comment on function complete_job_from_cache(bigint, uuid) is
-    'Ends a job with the result that its image has, or that the cache has for the same bytes, and returns its number; null where there is none and the job goes on.';
+    'Ends a job with the result that its image has, or that the cache has for the same bytes, and returns its number; null where there is none, or none is wanted, and the job goes on.';
 revoke execute on function complete_job_from_cache(bigint, uuid) from public;
 grant execute on function complete_job_from_cache(bigint, uuid) to app_user;
 
@@ -536,7 +580,7 @@ declare
     retried  constant boolean := again and (held.retry_count < held.max_retries or not counts);
     event    bigint;
 begin
-    perform public.end_job(held, 'failed', ended_at, reason);
+    perform public.end_job(held, 'failed', ended_at, reason, counts);
     if retried then
         update public.processing_queue q
         set status       = 'retrying',
@@ -545,8 +589,8 @@ begin
             completed_at = null
         where q.id = held.id and q.status = 'failed' and q.created_at = held.created_at;
         update public.images i
-        set analysis_retry_count = i.analysis_retry_count + counts::integer, last_retry_at = ended_at
-        where i.id = held.image_id;
+        set analysis_retry_count = i.analysis_retry_count + 1, last_retry_at = ended_at
+        where i.id = held.image_id and counts;
         return 'retrying';
     end if;
     event := public.record_event(
@@ -597,7 +641,6 @@ create function rescue_jobs(lease interval default interval '10 seconds', how_ma
     set search_path = pg_catalog, public, pg_temp
 as $$
 declare
-    gone    text[];
     held    public.processing_queue%rowtype;
     rescued integer := 0;
 begin
@@ -610,10 +653,10 @@ begin
         left join public.workers w on w.id = q.worker_id
         where q.status = 'processing'
           and greatest(w.heartbeat_at, q.started_at) < clock_timestamp() - rescue_jobs.lease
-        order by q.image_id, q.id
+        order by q.worker_id, q.image_id, q.id  -- workers are counted on, by all who rescue in one order
         limit greatest(rescue_jobs.how_many, 0)
     loop
-        -- Images before jobs, and nothing that anybody holds: many may rescue at once.
+        -- Images before jobs, and none that anybody holds: many may rescue at once.
         perform 1 from public.images i where i.id = held.image_id for no key update skip locked;
         continue when not found;
         perform 1 from public.processing_queue_hot q
@@ -623,7 +666,6 @@ begin
         continue when not found;
         perform public.end_try(held, format('worker %s was not heard of for %s', held.worker_id, rescue_jobs.lease), true, true);
         rescued := rescued + 1;
-        gone := gone || held.worker_id;
     end loop;
     return rescued;
 end
@@ -678,6 +720,27 @@ comment on function cancel_jobs(bigint[], text) is
 revoke execute on function cancel_jobs(bigint[], text) from public;
 grant execute on function cancel_jobs(bigint[], text) to app_user;
 
+create function cancel_jobs_of_image() returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, public, pg_temp
+as $$
+begin
+    perform public.cancel_jobs(
+        array(select q.id from public.processing_queue_hot q where q.image_id = new.id), 'its image is archived');
+    return null;
+end
+$$;
+comment on function cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
+revoke execute on function cancel_jobs_of_image() from public;
+
+create trigger images_archived_cancels_jobs
+    after update on images
+    for each row
+    when (old.analysis_status <> new.analysis_status and new.analysis_status = 'archived')
+    execute function cancel_jobs_of_image();
+comment on trigger images_archived_cancels_jobs on images is 'No job waits for an image that is archived: it would never be claimed.';
+
 create function retry_jobs(jobs bigint[]) returns bigint[]
     language plpgsql
     security definer
@@ -695,6 +758,8 @@ begin
         where q.id = any (retry_jobs.jobs) and q.status = 'failed'
         order by q.id for update
     loop
+        continue when exists (
+            select from public.images i where i.id = job.image_id and i.analysis_status = 'archived');
         -- the same analysis may have been asked for again since: once is enough
         continue when exists (
             select from public.processing_queue_hot q
@@ -715,7 +780,7 @@ begin
 end
 $$;
 comment on function retry_jobs(bigint[]) is
-    'Lets failed jobs be tried again, with all their tries, and returns those; a job whose analysis waits or runs anew stays failed.';
+    'Lets failed jobs be tried again, with all their tries, and returns those; a job whose analysis waits or runs anew, or whose image is archived, stays failed.';
 revoke execute on function retry_jobs(bigint[]) from public;
 grant execute on function retry_jobs(bigint[]) to app_user;
 

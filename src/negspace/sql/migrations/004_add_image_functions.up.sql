@@ -28,9 +28,14 @@ begin
     end if;
     -- Again only where an original appears or goes between the look and the insert.
     loop
-        select i.id into original from public.images i
-        where i.user_id = register_image.user_id and i.file_hash = register_image.file_hash and not i.is_duplicate
-        for key share;
+        -- The same file may be there as a duplicate, of an image with the same pixels.
+        select coalesce(i.duplicate_of, i.id) into original from public.images i
+        where i.user_id = register_image.user_id and i.file_hash = register_image.file_hash
+        order by i.is_duplicate limit 1;
+        if found then
+            perform 1 from public.images i where i.id = original and not i.is_duplicate for share;
+            continue when not found;
+        end if;
         insert into public.images (
             user_id, original_filename, file_name, file_path, file_size, mime_type, file_hash,
             image_dimensions, metadata, is_duplicate, duplicate_of
@@ -59,7 +64,7 @@ create function delete_image(image bigint) returns text
     set search_path = pg_catalog, public, pg_temp
 as $$
 declare
-    gone text;
+    gone public.images%rowtype;
     heir bigint;
 begin
     perform 1 from public.images i
@@ -67,7 +72,7 @@ begin
     order by i.id for update;
     heir := (select min(i.id) from public.images i where i.duplicate_of = delete_image.image);
     set constraints public.images_duplicate_of_fkey deferred;
-    delete from public.images i where i.id = delete_image.image returning i.file_path into gone;
+    delete from public.images i where i.id = delete_image.image returning i.* into gone;
     if not found then
         raise exception 'there is no image %', delete_image.image
             using errcode = 'NS003', hint = 'negspace images list shows those there are';
@@ -75,7 +80,8 @@ begin
     update public.images i set is_duplicate = false, duplicate_of = null where i.id = heir;
     update public.images i set duplicate_of = heir where i.duplicate_of = delete_image.image and i.id <> heir;
     set constraints public.images_duplicate_of_fkey immediate;
-    return case when not exists (select from public.images i where i.file_path = gone) then gone end;
+    return case when not exists (
+        select from public.images i where i.file_hash = gone.file_hash and i.file_path = gone.file_path) then gone.file_path end;
 end
 $$;
 comment on function delete_image(bigint) is

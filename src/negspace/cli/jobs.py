@@ -1,0 +1,207 @@
+"""``negspace jobs``: the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import click
+
+from negspace import jobs, users
+from negspace.cli import output, session
+from negspace.cli.analyze import parsed
+from negspace.cli.asking import see_wanted
+from negspace.cli.times import ahead, span
+from negspace.jobs import Job
+
+
+@click.group("jobs")
+def group() -> None:
+    """The queue: what waits, runs and failed. JOB and IMAGE are numbers."""
+
+
+@group.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=int)
+@click.option("--profile", metavar="NAME", help="A named set of parameters, such as astronomy.")
+@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a parameter.")
+@click.option("--analyzer", default="negative_space", show_default=True)
+@click.option("--priority", type=int, default=5, show_default=True, help="1 to 10; 10 is first.")
+@click.option("--max-retries", type=int, default=3, show_default=True)
+@click.option("--at", type=ahead, metavar="TIME", help="Not before: 2h from now, or a date.")
+@click.option("--no-cache", is_flag=True, help="Compute, even where the result is there.")
+@output.json_option
+def enqueue(
+    images: tuple[int, ...],
+    profile: str | None,
+    changes: tuple[str, ...],
+    analyzer: str,
+    priority: int,
+    max_retries: int,
+    at: datetime | None,
+    no_cache: bool,
+    as_json: bool,
+) -> None:
+    """Ask for an analysis of images: all of them or, where one is refused, none.
+
+    Asked for by the acting user (--as, NEGSPACE_USER), else by each image's owner.
+    """
+    with session.opened() as opened:
+        wanted = jobs.wanted(
+            analyzer,
+            profile=profile,
+            parameters=parsed(changes),
+            allowed=opened.settings.analyzers,
+        )
+        answers = jobs.enqueue(
+            opened.database,
+            images,
+            wanted,
+            requested_by=opened.user and opened.user.id,
+            priority=priority,
+            max_retries=max_retries,
+            scheduled_at=at,
+            use_cache=not no_cache,
+        )
+    output.show_rows(answers, ["image_id", "job_id", "result_id", "outcome"], as_json=as_json)
+    if any(answer.job_id for answer in answers):
+        output.note("next: negspace worker run --drain")
+    else:
+        output.note(f"nothing to compute; next: negspace results list --image {images[0]}")
+
+
+@group.command("list")
+@click.option("--status", "statuses", multiple=True, type=click.Choice(jobs.STATUSES))
+@click.option("--image", type=int, help="Only that image's.")
+@click.option("--user", help="Only what that account asked for: e-mail address or number.")
+@click.option("--before", type=int, metavar="JOB", help="Only jobs with a lower number.")
+@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@output.json_option
+def list_(
+    statuses: tuple[str, ...],
+    image: int | None,
+    user: str | None,
+    before: int | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first."""
+    with session.opened() as opened:
+        found = jobs.list_jobs(
+            opened.database,
+            statuses=statuses,
+            image=image,
+            user=None if user is None else users.find(opened.database, user).id,
+            before=before,
+            limit=limit,
+        )
+    if as_json:
+        output.show_json(found)
+        return
+    output.show_rows(
+        [_row(job) for job in found],
+        ["id", "image_id", "analyser", "status", "priority", "tries", "created", "error"],
+        as_json=False,
+        empty="no jobs; negspace jobs enqueue IMAGE makes one",
+    )
+    if len(found) == limit:
+        output.note(f"older ones: --before {found[-1].id}")
+
+
+@group.command()
+@click.argument("job", type=int)
+@output.json_option
+def show(job: int, as_json: bool) -> None:
+    """Show one job."""
+    with session.opened() as opened:
+        output.show_fields(jobs.show(opened.database, job), as_json=as_json)
+
+
+@group.command()
+@click.argument("numbers", metavar="JOB...", nargs=-1, required=True, type=int)
+@output.json_option
+def retry(numbers: tuple[int, ...], as_json: bool) -> int:
+    """Let failed jobs be tried again; exit status 1 where one couldn't."""
+    with session.opened() as opened:
+        changed = jobs.retry(opened.database, numbers)
+    return _show_changed("waits again", "hasn't failed, or waits anew", numbers, changed, as_json)
+
+
+@group.command()
+@click.argument("numbers", metavar="JOB...", nargs=-1, required=True, type=int)
+@click.option("--reason", default="cancelled", show_default=True, help="Kept with the job.")
+@output.json_option
+def cancel(numbers: tuple[int, ...], reason: str, as_json: bool) -> int:
+    """Take jobs back, running ones too; exit status 1 where one has ended, or isn't there."""
+    with session.opened() as opened:
+        changed = jobs.cancel(opened.database, numbers, reason=reason)
+    return _show_changed("cancelled", "has ended, or isn't there", numbers, changed, as_json)
+
+
+@group.command()
+@click.option("--older-than", type=span, required=True, metavar="SPAN", help="Such as 30d.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@output.json_option
+def purge(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Remove jobs that ended longer ago. Results and audit events stay."""
+    with session.opened() as opened:
+        count = jobs.count_ended(opened.database, older_than)
+        if not dry_run and count:
+            see_wanted(f"{count} jobs", yes=yes)
+            count = jobs.purge(opened.database, older_than)
+    if as_json:
+        output.show_json({"jobs": count, "removed": not dry_run})
+    else:
+        output.show_text(f"{count} jobs {'would be' if dry_run else 'were'} removed")
+
+
+@group.command()
+@output.json_option
+def status(as_json: bool) -> None:
+    """Show how many jobs stand where, and the workers."""
+    from negspace.worker import registry
+
+    with session.opened() as opened:
+        summary = jobs.summary(opened.database)
+        workers = registry.list_workers(opened.database)
+    if as_json:
+        output.show_json({"summary": summary, "workers": workers})
+        return
+    output.show_rows(
+        summary,
+        ["status", "job_count", "p50_wait_seconds", "p95_wait_seconds", "max_wait_seconds"],
+        as_json=False,
+    )
+    waiting = sum(s.job_count for s in summary if s.status in ("queued", "retrying"))
+    running = [worker.id for worker in workers if worker.silent_seconds < 60]
+    output.show_text(f"\n{len(running)} workers run")
+    if waiting and not running:
+        output.note("next: negspace worker run")
+
+
+def _row(job: Job) -> dict[str, object]:
+    error = job.error_message or ""
+    return {
+        "id": job.id,
+        "image_id": job.image_id,
+        "analyser": f"{job.algorithm_name}@{job.algorithm_version}",
+        "status": job.status,
+        "priority": job.priority,
+        "tries": job.attempt,
+        "created": job.created_at.isoformat(sep=" ", timespec="seconds"),
+        "error": error if len(error) <= 80 else f"{error[:79]}…",
+    }
+
+
+def _show_changed(
+    done: str, left: str, asked: Sequence[int], changed: Sequence[int], as_json: bool
+) -> int:
+    rest = sorted(set(asked) - set(changed))
+    if as_json:
+        output.show_json({"changed": changed, "unchanged": rest})
+    else:
+        for job in changed:
+            output.show_text(f"job {job}: {done}")
+        for job in rest:
+            output.show_text(f"job {job}: unchanged, it {left}")
+    return 1 if rest else 0

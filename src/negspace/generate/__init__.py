@@ -1,0 +1,229 @@
+"""Plausible data of any size, the same for the same seed: for benchmarks, tests and demonstrations.
+
+A year of an institute's work: users of whom few do most, days and weeks with a rhythm,
+images with results, jobs, duplicates and failures, the audit trail of it all, metrics. No
+image files are made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from negspace.database import Connection, Database, only, sql, translated
+from negspace.errors import AccessError, NotFoundError, RefusedError
+from negspace.generate import images, people, results, samples, trail
+from negspace.generate.load import Loaded, Maker, Say, load, query
+from negspace.generate.plan import Plan
+
+if TYPE_CHECKING:
+    from datetime import date
+
+__all__ = ["Generated", "Loaded", "Plan", "generate"]
+
+# What belongs together by foreign keys, in the order of these. The two share no lock, so
+# they fill at the same time.
+_PICTURES: Final[Mapping[str, Maker]] = {
+    "users": people.users,
+    "api_keys": people.api_keys,
+    "workers": people.workers,
+    "images": images.images,
+    "analysis_results": results.analysis_results,
+    "processing_queue": results.processing_queue,
+}
+_RECORDS: Final[Mapping[str, Maker]] = {
+    "security_audit": trail.security_audit,
+    "audit_log_details": trail.audit_log_details,
+    "performance_metrics": samples.performance_metrics,
+}
+_TABLES: Final = (*_PICTURES, *_RECORDS, "analysis_cache")
+_NUMBERED: Final = tuple(table for table in (*_PICTURES, *_RECORDS) if table != "workers")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was made.
+
+    Attributes:
+        rows: In all tables together.
+        seconds: For everything, from the first look to the last vacuum.
+        rows_per_second: Rows over seconds.
+        seed: The plan's.
+        until: The day before which the year ends.
+        tables: Table by table.
+        vacuum_seconds: For visibility maps and users' counters, part of ``seconds``.
+    """
+
+    rows: int
+    seconds: float
+    rows_per_second: float
+    seed: int
+    until: date
+    vacuum_seconds: float
+    tables: Sequence[Loaded] = field(repr=False)
+
+
+def generate(
+    database: Database,
+    plan: Plan,
+    *,
+    into_existing: bool = False,
+    jobs: int = 2,
+    say: Say | None = None,
+) -> Generated:
+    """Fill a migrated database.
+
+    The tables are locked until all rows are in, and either all of them are or none. Numbers
+    of rows that come later continue after these.
+
+    Args:
+        database: As its owner: services may not do this.
+        plan: What to make.
+        into_existing: Add to the rows that are there.
+        jobs: Connections to fill with, 1 or 2.
+        say: Called with a line of progress at a time.
+
+    Raises:
+        NotFoundError: The schema isn't there.
+        RefusedError: There are rows and ``into_existing`` is false.
+        AccessError: The connection is not the owner's.
+    """
+    began = time.perf_counter()
+    _prepare(database, plan, into_existing)
+    loaded = _fill(database, plan, jobs, say or _silent)
+    filled = time.perf_counter()
+    _refresh(database, jobs, say or _silent)
+    ended, rows = time.perf_counter(), sum(table.rows for table in loaded)
+    return Generated(
+        rows=rows,
+        seconds=ended - began,
+        rows_per_second=rows / (ended - began),
+        seed=plan.seed,
+        until=plan.until,
+        vacuum_seconds=ended - filled,
+        tables=loaded,
+    )
+
+
+def _silent(_: str) -> None:
+    """No progress wanted."""
+
+
+def _prepare(database: Database, plan: Plan, into_existing: bool) -> None:
+    with database.transaction() as connection:
+        _look(connection, into_existing)
+        start = datetime.fromtimestamp(plan.start / 1000, UTC)
+        connection.execute("select ensure_partitions(oldest => %s)", [start])
+
+
+def _look(connection: Connection, into_existing: bool) -> None:
+    there = only(connection, "select to_regclass('public.performance_metrics') is not null as yes")
+    if there is None or not there["yes"]:
+        raise NotFoundError(
+            "the schema of negspace isn't in this database", hint="negspace migrate up makes it"
+        )
+    for table in () if into_existing else _TABLES:
+        found = sql.SQL("select exists (select from {}) as rows").format(_name(table))
+        row = only(connection, found)
+        if row is not None and row["rows"]:
+            raise RefusedError(
+                f"there are rows in {table} already, and nothing was touched",
+                hint="generate into an empty database, or add to this one with --into-existing",
+            )
+
+
+def _name(table: str) -> sql.Identifier:
+    return sql.Identifier("public", table)
+
+
+def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
+    """All tables, in one transaction per connection, committed one right after the other."""
+    lanes = [_PICTURES, _RECORDS] if jobs > 1 else [{**_PICTURES, **_RECORDS}]
+    with translated(), ExitStack() as stack:
+        connections = [stack.enter_context(closing(database.connect())) for _ in lanes]
+        for connection, lane in zip(connections, lanes, strict=True):
+            _lock(connection, [*lane, *(["analysis_cache"] if "images" in lane else [])])
+        first = {table: _next_number(connections[0], table) for table in _NUMBERED}
+        pool = stack.enter_context(ThreadPoolExecutor(len(lanes)))
+        stack.callback(_cancel, connections)  # before the pool waits for its threads
+        tasks = [
+            pool.submit(load, connection, lane, plan, first, say)
+            for connection, lane in zip(connections, lanes, strict=True)
+        ]
+        for task in as_completed(tasks):
+            task.result()  # the first that fails ends the others
+        loaded = [table for task in tasks for table in task.result()]
+        loaded.append(_cache(connections[0], first, entries=max(100, plan.images // 50)))
+        _continue_numbers(connections[0], first, loaded)
+        for connection in connections:
+            connection.commit()
+    return loaded
+
+
+def _lock(connection: Connection, tables: Sequence[str]) -> None:
+    connection.execute("set local lock_timeout = '30s'")
+    for table in tables:
+        mine = "select pg_has_role(relowner, 'usage') as yes from pg_class where oid = %s::regclass"
+        row = only(connection, mine, [f"public.{table}"])
+        if row is None or not row["yes"]:
+            raise AccessError(
+                f"only the owner of {table} can fill it",
+                hint="name the owner's connection in NEGSPACE_OWNER_URL",
+            )
+    names = sql.SQL(", ").join(map(_name, tables))
+    connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
+
+
+def _cancel(connections: Sequence[Connection]) -> None:
+    for connection in connections:
+        connection.cancel()
+
+
+def _next_number(connection: Connection, table: str) -> int:
+    row = connection.execute(query("next_number"), {"table": table}).fetchone()
+    return int(row["next"]) if row else 1
+
+
+def _cache(connection: Connection, first: Mapping[str, int], *, entries: int) -> Loaded:
+    began = time.perf_counter()
+    given = {"first": first["analysis_results"], "entries": entries}
+    made = connection.execute(query("cache"), given).rowcount
+    connection.execute("analyze analysis_cache")
+    return Loaded("analysis_cache", made, time.perf_counter() - began, 0.0)
+
+
+def _continue_numbers(
+    connection: Connection, first: Mapping[str, int], loaded: Sequence[Loaded]
+) -> None:
+    """The next row of each table gets the number after those that were copied."""
+    for table in loaded:
+        if table.rows and table.table in first:
+            connection.execute(
+                "select setval(pg_get_serial_sequence(%s, 'id'), %s)",
+                [f"public.{table.table}", first[table.table] + table.rows - 1],
+            )
+
+
+def _refresh(database: Database, jobs: int, say: Say) -> None:
+    """What housekeeping would do in time: visibility maps, and the counters of users."""
+    say("visibility maps …")
+    with ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(partial(_vacuum, database), _TABLES))
+    with database.transaction() as connection:
+        # without it, or users would say that they changed today
+        connection.execute("alter table users disable trigger users_set_updated_at")
+        connection.execute("select refresh_user_counters()")
+        connection.execute("alter table users enable trigger users_set_updated_at")
+    _vacuum(database, "users")
+
+
+def _vacuum(database: Database, table: str) -> None:
+    statement = sql.SQL("vacuum {}").format(_name(table))
+    with translated(), closing(database.connect(autocommit=True)) as connection:
+        connection.execute(statement)

@@ -1,0 +1,289 @@
+"""API keys: ``nsk_<number>_<secret><checksum>``, shown once, stored as a SHA-256 alone.
+
+The secret is 190 random bits, so a plain hash is as good as a slow one, and a check costs
+microseconds. The checksum lets a mistyped key be refused without asking the database, and
+scanners of leaked secrets be sure of what they found. Which scopes there are, and which role
+may have them, says the database's function ``role_scopes``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import secrets
+import string
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, LiteralString, TypeAlias
+
+from negspace import users
+from negspace.database import Database, Jsonb, Row, only, rows
+from negspace.errors import InvalidInputError, NotFoundError
+from negspace.settings import Secret
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+DEFAULT_SCOPES: Final = ("read:images", "read:results")
+
+_BASE62: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+_SECRET_LENGTH: Final = 32  # characters: 32 × log2(62) = 190 bits
+_CHECK_LENGTH: Final = 6  # 62 to the 6th is more than 2 to the 32nd
+_KEY: Final = re.compile(r"nsk_[1-9][0-9]{0,18}_[0-9A-Za-z]{38}")
+_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
+_ANY_IPV6: Final = ipaddress.IPv6Network("::/0")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key as it is stored, without its hash; ``ip_whitelist`` None means any address."""
+
+    id: int
+    user_id: int
+    name: str
+    description: str | None
+    is_active: bool
+    scopes: Sequence[str]
+    ip_whitelist: Sequence[str] | None
+    rate_limit_per_minute: int
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+    total_requests: int
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just made; ``text`` is what its owner keeps, and nobody has it again."""
+
+    key: ApiKey
+    text: Secret
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whether a key may be used.
+
+    Attributes:
+        accepted: It may.
+        reason: Why it may not, or None.
+        api_key_id: Its number, where it is known.
+        user_id: Whose it is, where it is known.
+    """
+
+    accepted: bool
+    reason: str | None
+    api_key_id: int | None = None
+    user_id: int | None = None
+
+
+_COLUMNS: Final[LiteralString] = (
+    "id, user_id, name, description, is_active, scopes, ip_whitelist, rate_limit_per_minute,"
+    " created_at, expires_at, last_used_at, total_requests"
+)
+
+
+def create(
+    database: Database,
+    owner: str | int,
+    name: str,
+    *,
+    scopes: Sequence[str] = DEFAULT_SCOPES,
+    networks: Sequence[str] | None = None,
+    expires_at: datetime | None = None,
+    rate_limit_per_minute: int = 100,
+    description: str | None = None,
+) -> NewKey:
+    """Make a key.
+
+    Args:
+        database: Where.
+        owner: Whose, by e-mail address or number.
+        name: What its owner calls it.
+        scopes: What it may do; no more than the owner's role.
+        networks: Where it may be used from, as CIDR; None for anywhere.
+        expires_at: When it ends by itself; None for never.
+        rate_limit_per_minute: Requests a minute.
+        description: What it is for.
+
+    Returns:
+        The key and its text, which is stored nowhere.
+
+    Raises:
+        NotFoundError: There is no such account.
+        InvalidInputError: A scope, network or time isn't valid.
+    """
+    user = users.find(database, owner)
+    if expires_at is not None and expires_at <= datetime.now(UTC):
+        raise InvalidInputError(f"{expires_at.isoformat()} is past", hint="give a time to come")
+    if not name or rate_limit_per_minute < 1:
+        raise InvalidInputError("a key needs a name, and a rate limit of 1 or more")
+    listed = None if networks is None else Jsonb(canonical_networks(networks))
+    query: LiteralString = (
+        "insert into api_keys (id, user_id, key_hash, name, description, scopes, ip_whitelist,"
+        " expires_at, rate_limit_per_minute) overriding system value"
+        " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) returning " + _COLUMNS
+    )
+    with database.transaction() as connection:
+        drawn = only(connection, "select nextval('public.api_keys_id_seq') as id")
+        number = drawn["id"] if drawn else 0
+        text = _new_text(number)
+        given = [number, user.id, key_hash(text), name, description]
+        given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
+        return NewKey(_key(only(connection, query, given), number), Secret(text))
+
+
+def list_keys(
+    database: Database, *, owner: str | int | None = None, active: bool | None = None
+) -> list[ApiKey]:
+    """Keys by number, of one account or of all.
+
+    Raises:
+        NotFoundError: There is no such account.
+    """
+    user_id = None if owner is None else users.find(database, owner).id
+    query: LiteralString = (
+        "select " + _COLUMNS + " from api_keys"
+        " where (%(user_id)s::bigint is null or user_id = %(user_id)s)"
+        " and (%(active)s::boolean is null or is_active = %(active)s) order by id"
+    )
+    with database.transaction(read_only=True) as connection:
+        found = rows(connection, query, {"user_id": user_id, "active": active})
+    return [ApiKey(**row) for row in found]
+
+
+def revoke(database: Database, key_id: int) -> ApiKey:
+    """Switch a key off for good; again is no error.
+
+    Raises:
+        NotFoundError: There is no such key.
+    """
+    query: LiteralString = (
+        "update api_keys set is_active = false where id = %s returning " + _COLUMNS
+    )
+    with database.transaction() as connection:
+        return _key(only(connection, query, [key_id]), key_id)
+
+
+def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
+    """Say whether a key may be used, from the address of the database's actor.
+
+    One statement checks key, owner, expiry, scope and address, counts an accepted use and
+    writes an ``api_call`` event. A text that can't be a key is refused without it.
+
+    Args:
+        database: ``database.acting_as(Actor(ip_address=…))`` says where the request is from;
+            without an address, keys bound to networks are refused.
+        text: The key.
+        scope: What it is to be used for; None asks about the key alone.
+
+    Raises:
+        InvalidInputError: The actor's address is none.
+    """
+    if not well_formed(text):
+        return Answer(accepted=False, reason="malformed key")
+    origin = database.actor.ip_address
+    address = None if origin is None else str(canonical_address(origin))
+    with database.transaction() as connection:
+        found = only(
+            connection,
+            "select c.* from check_api_key(%s, %s, %s::inet) c"
+            " cross join lateral record_event('api_call', 'api_key', c.api_key_id::text,"
+            " (case when c.accepted then 'success' else 'failure' end)::audit_status,"
+            " changes_after => jsonb_build_object('scope', %s::text),"
+            " error_message => c.reason, user_id => c.user_id)",
+            [key_hash(text), scope, address, scope],
+        )
+    return Answer(**found) if found else Answer(accepted=False, reason="unknown key")
+
+
+def well_formed(text: str) -> bool:
+    """Whether a text has a key's form and its checksum is right."""
+    if not _KEY.fullmatch(text):
+        return False
+    return secrets.compare_digest(text[-_CHECK_LENGTH:], _checksum(text[:-_CHECK_LENGTH]))
+
+
+def key_hash(text: str) -> str:
+    """What stands for a key in the database: SHA-256, 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical_networks(networks: Sequence[str]) -> list[str]:
+    """Networks as they are stored: CIDR, each once, IPv4 written as IPv6 folded to IPv4.
+
+    Raises:
+        InvalidInputError: One is none, has bits beyond its prefix, or would hold some of the
+            IPv4 addresses that are written as IPv6; or there are none.
+    """
+    if not networks:
+        raise InvalidInputError(
+            "an empty list of networks would shut everybody out", hint="leave it out for any"
+        )
+    return list(dict.fromkeys(str(_canonical_network(text)) for text in networks))
+
+
+def canonical_address(text: str) -> Address:
+    """An address; ``::ffff:a.b.c.d`` is folded to a.b.c.d.
+
+    Raises:
+        InvalidInputError: It is none, or has a zone.
+    """
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidInputError(f"{text!r} is no IP address", hint="such as 192.0.2.7") from None
+    if isinstance(found, ipaddress.IPv4Address):
+        return found
+    if found.scope_id is not None:
+        raise InvalidInputError(f"{text!r} has a zone", hint="leave out what follows the %")
+    return found.ipv4_mapped or found
+
+
+def _canonical_network(text: str) -> Network:
+    try:
+        found = ipaddress.ip_network(text)
+    except ValueError as error:
+        hint = "such as 192.0.2.0/24"
+        if "host bits" in str(error):
+            hint = f"did you mean {ipaddress.ip_network(text, strict=False)}?"
+        raise InvalidInputError(f"{text!r} is no network", hint=hint) from None
+    if isinstance(found, ipaddress.IPv4Network) or found == _ANY_IPV6:
+        return found
+    if "%" in text:
+        raise InvalidInputError(f"{text!r} has a zone", hint="leave out what follows the %")
+    if found.subnet_of(_MAPPED):
+        inner = int(found.network_address) & 0xFFFF_FFFF
+        return ipaddress.IPv4Network((inner, found.prefixlen - 96))
+    if found.overlaps(_MAPPED):
+        raise InvalidInputError(
+            f"{text!r} holds every IPv4 address, written as IPv6",
+            hint="say 0.0.0.0/0 for those, and the IPv6 networks apart",
+        )
+    return found
+
+
+def _new_text(number: int) -> str:
+    secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
+    body = f"nsk_{number}_{secret}"
+    return body + _checksum(body)
+
+
+def _checksum(body: str) -> str:
+    """CRC-32 as 6 digits of base 62."""
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECK_LENGTH):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits
+
+
+def _key(row: Row | None, key_id: int) -> ApiKey:
+    if row is None:
+        raise NotFoundError(
+            f"there is no API key {key_id}", hint="negspace keys list shows those there are"
+        )
+    return ApiKey(**row)

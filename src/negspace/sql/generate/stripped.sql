@@ -1,0 +1,51 @@
+-- What is taken off the tables while rows are copied in bulk, and put back after it: foreign
+-- keys, indexes (those behind constraints stay), triggers that an INSERT fires. Each row has
+-- the statement that takes it off and the one that puts it back as it was.
+with given as (
+    select t.name, t.place, ('public.' || t.name)::regclass as relation
+    from unnest(%(tables)s::text[]) with ordinality as t (name, place)
+), relations as (
+    select g.name, g.place, g.relation from given g
+    union
+    select g.name, g.place, p.relid from given g, pg_partition_tree(g.relation) p
+), keys as (
+    select g.name, g.place, 3 as turn,
+           format('alter table %%s drop constraint %%I', g.relation, c.conname) as off,
+           format('alter table %%s add constraint %%I %%s', g.relation, c.conname, pg_get_constraintdef(c.oid)) as back,
+           format('comment on constraint %%I on %%s is %%L', c.conname, g.relation, obj_description(c.oid, 'pg_constraint')) as said,
+           obj_description(c.oid, 'pg_constraint') is not null as has_comment,
+           c.conname::text as object
+    from given g
+    join pg_constraint c on c.conrelid = g.relation and c.contype = 'f' and c.conparentid = 0
+), indexes as (
+    -- an index of a partition goes and comes with the one above it
+    select r.name, r.place, 1 as turn,
+           format('drop index %%s', i.indexrelid::regclass),
+           replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON '),
+           format('comment on index %%s is %%L', i.indexrelid::regclass, obj_description(i.indexrelid, 'pg_class')),
+           obj_description(i.indexrelid, 'pg_class') is not null,
+           i.indexrelid::regclass::text
+    from relations r
+    join pg_index i on i.indrelid = r.relation
+    where not exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
+      and not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.contype in ('p', 'u', 'x'))
+), triggers as (
+    select g.name, g.place, 2 as turn,
+           format('alter table %%s disable trigger %%I', g.relation, t.tgname),
+           format('alter table %%s enable %%s trigger %%I', g.relation,
+                  case t.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, t.tgname),
+           '', false, t.tgname::text
+    from given g
+    join pg_trigger t on t.tgrelid = g.relation
+    where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled <> 'D' and t.tgtype & 4 = 4
+), everything as (
+    select * from keys
+    union all select * from indexes
+    union all select * from triggers
+    union all
+    -- between indexes and keys, which are checked by joins: those want to be planned well
+    select name, place, 2, 'select', format('analyze %%s', relation), '', false, '' from given
+)
+select name as "table", object, off, back, case when has_comment then said end as said
+from everything
+order by turn, place, object

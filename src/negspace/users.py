@@ -1,0 +1,281 @@
+"""Accounts: who may use the system, in which role, and how a password is checked.
+
+Passwords are hashed with bcrypt here, in the client's process: a clear password never reaches
+the database, whose statements may be logged. Accounts are switched off, never removed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, LiteralString, NoReturn, TypeAlias, get_args
+
+from negspace.database import Database, Row, only, rows
+from negspace.errors import AccessError, AlreadyExistsError, InvalidInputError, NotFoundError
+
+Role: TypeAlias = Literal["admin", "analyst", "viewer", "api_user"]
+ROLES: Final[tuple[str, ...]] = get_args(Role)
+
+COST: Final = 12  # bcrypt's rounds as a power of two: about 0.2 s a password
+SHORTEST_PASSWORD: Final = 8  # characters
+LONGEST_PASSWORD: Final = 72  # bytes; bcrypt takes no more
+
+_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@.\s]+")  # as the table's own check
+# Nobody's: what the password of an unknown account is compared with, so that it takes as long.
+_NOBODY: Final = "WofuPS9ij5W3if1E8wVn2Oh8fD7z2BnX6owoABj4e/hq3o7uMNnB2"
+
+
+@dataclass(frozen=True)
+class User:
+    """An account, without its password's hash."""
+
+    id: int
+    email: str
+    full_name: str | None
+    role: Role
+    is_active: bool
+    is_email_verified: bool
+    last_login_at: datetime | None
+    failed_login_attempts: int
+    account_locked_until: datetime | None
+    created_at: datetime
+    updated_at: datetime
+    metadata: Mapping[str, Any]
+
+
+_COLUMNS: Final[LiteralString] = (
+    "id, email, full_name, role::text, is_active, is_email_verified, last_login_at,"
+    " failed_login_attempts, account_locked_until, created_at, updated_at, metadata"
+)
+
+
+def add(
+    database: Database,
+    email: str,
+    password: str,
+    *,
+    role: str = "viewer",
+    full_name: str | None = None,
+    cost: int = COST,
+) -> User:
+    """Make an account.
+
+    Args:
+        database: Where.
+        email: Its address; letters' case is kept, and ignored when it is looked up.
+        password: 8 characters to 72 bytes; hashed here.
+        role: One of ``ROLES``.
+        full_name: As the person writes it.
+        cost: bcrypt's rounds as a power of two.
+
+    Raises:
+        InvalidInputError: The address, password or role isn't valid.
+        AlreadyExistsError: The address has an account.
+    """
+    if not _EMAIL.fullmatch(email) or len(email) > 254:
+        raise InvalidInputError(f"{email!r} is no e-mail address", hint="such as ada@example.org")
+    _known_role(role)
+    hashed = hash_password(password, cost=cost)
+    query: LiteralString = (
+        "insert into users (email, password_hash, role, full_name)"
+        " values (%s, %s, %s::user_role, %s) returning " + _COLUMNS
+    )
+    try:
+        with database.transaction() as connection:
+            return _user(only(connection, query, [email, hashed, role, full_name]), email)
+    except AlreadyExistsError:
+        raise AlreadyExistsError(
+            f"{email} has an account already", hint=f"see: negspace users show {email}"
+        ) from None
+
+
+def list_users(
+    database: Database,
+    *,
+    role: str | None = None,
+    active: bool | None = None,
+    after: int = 0,
+    limit: int = 1000,
+) -> list[User]:
+    """Accounts by number.
+
+    Args:
+        database: Where.
+        role: Only that role.
+        active: Only those that may be used, or only those that may not.
+        after: Only numbers above this one: the last of the page before.
+        limit: How many at most.
+    """
+    if role is not None:
+        _known_role(role)
+    query: LiteralString = (
+        "select " + _COLUMNS + " from users where id > %(after)s"
+        " and (%(role)s::user_role is null or role = %(role)s::user_role)"
+        " and (%(active)s::boolean is null or is_active = %(active)s::boolean)"
+        " order by id limit %(limit)s"
+    )
+    given = {"after": after, "role": role, "active": active, "limit": limit}
+    with database.transaction(read_only=True) as connection:
+        return [User(**row) for row in rows(connection, query, given)]
+
+
+def find(database: Database, who: str | int) -> User:
+    """The account with that e-mail address or number.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    query: LiteralString = "select " + _COLUMNS + " from users where id = %s or lower(email) = %s"
+    with database.transaction(read_only=True) as connection:
+        return _user(only(connection, query, _named(who)), who)
+
+
+def set_role(database: Database, who: str | int, role: str) -> User:
+    """Give an account another role; the audit trail keeps the one before.
+
+    Its API keys are checked against the role at every use, so they lose what it loses.
+
+    Raises:
+        NotFoundError: There is no such account.
+        InvalidInputError: There is no such role.
+    """
+    _known_role(role)
+    query: LiteralString = (
+        "update users set role = %s::user_role where id = %s or lower(email) = %s returning "
+        + _COLUMNS
+    )
+    with database.transaction() as connection:
+        return _user(only(connection, query, [role, *_named(who)]), who)
+
+
+def set_active(database: Database, who: str | int, active: bool) -> User:
+    """Switch an account on or off; off, it can't log in and its API keys are refused.
+
+    Raises:
+        NotFoundError: There is no such account.
+    """
+    query: LiteralString = (
+        "update users set is_active = %s where id = %s or lower(email) = %s returning " + _COLUMNS
+    )
+    with database.transaction() as connection:
+        return _user(only(connection, query, [active, *_named(who)]), who)
+
+
+def set_password(database: Database, who: str | int, password: str, *, cost: int = COST) -> User:
+    """Give an account another password.
+
+    Raises:
+        NotFoundError: There is no such account.
+        InvalidInputError: The password is too short or too long.
+    """
+    hashed = hash_password(password, cost=cost)
+    query: LiteralString = (
+        "update users set password_hash = %s where id = %s or lower(email) = %s returning "
+        + _COLUMNS
+    )
+    with database.transaction() as connection:
+        return _user(only(connection, query, [hashed, *_named(who)]), who)
+
+
+def authenticate(database: Database, email: str, password: str, *, cost: int = COST) -> User:
+    """Check a password, and write the login into the audit trail, accepted or not.
+
+    An unknown account, a wrong password and an account that is switched off or locked cost
+    one bcrypt, one update and one event each, and say the same to whoever tries; only the
+    audit trail knows which it was.
+
+    Args:
+        database: Where; its actor's address and program enter the event.
+        email: Whose.
+        password: As it was typed.
+        cost: What an unknown account's comparison costs: that of the accounts' hashes.
+
+    Raises:
+        AccessError: Not let in.
+    """
+    query: LiteralString = (
+        "select " + _COLUMNS + ", password_hash from users where lower(email) = lower(%s)"
+    )
+    with database.transaction(read_only=True) as connection:
+        found = only(connection, query, [email])
+    hashed = found.pop("password_hash") if found else f"$2b${cost:02}${_NOBODY}"
+    reason = _reason(found, _fits(password, hashed))
+    user_id = found["id"] if found else None
+    with database.transaction() as connection:
+        connection.execute("select record_login(%s, %s, %s)", [user_id, reason is None, reason])
+    if found is None or reason is not None:
+        raise AccessError(
+            "the e-mail address or the password is wrong, or the account may not be used",
+            hint="an administrator sees why: negspace audit list --action login",
+        )
+    return find(database, found["id"])
+
+
+def hash_password(password: str, *, cost: int = COST) -> str:
+    """The bcrypt hash of a password.
+
+    Raises:
+        InvalidInputError: It is too short, too long, or holds a NUL.
+    """
+    import bcrypt
+
+    if len(password) < SHORTEST_PASSWORD:
+        raise InvalidInputError(
+            "the password is too short", hint=f"take {SHORTEST_PASSWORD} characters or more"
+        )
+    if not _usable(password):
+        raise InvalidInputError(
+            "the password is too long, or holds a NUL or a broken character",
+            hint=f"bcrypt takes {LONGEST_PASSWORD} bytes of UTF-8 at most",
+        )
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+
+
+def _fits(password: str, hashed: str) -> bool:
+    """Whether the password is that of the hash; takes as long where it never can be."""
+    import bcrypt
+
+    usable = _usable(password)
+    return bcrypt.checkpw(password.encode() if usable else b"unusable", hashed.encode()) and usable
+
+
+def _usable(password: str) -> bool:
+    try:
+        encoded = password.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return len(encoded) <= LONGEST_PASSWORD and b"\0" not in encoded
+
+
+def _reason(found: Row | None, fits: bool) -> str | None:
+    """Why somebody isn't let in, for the audit trail; None where they are."""
+    if found is None:
+        return "unknown account"
+    locked = found["account_locked_until"]
+    if locked is not None and locked > datetime.now(UTC):
+        return "locked account"
+    if not fits:
+        return "wrong password"
+    return None if found["is_active"] else "inactive account"
+
+
+def _named(who: str | int) -> list[int | str | None]:
+    """Number and address, of which one is None."""
+    if isinstance(who, int):
+        return [who, None]
+    return [int(who), None] if who.isascii() and who.isdecimal() else [None, who.lower()]
+
+
+def _user(row: Row | None, who: str | int) -> User:
+    return User(**row) if row is not None else _missing(who)
+
+
+def _missing(who: str | int) -> NoReturn:
+    raise NotFoundError(f"there is no user {who}", hint="negspace users list shows the accounts")
+
+
+def _known_role(role: str) -> None:
+    if role not in ROLES:
+        raise InvalidInputError(f"there is no role {role!r}", hint=f"one of {', '.join(ROLES)}")

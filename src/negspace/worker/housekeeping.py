@@ -1,0 +1,61 @@
+"""What must happen now and then, whoever does it: partitions, expired answers, counters."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Final
+
+from negspace import cache
+from negspace.database import Database
+from negspace.errors import NegspaceError, UnavailableError
+
+log = logging.getLogger("negspace.worker")
+
+INTERVAL: Final = 3600.0  # seconds
+
+
+def ensure_partitions(database: Database) -> None:
+    """Make the months that are missing, back to that of the oldest job that waits or runs."""
+    with database.transaction() as connection:
+        connection.execute(
+            "select ensure_partitions(oldest => (select min(created_at) from processing_queue"
+            " where status in ('queued', 'processing', 'retrying')))"
+        )
+
+
+def refresh_counters(database: Database) -> None:
+    """Bring the accounts' counters up to date, unless another worker is at it."""
+    with database.transaction() as connection:
+        connection.execute(
+            "select refresh_user_counters() where pg_try_advisory_xact_lock("
+            " hashtextextended('negspace.refresh_user_counters', 0))"
+        )
+
+
+class Housekeeper(threading.Thread):
+    """Does all of it at once, and again every hour, until it is ended."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(name="negspace-housekeeper", daemon=True)
+        self._database = database
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        """The thread's life."""
+        while True:
+            try:
+                ensure_partitions(self._database)
+                cache.purge_expired(self._database)
+                refresh_counters(self._database)
+            except UnavailableError:
+                self._database.close()
+            except NegspaceError as error:  # jobs go on; the next round may do better
+                log.warning("housekeeping: %s", error.message)
+            if self._ended.wait(INTERVAL):
+                return
+
+    def end(self) -> None:
+        """Do it no more."""
+        self._ended.set()
+        self.join()

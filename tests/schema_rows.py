@@ -1,0 +1,133 @@
+"""Rows for tests of the schema: what each table takes with no more said than must be."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from negspace.database import Connection, Jsonb, Row, sql
+
+BCRYPT = "$2b$12$" + "a" * 53
+_numbers = itertools.count(1)
+
+
+def digest(number: int | None = None) -> str:
+    """A SHA-256 as the schema writes it; another one each time where no number is given."""
+    return f"{next(_numbers) if number is None else number:064x}"
+
+
+def add(connection: Connection, table: str, **given: Any) -> Row:
+    """Insert one row and return it; what isn't given is filled in, parents too."""
+    return insert(connection, table, complete(connection, table, **given))
+
+
+def complete(connection: Connection, table: str, **given: Any) -> Row:
+    """The columns of a row that the table takes, the given ones among them."""
+    return _COMPLETE[table](connection, given) | given
+
+
+def insert(connection: Connection, table: str, row: Row) -> Row:
+    """Insert exactly these columns and return the row; an id may be among them."""
+    query = sql.SQL("insert into {} ({}) overriding system value values ({}) returning *").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(sql.Placeholder() * len(row)),
+    )
+    values = [Jsonb(v) if isinstance(v, dict | list) else v for v in row.values()]
+    made = connection.execute(query, values).fetchone()
+    assert made is not None
+    return made
+
+
+def _user(connection: Connection, given: Row) -> Row:
+    return {"email": f"user{next(_numbers)}@example.org", "password_hash": BCRYPT}
+
+
+def _owned(connection: Connection, given: Row) -> Row:
+    return {} if "user_id" in given else {"user_id": add(connection, "users")["id"]}
+
+
+def _of_image(connection: Connection, given: Row) -> Row:
+    row = _owned(connection, given)
+    if "image_id" not in given:
+        owner = given.get("user_id") or row["user_id"]
+        row["image_id"] = add(connection, "images", user_id=owner)["id"]
+    return row
+
+
+def _image(connection: Connection, given: Row) -> Row:
+    content = given.get("file_hash") or digest()
+    return _owned(connection, given) | {
+        "file_name": f"{content}.png",
+        "original_filename": "void.png",
+        "file_path": f"{content[:2]}/{content}.png",
+        "file_size": 1234,
+        "mime_type": "image/png",
+        "file_hash": content,
+    }
+
+
+def _result(connection: Connection, given: Row) -> Row:
+    return _of_image(connection, given) | {
+        "algorithm_version": "1.0.0",
+        "negative_space_data": {"schema": "voids-1"},
+        "confidence_score": 0.5,
+        "processing_time_ms": 120,
+    }
+
+
+def _job(connection: Connection, given: Row) -> Row:
+    row = _of_image(connection, given)
+    status = given.get("status", "queued")
+    if status not in ("queued", "retrying"):
+        row |= {"worker_id": "worker-1", "started_at": "2026-01-01 00:00:00+00"}
+    if status in ("completed", "failed", "cancelled"):
+        row |= {"completed_at": "2026-01-01 00:00:01+00"}
+    return row
+
+
+def _key(connection: Connection, given: Row) -> Row:
+    owner = (
+        {} if "user_id" in given else {"user_id": add(connection, "users", role="analyst")["id"]}
+    )
+    return owner | {"key_hash": digest(), "name": "a key"}
+
+
+def _event(connection: Connection, given: Row) -> Row:
+    return {"action": "config_change", "resource_type": "setting"}
+
+
+def _details(connection: Connection, given: Row) -> Row:
+    row: Row = {"event_name": "job_completed"}
+    if "audit_id" not in given:
+        row["audit_id"] = add(connection, "security_audit")["id"]
+    return row
+
+
+def _entry(connection: Connection, given: Row) -> Row:
+    return {"cache_key": digest(), "algorithm_fingerprint": digest(), "cached_result": {}}
+
+
+def _metric(connection: Connection, given: Row) -> Row:
+    return {"metric_name": "job_run_ms", "value": 12.5}
+
+
+def _worker(connection: Connection, given: Row) -> Row:
+    return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
+
+
+_COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
+    "users": _user,
+    "images": _image,
+    "analysis_results": _result,
+    "processing_queue": _job,
+    "api_keys": _key,
+    "security_audit": _event,
+    "audit_log_details": _details,
+    "analysis_cache": _entry,
+    "performance_metrics": _metric,
+    "workers": _worker,
+}
+
+TABLES = tuple(_COMPLETE)

@@ -1,0 +1,54 @@
+"""For each unique key: what no two rows share, and what it is enough to differ in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Columns that no two rows share, and one in which it is enough to differ."""
+
+    table: str
+    shared: dict[str, Any]
+    differs: dict[str, Any]
+    own: frozenset[str] = frozenset()  # further columns that the second row takes from the first
+
+
+UNIQUE: dict[str, Unique] = {
+    "users_pkey": Unique("users", {"id": 1 << 40}, {"id": 1 << 41}),
+    "users_email_key": Unique("users", {"email": "A@b.org"}, {"email": "a@b.com"}),
+    "images_pkey": Unique("images", {"id": 1 << 40}, {"id": 1 << 41}),
+    "images_original_key": Unique(
+        "images", {"file_hash": "a" * 64}, {"file_hash": "b" * 64}, frozenset({"user_id"})
+    ),
+    "analysis_results_pkey": Unique("analysis_results", {"id": 1 << 40}, {"id": 1 << 41}),
+    "analysis_results_identity_key": Unique(
+        "analysis_results",
+        {"algorithm_version": "1.0.0", "algorithm_parameters": {"a": 1}},
+        {"algorithm_parameters": {"a": 2}},
+        frozenset({"image_id", "user_id"}),
+    ),
+    "processing_queue_pkey": Unique(
+        "processing_queue",
+        {"id": 1 << 40, "status": "completed", "created_at": "now"},
+        {"id": 1 << 41},
+    ),
+    "processing_queue_hot_live_key": Unique(
+        "processing_queue",
+        {"algorithm_parameters": {"a": 1}},
+        {"algorithm_version": "1.0.1"},
+        frozenset({"image_id", "user_id"}),
+    ),
+    "api_keys_pkey": Unique("api_keys", {"id": 1 << 40}, {"id": 1 << 41}),
+    "api_keys_key_hash_key": Unique("api_keys", {"key_hash": "a" * 64}, {"key_hash": "b" * 64}),
+    "security_audit_pkey": Unique("security_audit", {"id": 1 << 40}, {"id": 1 << 41}),
+    "audit_log_details_pkey": Unique("audit_log_details", {"id": 1 << 40}, {"id": 1 << 41}),
+    "analysis_cache_pkey": Unique("analysis_cache", {"id": 1 << 40}, {"id": 1 << 41}),
+    "analysis_cache_cache_key_key": Unique(
+        "analysis_cache", {"cache_key": "k"}, {"cache_key": "l"}
+    ),
+    "performance_metrics_pkey": Unique("performance_metrics", {"id": 1 << 40}, {"id": 1 << 41}),
+    "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
+}
