@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, output
+from negspace.cli import migrate_proof, migrate_rehearsal, output
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 FAILED: Final = 1
 FOUND: Final = 3
 
-_SECONDS: Final = click.FloatRange(min=0, min_open=True)
-
 
 @click.group("migrate")
 def group() -> None:
@@ -39,19 +37,13 @@ def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
         strip_option,
-        click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
-            "--lock-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement waits for a lock.",
+            "--dry-run",
+            is_flag=True,
+            is_eager=True,  # --fail-on asks for it
+            help="Execute everything, measure it, then roll back.",
         ),
-        click.option(
-            "--statement-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement runs.",
-        ),
+        migrate_rehearsal.limit_options,
     ):
         command = option(command)
     return output.json_option(folder_option(command))
@@ -85,14 +77,17 @@ def up(
     to: str | None,
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    locks = (lock_timeout, lock_wait)
+    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
     result = migrate.up(address(), folder, to=to, options=options, on_wait=_say_waiting)
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -111,6 +106,8 @@ def down(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -125,7 +122,8 @@ def down(
     if not (dry_run or yes):
         what = f"down to version {to}" if to else f"the newest {steps or 1}"
         _ask("the newest batch" if batch else what)
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    locks = (lock_timeout, lock_wait)
+    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
     result = migrate.down(
         address(),
         folder,
@@ -136,7 +134,7 @@ def down(
         on_wait=_say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -149,6 +147,8 @@ def redo(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -156,7 +156,8 @@ def redo(
     """Undo the newest migration and apply it again as it is now, in one transaction."""
     if not (dry_run or yes):
         _ask("the newest, to be applied again")
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    locks = (lock_timeout, lock_wait)
+    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
     result = migrate.redo(
         address(),
         folder,
@@ -164,7 +165,7 @@ def redo(
         on_wait=_say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 def _guard(
@@ -194,14 +195,20 @@ def _ask(what: str) -> None:
 
 
 def _options(
-    dry_run: bool, lock: float | None, statement: float | None, *, strip: bool
+    dry_run: bool,
+    locks: tuple[float | None, float | None],
+    statement: float | None,
+    *,
+    strip: bool,
 ) -> migrate.Options:
     return migrate.Options(
         dry_run=dry_run,
-        lock_timeout=lock,
+        lock_timeout=locks[0],
+        lock_wait=locks[1],
         statement_timeout=statement,
         strip_transaction=strip,
         progress=_say_progress,
+        on_blocked=migrate_rehearsal.say_blocked,
     )
 
 
@@ -217,14 +224,19 @@ def _say_progress(step: migrate.StepResult) -> None:
     output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
 
 
-def _show_run(result: migrate.RunResult, *, as_json: bool) -> int:
+def _show_run(result: migrate.RunResult, gates: Sequence[migrate.Gate], *, as_json: bool) -> int:
+    exceeded = migrate_rehearsal.exceeded(result, gates)
     if as_json:
-        output.show_json(result)
+        output.show_json(migrate_rehearsal.as_plain(result, exceeded))
     elif result.failure is not None:
         _show_failure(result, result.failure)
     else:
+        if result.rehearsal is not None:
+            migrate_rehearsal.show(result.rehearsal)
         output.show_text(_summary(result))
-    return 0 if result.ok else FAILED
+    if not result.ok:
+        return FAILED
+    return FOUND if exceeded else 0
 
 
 def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
+from negspace.migrate.gates import Exceeded, Gate
 from negspace.migrate.ledger import Entry, Holder
+from negspace.migrate.perform import StatementResult
+from negspace.migrate.rehearse import LockHeld, LockTaken, Rehearsal, StatementRehearsal
 from negspace.migrate.runner import (
     MigrationStatus,
     down,
@@ -22,15 +25,24 @@ from negspace.migrate.runner import (
     validate,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.watch import Blocker
 
 __all__ = [
+    "Blocker",
     "Entry",
+    "Exceeded",
     "Failure",
+    "Gate",
     "Holder",
+    "LockHeld",
+    "LockTaken",
     "MigrationStatus",
     "Options",
     "Problem",
+    "Rehearsal",
     "RunResult",
+    "StatementRehearsal",
+    "StatementResult",
     "StepResult",
     "down",
     "dump",

@@ -226,6 +226,11 @@ class RunLock(AbstractContextManager["RunLock"]):
             raise
         return self
 
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that holds it; whatever runs there must leave no snapshot behind."""
+        return self._connection
+
     def _acquire(self, connection: Connection) -> None:
         began, pause, told = time.monotonic(), 0.02, None
         while not self._try(connection):
