@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Final
 
 from negspace.database import Connection, connect, translated
@@ -22,6 +21,7 @@ from negspace.migrate.ledger import Ledger, RunLock
 from negspace.migrate.lexer import Statement
 from negspace.migrate.perform import Patience, Performer, StatementResult, recorded
 from negspace.migrate.plan import Plan, Step
+from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
 from negspace.migrate.rehearse import Rehearsal, Rehearser
 from negspace.migrate.watch import OnBlocked, Watch
@@ -70,6 +70,7 @@ class Options:
         lock_wait: Seconds the run may wait for locks in all, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
         strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
+        fingerprint: Keep in the ledger what the catalog was before and after.
         left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
         on_blocked: Called, from another thread, with whom a statement waits for.
@@ -80,6 +81,7 @@ class Options:
     lock_wait: float | None = 60.0
     statement_timeout: float | None = None
     strip_transaction: bool = False
+    fingerprint: bool = True
     left_out: Callable[[Statement], bool] | None = None
     progress: Progress | None = None
     on_blocked: OnBlocked | None = None
@@ -216,9 +218,12 @@ class Run:
             self._watch.follow(self._connection, self._options.lock_timeout)
             if self._rehearser is not None:
                 self._rehearser.begin()
+            before = self._catalog("catalog_before")
             for step in group:
                 result = self._step(step)
-                self._write(self._ledger, step, result)
+                after = self._catalog("catalog_after") if step is group[-1] else {}
+                self._write(self._ledger, step, result, metadata=before | after)
+                before = {}
                 status = "rehearsed" if self._options.dry_run else result.status
                 self._tell(replace(result, status=status))
             if self._rehearser is not None:
@@ -228,13 +233,23 @@ class Run:
     def _alone(self, step: Step) -> None:
         with self._connection.transaction():
             self._ledger.create()
-            self._write(self._ledger, step, _outcome(step, "running"))
+            before = self._catalog("catalog_before")
+            self._write(self._ledger, step, _outcome(step, "running"), metadata=before)
         self._watch.follow(self._connection, self._options.lock_timeout)
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
-        self._write(self._ledger, step, result)
+        after = self._catalog("catalog_after")
+        self._write(self._ledger, step, result, metadata=before | after)
         self._tell(result)
+
+    def _catalog(self, name: str) -> dict[str, object]:
+        """The catalog's fingerprint for the ledger, under that name."""
+        if self._options.dry_run or not self._options.fingerprint:
+            return {}
+        from negspace.migrate.fingerprint import of_database
+
+        return {name: of_database(self._connection)}
 
     # ── one step ─────────────────────────────────────────────────────────────────────────
 
@@ -264,7 +279,7 @@ class Run:
         if step.file.is_python:
             self._performer.begin(())
             return 0, self._performer.whole(
-                lambda: _run_python(self._connection, step), step.file.path.name
+                lambda: run_python(self._connection, step), step.file.path.name
             )
         self._performer.begin(step.file.statements)
         left_out = self._options.left_out
@@ -373,16 +388,3 @@ def _ended(step: Step) -> Failure:
         message = "the file ends inside a transaction of its own, which was rolled back"
         hint = "end it with COMMIT"
     return Failure(step.name, step.file.path, message, hint=hint)
-
-
-def _run_python(connection: Connection, step: Step) -> Failure | None:
-    """Call ``up`` or ``down`` of the file, exactly as it was read and checked."""
-    module = ModuleType(step.name)
-    module.__file__ = str(step.file.path)
-    try:
-        code = compile(step.file.text, str(step.file.path), "exec")
-        exec(code, module.__dict__)  # noqa: S102  a migration is code that its user asks to run
-        getattr(module, step.direction)(connection)
-    except Exception as error:  # whatever it is, it is the migration's failure
-        return failed.in_python(step.name, step.file, error)
-    return None
