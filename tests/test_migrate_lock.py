@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import clean_environment
+from migrating import write
 from negspace import migrate
 from negspace.database import Connection, connect, only, rows
 from negspace.errors import UnavailableError
@@ -27,12 +28,6 @@ FILES = {
     "4_d.up.sql": "insert into a values (4)",
 }
 SLEEP = "create table slow (id int);\nselect pg_sleep(600)"
-
-
-def write(folder: Path, files: dict[str, str]) -> Path:
-    for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8")
-    return folder
 
 
 def start(empty_database, folder: Path, home: Path) -> subprocess.Popen[str]:

@@ -12,6 +12,7 @@ import skimage
 
 from bench import Bench, png, until
 from negspace import jobs
+from negspace.database import sql
 
 
 def once(bench: Bench, image: int, job: int) -> None:
@@ -207,7 +208,7 @@ def test_a_cancelled_running_job_is_dropped_and_the_next_one_done(bench: Bench) 
     assert (ran["completed"], ran["failed"], ran["restarts"]) == (1, 0, 1)
 
 
-def test_workers_outlive_their_connections(bench: Bench) -> None:
+def test_a_finished_analysis_waits_for_a_database_that_went_away(bench: Bench) -> None:
     images, door = bench.add_images(2), bench.folder / "door"
     first = bench.enqueue(images[0], behave="sleep", until=door, priority=10)
     second = bench.enqueue(images[1])
@@ -218,8 +219,13 @@ def test_workers_outlive_their_connections(bench: Bench) -> None:
         "select count(pg_terminate_backend(pid)) from pg_stat_activity"
         " where datname = current_database() and pid <> pg_backend_pid()"
     )
+    limit = sql.SQL("alter database {} connection limit {}")
+    name = sql.Identifier(bench.database.name)
+    bench.owner.execute(limit.format(name, 0))
     assert bench.value(cut) >= 2
-    door.touch()
+    door.touch()  # the analysis is done, and there is nowhere to store it
+    until(lambda: "waiting for it" in run.said, "the worker notices")
+    bench.owner.execute(limit.format(name, -1))
     assert run.ended()["completed"] == 2
     for image, job in zip(images, (first, second), strict=True):
         once(bench, image, job)

@@ -168,9 +168,6 @@ def enqueue(
         scheduled_at: Not before; None: now.
         use_cache: False: compute, even where the result is there.
 
-    Returns:
-        One per image, in the order given.
-
     Raises:
         NotFoundError: An image isn't there.
         RefusedError: An image is archived.
@@ -200,7 +197,11 @@ def enqueue_within(
     scheduled_at: datetime | None = None,
     use_cache: bool = True,
 ) -> list[Enqueued]:
-    """The same in the caller's transaction: no job is there unless it commits."""
+    """The same in the caller's transaction: no job is there unless it commits.
+
+    Returns:
+        One answer per image, in the order given.
+    """
     _see_within("the priority", priority, 1, 10)
     _see_within("the number of retries", max_retries, 0, 100)
     if scheduled_at is not None and scheduled_at.tzinfo is None:
@@ -249,11 +250,7 @@ def list_jobs(
     Raises:
         InvalidInputError: There is no such status.
     """
-    for status in statuses:
-        if status not in STATUSES:
-            raise InvalidInputError(
-                f"there is no status {status!r}", hint=f"one of {', '.join(STATUSES)}"
-            )
+    _see_known(statuses)
     query: LiteralString = (
         "select " + _COLUMNS + " from processing_queue"
         " where (cardinality(%(statuses)s::queue_status[]) = 0"
@@ -263,15 +260,9 @@ def list_jobs(
         " and (%(before)s::bigint is null or id < %(before)s)"
         " order by id desc limit %(limit)s"
     )
-    given = {
-        "statuses": list(statuses),
-        "image": image,
-        "user": user,
-        "before": before,
-        "limit": limit,
-    }
+    given = {"image": image, "user": user, "before": before, "limit": limit}
     with database.transaction(read_only=True) as connection:
-        return [Job(**row) for row in rows(connection, query, given)]
+        return [Job(**row) for row in rows(connection, query, given | {"statuses": list(statuses)})]
 
 
 def show(database: Database, job: int) -> Job:
@@ -373,6 +364,14 @@ def progress(database: Database, *, since: datetime | None = None) -> Progress:
     with database.transaction(read_only=True) as connection:
         counted = rows(connection, query, {"since": since})
     return Progress(**{row["status"]: row["n"] for row in counted})
+
+
+def _see_known(statuses: Sequence[str]) -> None:
+    for status in statuses:
+        if status not in STATUSES:
+            raise InvalidInputError(
+                f"there is no status {status!r}", hint=f"one of {', '.join(STATUSES)}"
+            )
 
 
 def _see_within(what: str, value: int, low: int, high: int) -> None:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, migrate_rehearsal, output
+from negspace.cli import migrate_drift, migrate_proof, migrate_rehearsal, output
 from negspace.cli.migrate_options import (
     Command,
     address,
+    either_order,
     folder_option,
     is_embedded,
     settings,
     strip_option,
 )
+from negspace.cli.migrate_rehearsal import Limits, run_options, say_waiting
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 FAILED: Final = 1
 FOUND: Final = 3
+
+_SETTLED: Final = {"applied", "squashed"}
 
 
 @click.group("migrate")
@@ -72,21 +76,30 @@ def _undoes(command: Command) -> Command:
 @group.command()
 @_writes
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
+@click.option(
+    "--allow-out-of-order",
+    is_flag=True,
+    help="Apply late migrations too, where a trial shows that the order makes no difference.",
+)
 def up(
     folder: Path,
     to: str | None,
+    allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
     lock_wait: float | None,
+    fingerprint: bool,
     fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    locks = (lock_timeout, lock_wait)
-    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
-    result = migrate.up(address(), folder, to=to, options=options, on_wait=_say_waiting)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
+    where = address()
+    late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
+    result = migrate.up(where, folder, to=to, options=options, on_wait=say_waiting, late=late)
     return _show_run(result, fail_on, as_json=as_json)
 
 
@@ -107,6 +120,7 @@ def down(
     dry_run: bool,
     lock_timeout: float | None,
     lock_wait: float | None,
+    fingerprint: bool,
     fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
@@ -122,8 +136,8 @@ def down(
     if not (dry_run or yes):
         what = f"down to version {to}" if to else f"the newest {steps or 1}"
         _ask("the newest batch" if batch else what)
-    locks = (lock_timeout, lock_wait)
-    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     result = migrate.down(
         address(),
         folder,
@@ -131,7 +145,7 @@ def down(
         to=to,
         batch=batch,
         options=options,
-        on_wait=_say_waiting,
+        on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
     return _show_run(result, fail_on, as_json=as_json)
@@ -148,6 +162,7 @@ def redo(
     dry_run: bool,
     lock_timeout: float | None,
     lock_wait: float | None,
+    fingerprint: bool,
     fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
@@ -156,13 +171,13 @@ def redo(
     """Undo the newest migration and apply it again as it is now, in one transaction."""
     if not (dry_run or yes):
         _ask("the newest, to be applied again")
-    locks = (lock_timeout, lock_wait)
-    options = _options(dry_run, locks, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     result = migrate.redo(
         address(),
         folder,
         options=options,
-        on_wait=_say_waiting,
+        on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
     return _show_run(result, fail_on, as_json=as_json)
@@ -194,36 +209,6 @@ def _ask(what: str) -> None:
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
 
-def _options(
-    dry_run: bool,
-    locks: tuple[float | None, float | None],
-    statement: float | None,
-    *,
-    strip: bool,
-) -> migrate.Options:
-    return migrate.Options(
-        dry_run=dry_run,
-        lock_timeout=locks[0],
-        lock_wait=locks[1],
-        statement_timeout=statement,
-        strip_transaction=strip,
-        progress=_say_progress,
-        on_blocked=migrate_rehearsal.say_blocked,
-    )
-
-
-def _say_waiting(holder: migrate.Holder) -> None:
-    since = f", since {holder.since:%H:%M:%S %Z}" if holder.since else ""
-    output.note(
-        f"waiting for another run: pid {holder.pid} ({holder.application}, {holder.user}){since}"
-    )
-
-
-def _say_progress(step: migrate.StepResult) -> None:
-    spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
-    output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
-
-
 def _show_run(result: migrate.RunResult, gates: Sequence[migrate.Gate], *, as_json: bool) -> int:
     exceeded = migrate_rehearsal.exceeded(result, gates)
     if as_json:
@@ -247,10 +232,13 @@ def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
     if result.dry_run:
         said = "nothing was changed: this was a dry run"
     elif not failed.transaction:
-        said = f"{failed.name} runs outside a transaction: {failed.statements} statements stay"
+        done = failed.statements
+        said = f"{failed.name} runs outside a transaction: {done} of its statements stay"
     else:
         said = "rolled back" if kept else "rolled back: nothing was changed"
-    output.note(f"{said}; kept: {', '.join(kept)}" if kept else said)
+    output.note(said)
+    if kept:
+        output.note(f"done before it, and stays: {', '.join(kept)}")
 
 
 def _summary(result: migrate.RunResult) -> str:
@@ -300,13 +288,13 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
                 for row in found
             ],
         )
-        waiting = sum(row.state != "applied" for row in found)
+        waiting = sum(row.state not in _SETTLED for row in found)
         output.show_text(
             f"{waiting} of {len(found)} not applied as they are; negspace migrate up, or validate"
             if waiting
             else f"all {len(found)} applied"
         )
-    return FOUND if check and any(row.state != "applied" for row in found) else 0
+    return FOUND if check and any(row.state not in _SETTLED for row in found) else 0
 
 
 @group.command()
@@ -393,3 +381,5 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 
 group.add_command(migrate_proof.prove)
+group.add_command(migrate_proof.squash)
+group.add_command(migrate_drift.drift)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from negspace import migrate
 from negspace.cli import output
 from negspace.errors import InvalidInputError
 
@@ -31,6 +33,11 @@ def limit_options(command: Command) -> Command:
             type=click.FloatRange(min=0, min_open=True),
             metavar="SECONDS",
             help="The longest a statement runs.",
+        ),
+        click.option(
+            "--fingerprint/--no-fingerprint",
+            default=True,
+            help="Keep in the ledger what the catalog was before and after the run.",
         ),
         click.option(
             "--lock-timeout",
@@ -80,7 +87,44 @@ def _gates(ctx: click.Context, param: click.Parameter, given: Sequence[str]) -> 
     return tuple(map(gates.parse, given))
 
 
-def say_blocked(blockers: tuple[Blocker, ...]) -> None:
+@dataclass(frozen=True)
+class Limits:
+    """What ``limit_options`` gave, in seconds, and whether the catalog's fingerprint is kept."""
+
+    lock_timeout: float | None
+    lock_wait: float | None
+    statement_timeout: float | None
+    fingerprint: bool
+
+
+def run_options(dry_run: bool, limits: Limits, *, strip: bool) -> migrate.Options:
+    """How the command line has a plan run."""
+    return migrate.Options(
+        dry_run=dry_run,
+        lock_timeout=limits.lock_timeout,
+        lock_wait=limits.lock_wait,
+        statement_timeout=limits.statement_timeout,
+        fingerprint=limits.fingerprint,
+        strip_transaction=strip,
+        progress=_say_progress,
+        on_blocked=_say_blocked,
+    )
+
+
+def say_waiting(holder: migrate.Holder) -> None:
+    """Name on stderr the run that this one waits for."""
+    since = f", since {holder.since:%H:%M:%S %Z}" if holder.since else ""
+    output.note(
+        f"waiting for another run: pid {holder.pid} ({holder.application}, {holder.user}){since}"
+    )
+
+
+def _say_progress(step: migrate.StepResult) -> None:
+    spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
+    output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
+
+
+def _say_blocked(blockers: tuple[Blocker, ...]) -> None:
     """Name on stderr whom a statement waits for."""
     for blocker in blockers:
         wants = f" for {blocker.wants}" if blocker.wants else ""

@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
 from negspace.migrate.gates import Exceeded, Gate
@@ -27,29 +30,61 @@ from negspace.migrate.runner import (
 from negspace.migrate.script import Problem
 from negspace.migrate.watch import Blocker
 
+if TYPE_CHECKING:
+    from negspace.migrate.guard import proven
+    from negspace.migrate.proof import MigrationProof, Proof, prove
+    from negspace.migrate.shadow import Ground, ground
+    from negspace.migrate.squashing import Squash, squash
+
+# What takes its time to import, and few runs need.
+_LATER: Final = {
+    "Ground": "shadow",
+    "MigrationProof": "proof",
+    "Proof": "proof",
+    "Squash": "squashing",
+    "ground": "shadow",
+    "prove": "proof",
+    "proven": "guard",
+    "squash": "squashing",
+}
+
 __all__ = [
     "Blocker",
     "Entry",
     "Exceeded",
     "Failure",
     "Gate",
+    "Ground",
     "Holder",
     "LockHeld",
     "LockTaken",
+    "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
+    "Proof",
     "Rehearsal",
     "RunResult",
+    "Squash",
     "StatementRehearsal",
     "StatementResult",
     "StepResult",
     "down",
     "dump",
+    "ground",
     "history",
     "new",
+    "prove",
+    "proven",
     "redo",
+    "squash",
     "status",
     "up",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"negspace.migrate.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

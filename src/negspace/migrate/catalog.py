@@ -39,7 +39,7 @@ class Object:
         canonical: The same for comparing: what has no meaning, such as the order of columns,
             is no difference.
         needs: The identities of what must be there before.
-        parent: The table it hangs on, or None.
+        parent: The table it hangs on, or is a partition of; else None.
         populated: A materialized view that holds rows.
     """
 
@@ -221,7 +221,8 @@ class _Reader:
         for row in tables:
             found = TableParts(row, columns.get(row["oid"], []), inline.get(row["oid"], []))
             text = render_table(found)
-            thing = Object("table", row["name"], text, _without_order(text))
+            of = f"table {row['parents'][0]}" if row["is_partition"] else None
+            thing = Object("table", row["name"], text, _without_order(text), parent=of)
             self._add((self._classes["pg_class"], row["oid"]), thing)
         self._columns = columns
 

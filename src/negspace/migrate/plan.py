@@ -16,6 +16,7 @@ from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
+from negspace.migrate.squashed import squashed
 from negspace.migrate.statements import copies, ends_transaction
 
 __all__ = [
@@ -69,20 +70,26 @@ class Plan:
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
 
 
-def disagreements(folder: Folder, standing: Standing) -> Iterator[Problem]:
+def disagreements(
+    folder: Folder, standing: Standing, *, allow_late: bool = False
+) -> Iterator[Problem]:
     """Where the folder and the ledger don't fit: edited, missing and late files."""
     there = {migration.key: migration for migration in folder.migrations}
+    stand = squashed(folder, standing)
+    yield from stand.problems
     for row in standing.applied:
         migration = there.get(_key(row))
         if migration is None:
-            yield _gone(folder, row)
+            if _key(row) not in stand.replaced:
+                yield _gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
                 migration.up.path,
                 f"changed since it was applied (batch {row.batch})",
                 "put the file back as it was, and write what you want in a new migration",
             )
-    yield from _late(folder, standing)
+    if not allow_late:
+        yield from _late(folder, standing)
 
 
 def is_edited(migration: Migration, row: Applied) -> bool:
@@ -116,13 +123,14 @@ def _gone(folder: Folder, row: Applied) -> Problem:
 
 
 def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
-        if is_late(migration, standing):
+        if migration.key not in aside and is_late(migration, standing):
             newest = max(standing.applied, key=_key)
             yield Problem(
                 migration.up.path,
                 f"comes before {newest.name}, which is applied already",
-                "give it a number above that one",
+                "give it a number above that one, or --allow-out-of-order",
             )
 
 
@@ -141,7 +149,7 @@ def unrunnable(file: MigrationFile) -> Iterator[Problem]:
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                "take BEGIN and COMMIT out: a run is one transaction; or have them left out"
                 " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
@@ -183,25 +191,33 @@ def _runnable(file: MigrationFile) -> None:
 # ── plans ────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_up(folder: Folder, standing: Standing, *, to: str | None = None) -> Plan:
+def plan_up(
+    folder: Folder, standing: Standing, *, to: str | None = None, allow_late: bool = False
+) -> Plan:
     """What applying everything pending takes.
 
     Args:
         folder: The migrations.
         standing: The ledger.
         to: The last version to apply, as a number or a name; all when None.
+        allow_late: Take those that come before an applied one too.
 
     Raises:
         MigrationFileError: A file that is invalid, edited, gone or late.
         InvalidInputError: There is no version ``to``.
     """
-    _refuse([*folder.problems, *disagreements(folder, standing)])
+    _refuse([*folder.problems, *disagreements(folder, standing, allow_late=allow_late)])
     last = find(folder, to).key if to is not None else None
     batch = standing.last_batch + 1
     steps: list[Step] = []
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         row = standing.by_key.get(migration.key)
-        if (row and row.applied) or (last is not None and migration.key > last):
+        if (
+            (row and row.applied)
+            or migration.key in aside
+            or (last is not None and migration.key > last)
+        ):
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
@@ -289,10 +305,11 @@ def _way_down(migration: Migration) -> MigrationFile:
             f"{migration.name} is declared irreversible: {reason}",
             hint="restore a backup, or write a new migration that goes on from here",
         )
-    if down is None or (down.is_python and "down" not in down.functions):
+    if down is not None:
+        _runnable(down)
+    if down is None or not migration.reversible:
         missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
         raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
-    _runnable(down)
     return down
 
 

@@ -148,10 +148,7 @@ class _Queue:
 
     def _hangs(self, identity: str, table: str) -> bool:
         thing = self.objects[identity]
-        partition = thing.kind == "table" and " partition of " in thing.definition.split("(")[0]
-        return (thing.parent == table and thing.kind not in _LAST) or (
-            partition and table in thing.needs
-        )
+        return thing.parent == table and thing.kind not in _LAST
 
 
 def _rank(thing: Object) -> _Rank:

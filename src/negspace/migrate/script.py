@@ -27,6 +27,7 @@ __all__ = [
     "Directives",
     "MigrationFile",
     "Problem",
+    "as_problem",
 ]
 
 SQL_ALGORITHM: Final = "negspace-tokens-1"
@@ -71,11 +72,14 @@ class Directives:
         strip_transaction: The file's own BEGIN and COMMIT are left out
             (``strip-transaction``).
         irreversible: Why there is no way down, or None (``irreversible WHY``).
+        replaces: The migrations that this one is a squash of, a line each: ``replaces NAME``,
+            or ``replaces NAME, NAME, …`` where the first is itself a squash of the others.
     """
 
     transaction: bool = True
     strip_transaction: bool = False
     irreversible: str | None = None
+    replaces: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class MigrationFile:
     Attributes:
         strip_transaction: Leave the file's own BEGIN and COMMIT out, as its directive
             ``strip-transaction`` would.
+        autocommit: Another tool's mark says what the directive ``no-transaction`` would.
 
     Reading is cheap and lexing is not: a folder whose files are all applied and unchanged to
     the byte is never lexed.
@@ -93,6 +98,7 @@ class MigrationFile:
     path: Path
     data: bytes
     strip_transaction: bool = False
+    autocommit: bool = False
 
     @property
     def is_python(self) -> bool:
@@ -168,7 +174,15 @@ class MigrationFile:
         Raises:
             MigrationFileError: A directive that is unknown or lacks its reason.
         """
-        return _directives(self.path, self._comments())
+        found = _directives(self.path, self._comments())
+        return replace(found, transaction=False) if self.autocommit else found
+
+    @property
+    def replaces(self) -> tuple[tuple[str, ...], ...]:
+        """See ``Directives``; empty where the file is no squash, which needs no reading of it."""
+        if b"replaces" not in self.data or self.problem() is not None:
+            return ()
+        return self.directives.replaces
 
     @cached_property
     def checksum(self) -> str:
@@ -247,6 +261,7 @@ def as_problem(error: MigrationFileError, path: Path) -> Problem:
 
 def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
     flags: set[str] = set()
+    replaces: list[tuple[str, ...]] = []
     irreversible = None
     for line, comment in comments:
         found = _DIRECTIVE.match(comment)
@@ -261,11 +276,19 @@ def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
                     path, "irreversible without a reason", "-- negspace: irreversible WHY", line
                 ).error()
             irreversible = rest
+        elif name == "replaces" and rest:
+            replaces.append(tuple(part.strip() for part in rest.split(",")))
         else:
             raise Problem(
                 path,
                 f"unknown directive {' '.join((name, rest)).strip()!r}",
-                "negspace knows no-transaction, strip-transaction and irreversible WHY",
+                "negspace knows no-transaction, strip-transaction, irreversible WHY and"
+                " replaces NAME",
                 line,
             ).error()
-    return Directives("no-transaction" not in flags, "strip-transaction" in flags, irreversible)
+    return Directives(
+        transaction="no-transaction" not in flags,
+        strip_transaction="strip-transaction" in flags,
+        irreversible=irreversible,
+        replaces=tuple(replaces),
+    )

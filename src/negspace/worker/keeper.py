@@ -66,7 +66,7 @@ class Keeper(threading.Thread):
     def _beat(self) -> None:
         mine = self._hands.job
         held = self._held()
-        if mine is not None and mine.id not in held and self._hands.works_on(mine):
+        if mine is not None and mine.id not in held and self._hands.computes(mine):
             self._drop(mine.id)
         self._give_back_strays(held)
         rescued = registry.rescue(self._database, self._assignment.options.lease_time)

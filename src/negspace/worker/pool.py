@@ -74,34 +74,38 @@ def run(
             module, so that it can be pickled.
         progress: Called with a line at a time while the embedded server starts.
 
-    Returns:
-        How it went.
-
     Raises:
         UnavailableError: No database was reached at the start. One that goes away later is
             waited for.
         AnalysisError: No analyser can be used.
         NegspaceError: The workers can't be started, again and again.
     """
-    options = options or Options()
     began = time.monotonic()
+    options = options or Options()
     algorithms = _algorithms(settings)
     storage = Storage(server.storage_folder(settings))
     with server.open_database(settings, progress=progress) as database:
-        housekeeping.ensure_partitions(database)
-        housekeeper = housekeeping.Housekeeper(database)
-        housekeeper.start()
 
         def assignment(worker: str) -> Assignment:
             address = database.address
             return Assignment(worker, algorithms, address, storage, settings, options, prepare)
 
         pool = _Pool(options, assignment)
-        with _signals(pool):
-            pool.stay()
-        housekeeper.end()
+        _stay(pool, database)
         completed, failed = _counted(database, pool.names)
     return Ran(completed, failed, pool.restarts, pool.told > 0, time.monotonic() - began)
+
+
+def _stay(pool: _Pool, database: Database) -> None:
+    """Keep house while the workers run."""
+    housekeeping.ensure_partitions(database)
+    housekeeper = housekeeping.Housekeeper(database)
+    housekeeper.start()
+    try:
+        with _signals(pool):
+            pool.stay()
+    finally:
+        housekeeper.end()
 
 
 @dataclass
@@ -137,7 +141,8 @@ class _Pool:
                 self._wait()
                 self._places = [place for place in self._places if not self._has_ended(place)]
         except BaseException:
-            self._pass_on(signal.SIGUSR2)
+            self.told = 2
+            self._pass_on()
             raise
 
     def tell(self) -> None:
@@ -145,9 +150,11 @@ class _Pool:
         self.told += 1
         if self.told == 1:
             log.warning("stopping: running jobs are finished; once more gives them back at once")
-        self._pass_on(signal.SIGTERM if self.told == 1 else signal.SIGUSR2)
+        self._pass_on()
 
-    def _pass_on(self, number: signal.Signals) -> None:
+    def _pass_on(self) -> None:
+        """Tell the workers what we were told; telling one again changes nothing."""
+        number = signal.SIGTERM if self.told == 1 else signal.SIGUSR2
         for place in self._places:
             if place.process is not None and place.process.pid is not None:
                 try:
@@ -172,7 +179,7 @@ class _Pool:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         if self.told:  # a signal came while it started
-            self._pass_on(signal.SIGTERM)
+            self._pass_on()
 
     def _wait(self) -> None:
         sources: list[Any] = [self.wake] if self.wake is not None else []

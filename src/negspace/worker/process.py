@@ -8,7 +8,8 @@ import random
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from typing import Final, TypeVar
@@ -69,17 +70,23 @@ class Hands:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._job: Claimed | None = None
-        self._ending = False
+        self._computes = False
 
     def take(self, job: Claimed) -> None:
-        """It works on this job."""
+        """It holds this job."""
         with self._lock:
-            self._job, self._ending = job, False
+            self._job = job
 
-    def end(self) -> None:
-        """It ends its job now: whether it still holds it, the database says."""
+    @contextmanager
+    def computing(self) -> Generator[None]:
+        """Inside the block it computes, and nothing is lost when that is broken off."""
         with self._lock:
-            self._ending = True
+            self._computes = True
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._computes = False
 
     def free(self) -> None:
         """It holds nothing."""
@@ -88,14 +95,14 @@ class Hands:
 
     @property
     def job(self) -> Claimed | None:
-        """The job it works on."""
+        """The job it holds."""
         with self._lock:
             return self._job
 
-    def works_on(self, job: Claimed) -> bool:
-        """Whether it works on the job and has not begun to end it."""
+    def computes(self, job: Claimed) -> bool:
+        """Whether it computes for this job: before and after, the database says what holds."""
         with self._lock:
-            return self._job is job and not self._ending
+            return self._job is job and self._computes
 
 
 def main(assignment: Assignment, ready: Event) -> None:
@@ -157,6 +164,7 @@ class _Process:
         while not self._stop.is_set():
             try:
                 job = leases.claim(self._database, self._assignment.worker, self._algorithms)
+                self._waits = 0
                 if job is not None:
                     pause = _FIRST_POLL
                     self._do(job)
@@ -186,13 +194,12 @@ class _Process:
             log.info("job %s: answered from the cache", job.id, extra=fields)
             return
         try:
-            done = work.analyse(job, self._assignment.storage, self._assignment.settings)
-            self._hands.end()
+            with self._hands.computing():
+                done = work.analyse(job, self._assignment.storage, self._assignment.settings)
             result = self._insist(lambda: leases.complete(self._database, job, done))
         except (LeaseLostError, UnavailableError):
             raise
         except Exception as error:  # an analyser's own errors are of any class
-            self._hands.end()
             self._fail(job, error, fields)
             return
         log.info(
@@ -204,7 +211,7 @@ class _Process:
         )
 
     def _fail(self, job: Claimed, error: Exception, fields: dict[str, int]) -> None:
-        reason = work.reason(error, self._assignment.storage)
+        reason = work.reason(error, job, self._assignment.storage)
         again = work.may_help(error)
         status = self._insist(lambda: leases.fail(self._database, job, reason, again=again))
         log.warning("job %s: image %s %s: %s", job.id, job.image_id, status, reason, extra=fields)

@@ -67,11 +67,9 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
-        NotFoundError: The file isn't there.
-        FileError: It can't be read.
+        NotFoundError, FileError: The file isn't there, or can't be read.
         ImageError: It is no image, too large, or can't be decoded.
-        InvalidInputError: The analyser refuses the parameters.
-        AnalysisError: The analyser can't be loaded, or its result doesn't validate.
+        InvalidInputError, AnalysisError: The analyser refuses the parameters, or fails.
     """
     from negspace.analysis import hashes, reading
 
@@ -79,39 +77,52 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        path = storage.existing(job.file_path)
-        image = reading.open_image(path, max_pixels=settings.max_pixels)
+        file = storage.existing(job.file_path)
+        image = reading.open_image(file, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
         with steps("analyze"):
-            found = analyzer.analyze(image, parameters)
+            found = analysis.run(analyzer, image, parameters)
         with steps("draw"):
             picture = _draw(image, found, storage)
-    megapixels = image.shape[0] * image.shape[1] / 1e6
-    provenance: dict[str, Any] = dict(found.provenance)
-    if parameters != job.algorithm_parameters:  # enqueued unresolved, by other means than ours
-        provenance["resolved_parameters"] = parameters
     return Completion(
         negative_space_data=found.negative_space_data,
         anomalies=found.anomalies,
         confidence_score=found.confidence_score,
         quality_metrics=found.quality_metrics,
-        provenance=provenance,
+        provenance=_provenance(job, parameters, found),
         pixel_hash=known.pixel_sha256,
         perceptual_hash=known.perceptual,
         perceptual_hash_algorithm=None if known.perceptual is None else known.algorithm,
         processing_time_ms=round(steps.total),
         visualization_path=picture,
-        performance_stats={
+        **_advice(steps, image, parameters, found),
+    )
+
+
+def _provenance(job: Claimed, parameters: dict[str, Any], found: Analysis) -> dict[str, Any]:
+    if parameters == job.algorithm_parameters:
+        return dict(found.provenance)
+    # enqueued unresolved, by other means than ours
+    return {**found.provenance, "resolved_parameters": parameters}
+
+
+def _advice(
+    steps: _Steps, image: ImageHandle, parameters: dict[str, Any], found: Analysis
+) -> dict[str, Any]:
+    """How fast it was, and what would make it faster."""
+    megapixels = image.shape[0] * image.shape[1] / 1e6
+    grid = found.negative_space_data.get("grid")
+    shrink = int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
+    return {
+        "performance_stats": {
             "steps_ms": steps.ms,
             "megapixels": round(megapixels, 4),
             "process_max_rss_bytes": _max_rss(),
         },
-        optimization_suggestions=suggestions(
-            steps.ms, megapixels, parameters, _shrink(found.negative_space_data)
-        ),
-    )
+        "optimization_suggestions": suggestions(steps.ms, megapixels, parameters, shrink),
+    }
 
 
 def may_help(error: Exception) -> bool:
@@ -119,13 +130,14 @@ def may_help(error: Exception) -> bool:
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, storage: Storage) -> str:
-    """What is stored as the reason of a failure: for people, without the storage's folder."""
+def reason(error: Exception, job: Claimed, storage: Storage) -> str:
+    """What is stored as the reason of a failure: for people, who know the file by its name."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
     folder = str(storage.folder)
+    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
     return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 
@@ -165,11 +177,6 @@ def _draw(image: ImageHandle, found: Analysis, storage: Storage) -> str | None:
     content = io.BytesIO()
     overlay.draw(image, found).save(content, format="PNG")
     return storage.put(content.getvalue(), "png")
-
-
-def _shrink(data: dict[str, Any]) -> int:
-    grid = data.get("grid")
-    return int(grid.get("shrink", 1)) if isinstance(grid, dict) else 1
 
 
 def _max_rss() -> int:
