@@ -307,6 +307,7 @@ def test_an_error_still_points_at_its_place(address, tmp_path):
         ("savepoint a", True, Manner.FREE),
         ("commit", False, Manner.FREE),
         ("lock table a", True, Manner.SLICED),
+        ("lock table a nowait", True, Manner.FREE),
     ],
 )
 def test_the_manner_of_a_statement(sql, inside, manner):

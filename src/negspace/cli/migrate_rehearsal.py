@@ -153,6 +153,8 @@ def as_plain(result: RunResult, found: Sequence[Exceeded]) -> dict[str, Any]:
 
 def show(rehearsal: Rehearsal) -> None:
     """The locks, held longest first, and the statements, longest first."""
+    if not rehearsal.statements:
+        return
     _show_locks(rehearsal)
     _show_statements(rehearsal)
     for name in rehearsal.rewrites:
@@ -193,8 +195,6 @@ def _show_locks(rehearsal: Rehearsal) -> None:
 
 def _show_statements(rehearsal: Rehearsal) -> None:
     longest = sorted(rehearsal.statements, key=lambda one: -one.duration_ms)
-    if not longest:
-        return
     output.show_columns(
         ["took", "rows", "WAL", "statement", "at"],
         [

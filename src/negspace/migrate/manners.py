@@ -46,7 +46,7 @@ def manner_of(statement: Statement, *, inside: bool, fresh: frozenset[str]) -> M
         fresh: The tables made in the same migration, from ``new_table``.
     """
     first = statement.tokens[0]
-    if first in _FREE:
+    if first in _FREE or "nowait" in statement.tokens:
         return Manner.FREE
     if not inside and needs_autocommit(statement):
         return Manner.EXEMPT
