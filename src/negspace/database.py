@@ -41,12 +41,14 @@ __all__ = [
     "Connection",
     "Database",
     "Diagnosis",
+    "Executed",
     "Jsonb",
     "Row",
     "attempt",
     "connect",
     "conninfo",
     "diagnosis",
+    "execute",
     "in_database",
     "libpq_environment",
     "only",
@@ -259,21 +261,49 @@ def diagnosis(error: BaseException) -> Diagnosis | None:
     )
 
 
-def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
-    """Execute SQL that was not written here, as it stands; what PostgreSQL said against it.
+@dataclass(frozen=True)
+class Executed:
+    """What became of SQL that was not written here.
+
+    Attributes:
+        rows: How many it inserted, updated, deleted or copied; None where it tells none.
+        failure: What PostgreSQL said against it, or None.
+    """
+
+    rows: int | None = None
+    failure: Diagnosis | None = None
+
+
+def execute(connection: Connection, statement: bytes) -> Executed:
+    """Execute SQL that was not written here, as it stands.
 
     Args:
         connection: Its client encoding is that of ``statement``.
         statement: One statement, or several without parameters.
-
-    Returns:
-        None where it succeeded.
     """
     try:
-        connection.execute(statement)
+        cursor = connection.execute(statement)
     except psycopg.Error as error:
-        return diagnosis(error)
+        return Executed(failure=diagnosis(error))
+    counts = [_touched(cursor)]
+    while cursor.nextset():
+        counts.append(_touched(cursor))
+    told = [count for count in counts if count is not None]
+    return Executed(sum(told) if told else None)
+
+
+def _touched(cursor: psycopg.Cursor[Row]) -> int | None:
+    """The rows that the command wrote; those of a SELECT only where it made a table of them."""
+    command = (cursor.statusmessage or "").partition(" ")[0]
+    writes = command in {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"}
+    if writes or (command == "SELECT" and cursor.description is None):
+        return max(cursor.rowcount, 0)
     return None
+
+
+def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
+    """``execute``, where only the failure matters: None where it succeeded."""
+    return execute(connection, statement).failure
 
 
 @contextmanager

@@ -118,7 +118,10 @@ class Trial:
         connection = self._session.connection
         step = Step(migration.name, migration.version, direction, file, 1, file.transaction)
         path = file.path.name
-        options = Options(left_out=lambda statement: self._is_left(connection, path, statement))
+        options = Options(
+            fingerprint=False,
+            left_out=lambda statement: self._is_left(connection, path, statement),
+        )
         plan = Plan(direction, 1, (step,))
         return Run(self._address, connection, self._lock, plan, options).result().failure
 
