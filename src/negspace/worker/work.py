@@ -35,7 +35,6 @@ SLOW_MS: Final = 5000  # where analysis_performance_summary begins to say slow
 _FOR_GOOD: Final = (
     ImageError,
     InvalidInputError,
-    AnalysisError,
     ConstraintError,
     RefusedError,
 )
@@ -126,7 +125,9 @@ def _advice(
 
 
 def may_help(error: Exception) -> bool:
-    """Whether another try may end otherwise."""
+    """Whether another try may end otherwise: it may where foreign code raised something."""
+    if isinstance(error, AnalysisError):
+        return error.__cause__ is not None
     return not isinstance(error, _FOR_GOOD)
 
 
