@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, output
+from negspace.cli import migrate_drift, migrate_proof, output
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -393,3 +393,4 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 
 group.add_command(migrate_proof.prove)
+group.add_command(migrate_drift.drift)
