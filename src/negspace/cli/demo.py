@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -204,8 +204,23 @@ def _bars() -> Bars:
 def _show(
     found: Report, taken: Sequence[Taken], asked: Sequence[Enqueued], page: Path, seconds: float
 ) -> None:
-    output.show_rows(
-        [
+    for title, lines in _tables(found).items():
+        output.show_rows(lines, list(lines[0]) if lines else [], as_json=False, title=title)
+        output.show_text()
+    _show_duplicates(found)
+    _show_failures(found, taken)
+    output.show_text(f"{_sum(found, asked)}, in {seconds:.1f} s")
+    output.show_text(f"report: {page}")
+    output.show_text(
+        "next: open the report · .venv/bin/negspace images list ·"
+        ' psql "$(.venv/bin/negspace server url)" · .venv/bin/negspace server stop'
+    )
+
+
+def _tables(found: Report) -> dict[str, Sequence[Mapping[str, object]]]:
+    """What is shown as tables: by title, rows whose keys are the columns."""
+    return {
+        "Images": [
             {
                 "id": entry.image_id,
                 "image": entry.name,
@@ -218,26 +233,12 @@ def _show(
             }
             for entry in found.images
         ],
-        ["id", "image", "status", "voids", "empty", "confidence", "unusual", "time"],
-        as_json=False,
-        title="Images",
-    )
-    _show_duplicates(found)
-    _show_failures(found, taken)
-    output.show_text()
-    output.show_rows(
-        [
+        "Times": [
             {"jobs": t.what, "tries": t.jobs}
             | {name: f"{getattr(t, name):.0f} ms" for name in ("p50", "p95", "p99")}
             for t in found.timings
         ],
-        ["jobs", "tries", "p50", "p95", "p99"],
-        as_json=False,
-        title="Times",
-    )
-    output.show_text()
-    output.show_rows(
-        [
+        "Audit trail, newest first": [
             {
                 "id": event["id"],
                 "time": f"{event['timestamp']:%H:%M:%S}",
@@ -248,17 +249,7 @@ def _show(
             }
             for event in found.events
         ],
-        ["id", "time", "who", "action", "of", "status"],
-        as_json=False,
-        title="Audit trail, newest first",
-    )
-    output.show_text()
-    output.show_text(f"{_sum(found, asked)}, in {seconds:.1f} s")
-    output.show_text(f"report: {page}")
-    output.show_text(
-        "next: open the report · .venv/bin/negspace images list ·"
-        ' psql "$(.venv/bin/negspace server url)" · .venv/bin/negspace server stop'
-    )
+    }
 
 
 def _sum(found: Report, asked: Sequence[Enqueued]) -> str:
@@ -281,7 +272,6 @@ def _time(entry: report.Entry) -> str | None:
 
 
 def _show_duplicates(found: Report) -> None:
-    output.show_text()
     output.show_text("Duplicates")
     for row in found.duplicates:
         names = ", ".join(row["duplicate_filenames"])
@@ -291,13 +281,14 @@ def _show_duplicates(found: Report) -> None:
             f"{row['original_filename']} and {row['near_filename']} look alike:"
             f" {row['bits']} of 64 bits differ"
         )
+    output.show_text()
 
 
 def _show_failures(found: Report, taken: Sequence[Taken]) -> None:
-    output.show_text()
     output.show_text("Failed")
     for one in taken:
         if one.refusal is not None:
             output.show_text(f"{one.sample.path.name}: refused: {one.refusal}")
     for entry in found.failed:
         output.show_text(f"{entry.name}: {entry.reason}")
+    output.show_text()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FAILED: Final = 1
 FOUND: Final = 3
 
+_SETTLED: Final = {"applied", "squashed"}
+
 _SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
 
@@ -300,13 +302,13 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
                 for row in found
             ],
         )
-        waiting = sum(row.state != "applied" for row in found)
+        waiting = sum(row.state not in _SETTLED for row in found)
         output.show_text(
             f"{waiting} of {len(found)} not applied as they are; negspace migrate up, or validate"
             if waiting
             else f"all {len(found)} applied"
         )
-    return FOUND if check and any(row.state != "applied" for row in found) else 0
+    return FOUND if check and any(row.state not in _SETTLED for row in found) else 0
 
 
 @group.command()
@@ -394,3 +396,4 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_drift.drift)
+group.add_command(migrate_proof.squash)

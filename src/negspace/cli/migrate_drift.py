@@ -11,7 +11,7 @@ from negspace.cli import output
 from negspace.cli.migrate_options import address, folder_option, settings, strip_option
 
 if TYPE_CHECKING:
-    from negspace.migrate.drift import Drift
+    from negspace.migrate.drifting import Drift
 
 FOUND: Final = 3
 _SIGNS: Final = {"added": "+", "missing": "-", "changed": "~"}
@@ -27,8 +27,7 @@ def drift(folder: Path, strip_transaction: bool, as_json: bool) -> int:
     Each object that differs comes with the statements that would explain it. Exit status 3
     when there is one. The database is only read; the migrations run on a shadow database.
     """
-    from negspace.migrate import drift as drifting
-    from negspace.migrate import shadow
+    from negspace.migrate import drifting, shadow
 
     where = address()
     found = drifting.drift(

@@ -56,6 +56,47 @@ def prove(
     return 0 if found.ok else FOUND
 
 
+@click.command()
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder of the migrations.",
+)
+@click.option("--to", metavar="VERSION", required=True, help="The last version to go into it.")
+@click.option("--name", default="baseline", show_default=True, help="Its name after the number.")
+@click.option("--keep", is_flag=True, help="Leave the replaced files where they are.")
+@strip_option
+@output.json_option
+def squash(
+    folder: Path, to: str, name: str, keep: bool, strip_transaction: bool, as_json: bool
+) -> None:
+    """Write one migration in place of all up to a version, proven to make the same database.
+
+    Databases that have the replaced ones need nothing; new ones run the squash alone.
+    """
+    from negspace.migrate import shadow, squashing
+
+    made = squashing.squash(
+        shadow.ground(settings()),
+        folder,
+        to=to,
+        name=name,
+        keep=keep,
+        strip_transaction=strip_transaction,
+    )
+    if as_json:
+        output.show_json(made)
+        return
+    output.show_text(f"wrote {made.file}: {len(made.replaces)} migrations, {made.rows} rows in one")
+    if made.moved_to is not None:
+        output.show_text(
+            f"moved the replaced files to {made.moved_to}; they are needed as long as a"
+            " database has only some of them"
+        )
+
+
 def _wanted(folder: Folder, last: int | None, only: tuple[str, ...]) -> set[str] | None:
     from negspace.migrate.plan import find
 
@@ -91,8 +132,7 @@ def _show(found: Proof) -> None:
     grades = [proof.grade for proof in found.migrations]
     counts = ", ".join(f"{grades.count(grade)} {grade}" for grade in dict.fromkeys(sorted(grades)))
     spent = f"{found.duration_ms / 1000:.1f} s"
-    server = f"PostgreSQL {found.server_version // 10_000}"
-    output.show_text(f"{len(grades)} proven in {spent} on {server}: {counts}")
+    output.show_text(f"{len(grades)} proven in {spent}: {counts}")
 
 
 _MOST_SHOWN: Final = 6

@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
 from negspace.migrate.ledger import Entry, Holder
@@ -23,21 +26,63 @@ from negspace.migrate.runner import (
 )
 from negspace.migrate.script import Problem
 
+if TYPE_CHECKING:
+    from negspace.migrate.drifting import Drift, DriftedObject, drift
+    from negspace.migrate.guard import proven
+    from negspace.migrate.ordering import either_order
+    from negspace.migrate.proof import MigrationProof, Proof, prove
+    from negspace.migrate.shadow import Ground, ground
+    from negspace.migrate.squashing import Squash, squash
+
+# What takes its time to import, and few runs need.
+_LATER: Final = {
+    "Drift": "drifting",
+    "DriftedObject": "drifting",
+    "Ground": "shadow",
+    "MigrationProof": "proof",
+    "Proof": "proof",
+    "Squash": "squashing",
+    "drift": "drifting",
+    "either_order": "ordering",
+    "ground": "shadow",
+    "prove": "proof",
+    "proven": "guard",
+    "squash": "squashing",
+}
+
 __all__ = [
+    "Drift",
+    "DriftedObject",
     "Entry",
     "Failure",
+    "Ground",
     "Holder",
+    "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
+    "Proof",
     "RunResult",
+    "Squash",
     "StepResult",
     "down",
+    "drift",
     "dump",
+    "either_order",
+    "ground",
     "history",
     "new",
+    "prove",
+    "proven",
     "redo",
+    "squash",
     "status",
     "up",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(f"negspace.migrate.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

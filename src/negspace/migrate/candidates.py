@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from negspace.migrate.lexer import Kind, LexError, tokenize
@@ -19,6 +21,7 @@ __all__ = ["Hints", "Type", "harvest", "names_in", "values"]
 
 _LONGEST: Final = 4096  # characters of a made-up text
 _MOST_DIGITS: Final = 6
+_HIGHEST: Final = Decimal(10) ** 20
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,8 @@ def _rotated(found: Sequence[str], n: int) -> list[str]:
 
 
 def _scalar(given: Type, n: int, hints: Hints) -> list[str]:
+    if given.name in {"json", "jsonb"}:
+        return _json(n, hints)
     special = _BY_NAME.get(given.name)
     if special is not None:
         return [*special(n), *hints.strings]
@@ -144,19 +149,35 @@ def _scalar(given: Type, n: int, hints: Hints) -> list[str]:
 
 def _number(n: int, hints: Hints) -> list[str]:
     near: list[str] = []
-    for number in hints.numbers:
-        if number.isdecimal():
-            k = int(number)
-            near += [str(m) for m in (k + n + 1, k - n - 1, k, k + 1, k - 1)]
-        else:
-            near.append(number)
+    for number in map(_decimal, (*hints.numbers, *hints.strings)):
+        if number is not None:
+            step = n + 1 if number == number.to_integral_value() else Decimal(0)
+            near += [f"{m:f}" for m in (number + step, number - step, number)]
+            near += [f"{m:f}" for m in (number + 1, number - 1)]
     return [str(n + 1), *near, f"0.{n % 9 + 1}", "0", "-1", f"0.0{n % 9 + 1}"]
+
+
+def _decimal(text: str) -> Decimal | None:
+    """A number as PostgreSQL prints one; a negative one stands in quotes."""
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        return None
+    return found if found.is_finite() and abs(found) < _HIGHEST else None
 
 
 def _time(n: int, hints: Hints) -> list[str]:
     day, hour = n % 28 + 1, n % 24
+    near: list[str] = []
+    for text in hints.strings:
+        try:
+            moment = datetime.fromisoformat(text)
+            near += [str(moment + timedelta(hours=h)) for h in (n + 1, -n - 1, 24 * (n + 1))]
+        except (ValueError, OverflowError):
+            continue
     return [
         f"2024-01-{day:02} {hour:02}:00:00+00",
+        *near,
         *hints.strings,
         f"2124-01-{day:02} 00:00:00+00",
         f"1990-01-{day:02} 00:00:00+00",
@@ -193,8 +214,12 @@ def _text(n: int, hints: Hints) -> list[str]:
     return [plausible[0], *hints.strings, *plausible[1:], *sized]
 
 
-def _json(n: int) -> list[str]:
-    return [json.dumps({"n": n}), json.dumps([n]), f'"{n}"', str(n + 1), "{}", "[]", "true"]
+def _json(n: int, hints: Hints) -> list[str]:
+    """Values of each JSON type, and an object with the keys that a check may ask for."""
+    keys = [text for text in hints.strings if text and text[0] not in "{["]
+    asked = [dict.fromkeys(keys, n + 1), dict.fromkeys(keys, f"{n}")] if keys else []
+    made = [{"n": n}, *asked, [n], *([key] for key in keys), f"{n}", n + 1, {}, [], True]
+    return [*map(json.dumps, made), *hints.strings]
 
 
 def _bytes(n: int) -> list[str]:
@@ -206,8 +231,6 @@ _BY_NAME: Final[Mapping[str, Callable[[int], list[str]]]] = {
     "bytea": _bytes,
     "uuid": lambda n: [f"00000000-0000-4000-8000-{n:012x}"],
     "interval": lambda n: [f"{n + 1} hours", "1 day"],
-    "json": _json,
-    "jsonb": _json,
     "macaddr": lambda n: [f"08:00:2b:01:{n // 256 % 256:02x}:{n % 256:02x}"],
     "macaddr8": lambda n: [f"08:00:2b:01:02:03:{n // 256 % 256:02x}:{n % 256:02x}"],
     "bit": lambda n: [f"{n % 256:08b}", str(n % 2)],

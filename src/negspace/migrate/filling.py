@@ -342,7 +342,8 @@ class _Choices:
         texts = values(self._shape.types, column.type_id, n, hints)
         if column.length is not None:  # a cast cuts, and what differs stands at the end
             texts = [text[-column.length :] for text in texts]
-        if not said:  # the first that can be read will do
+        of_type = self._shape.types.get(column.type_id)
+        if not (said or (of_type and of_type.kind == "d")):  # the first that can be read will do
             texts = texts[:_UNCHECKED]
         found: list[Combination] = [(text,) for text in self._filler.readable(column, texts)]
         if not column.not_null or not found:

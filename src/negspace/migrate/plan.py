@@ -16,6 +16,7 @@ from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
+from negspace.migrate.squashed import squashed
 from negspace.migrate.statements import copies, ends_transaction
 
 __all__ = [
@@ -74,10 +75,13 @@ def disagreements(
 ) -> Iterator[Problem]:
     """Where the folder and the ledger don't fit: edited, missing and late files."""
     there = {migration.key: migration for migration in folder.migrations}
+    stand = squashed(folder, standing)
+    yield from stand.problems
     for row in standing.applied:
         migration = there.get(_key(row))
         if migration is None:
-            yield _gone(folder, row)
+            if _key(row) not in stand.replaced:
+                yield _gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
                 migration.up.path,
@@ -119,8 +123,9 @@ def _gone(folder: Folder, row: Applied) -> Problem:
 
 
 def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
-        if is_late(migration, standing):
+        if migration.key not in aside and is_late(migration, standing):
             newest = max(standing.applied, key=_key)
             yield Problem(
                 migration.up.path,
@@ -144,7 +149,7 @@ def unrunnable(file: MigrationFile) -> Iterator[Problem]:
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                "take BEGIN and COMMIT out: a run is one transaction; or have them left out"
                 " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
@@ -205,9 +210,14 @@ def plan_up(
     last = find(folder, to).key if to is not None else None
     batch = standing.last_batch + 1
     steps: list[Step] = []
+    aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         row = standing.by_key.get(migration.key)
-        if (row and row.applied) or (last is not None and migration.key > last):
+        if (
+            (row and row.applied)
+            or migration.key in aside
+            or (last is not None and migration.key > last)
+        ):
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))

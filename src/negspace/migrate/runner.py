@@ -11,7 +11,7 @@ from typing import Final
 
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
 from negspace.migrate.execute import Options, Run, RunResult, open_session
-from negspace.migrate.files import Folder, Migration, read_folder
+from negspace.migrate.files import Folder, Migration, key_of, read_folder
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
 from negspace.migrate.plan import (
     Plan,
@@ -24,6 +24,7 @@ from negspace.migrate.plan import (
     unrunnable,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.squashed import Squashed, squashed
 
 __all__ = [
     "MigrationStatus",
@@ -50,7 +51,8 @@ class MigrationStatus:
         state: ``applied``, ``pending``, ``failed`` (pending, its last attempt failed),
             ``interrupted`` (begun outside a transaction and never ended), ``edited``
             (applied, and its file says something else now), ``gone`` (applied, and its file
-            isn't there) or ``late`` (pending, and comes before an applied one).
+            isn't there), ``late`` (pending, and comes before an applied one) or ``squashed``
+            (a squash stands for it, or it is one whose migrations are applied).
         reversible: Whether it has a way down.
         last_error: Of its last attempt, where that failed.
     """
@@ -199,25 +201,34 @@ def status(address: str, folder: Path) -> tuple[MigrationStatus, ...]:
     there = read_folder(folder)
     with open_session(address) as connection:
         standing = Ledger(connection).standing()
-    found = [_status(migration, standing) for migration in there.migrations]
+    stand = squashed(there, standing)
+    found = [_status(migration, standing, stand) for migration in there.migrations]
     names = {migration.key for migration in there.migrations}
     gone = [row for key, row in standing.by_key.items() if row.applied and key not in names]
     found += [
         MigrationStatus(
-            row.version, row.name, "gone", row.batch, row.applied_at, row.duration_ms, False, None
+            row.version,
+            row.name,
+            "squashed" if key_of(row.name) in stand.replaced else "gone",
+            row.batch,
+            row.applied_at,
+            row.duration_ms,
+            False,
+            None,
         )
         for row in gone
     ]
     return tuple(found)
 
 
-def _status(migration: Migration, standing: Standing) -> MigrationStatus:
+def _status(migration: Migration, standing: Standing, stand: Squashed) -> MigrationStatus:
     row = standing.by_key.get(migration.key)
     applied = row if row and row.applied else None
+    stand_aside = applied is None and migration.key in stand.aside
     return MigrationStatus(
         version=migration.version,
         name=migration.name,
-        state=_state(migration, row, standing),
+        state="squashed" if stand_aside else _state(migration, row, standing),
         batch=applied.batch if applied else None,
         applied_at=applied.applied_at if applied else None,
         duration_ms=applied.duration_ms if applied else None,

@@ -72,11 +72,14 @@ class Directives:
         strip_transaction: The file's own BEGIN and COMMIT are left out
             (``strip-transaction``).
         irreversible: Why there is no way down, or None (``irreversible WHY``).
+        replaces: The migrations that this one is a squash of, a line each: ``replaces NAME``,
+            or ``replaces NAME, NAME, …`` where the first is itself a squash of the others.
     """
 
     transaction: bool = True
     strip_transaction: bool = False
     irreversible: str | None = None
+    replaces: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,13 @@ class MigrationFile:
         found = _directives(self.path, self._comments())
         return replace(found, transaction=False) if self.autocommit else found
 
+    @property
+    def replaces(self) -> tuple[tuple[str, ...], ...]:
+        """See ``Directives``; empty where the file is no squash, which needs no reading of it."""
+        if b"replaces" not in self.data or self.problem() is not None:
+            return ()
+        return self.directives.replaces
+
     @cached_property
     def checksum(self) -> str:
         """SHA-256 over the tokens, in hexadecimal.
@@ -251,6 +261,7 @@ def as_problem(error: MigrationFileError, path: Path) -> Problem:
 
 def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
     flags: set[str] = set()
+    replaces: list[tuple[str, ...]] = []
     irreversible = None
     for line, comment in comments:
         found = _DIRECTIVE.match(comment)
@@ -265,11 +276,19 @@ def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
                     path, "irreversible without a reason", "-- negspace: irreversible WHY", line
                 ).error()
             irreversible = rest
+        elif name == "replaces" and rest:
+            replaces.append(tuple(part.strip() for part in rest.split(",")))
         else:
             raise Problem(
                 path,
                 f"unknown directive {' '.join((name, rest)).strip()!r}",
-                "negspace knows no-transaction, strip-transaction and irreversible WHY",
+                "negspace knows no-transaction, strip-transaction, irreversible WHY and"
+                " replaces NAME",
                 line,
             ).error()
-    return Directives("no-transaction" not in flags, "strip-transaction" in flags, irreversible)
+    return Directives(
+        transaction="no-transaction" not in flags,
+        strip_transaction="strip-transaction" in flags,
+        irreversible=irreversible,
+        replaces=tuple(replaces),
+    )

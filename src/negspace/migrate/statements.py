@@ -28,6 +28,7 @@ _FRAME: Final = {"begin", "start", "commit", "end"}
 _OUTSIDE: Final = (
     ("vacuum",),
     ("alter", "system"),
+    ("discard", "all"),
     ("create", "database"),
     ("drop", "database"),
     ("create", "tablespace"),

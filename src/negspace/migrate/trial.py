@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 from negspace.database import Connection, connect, only, sql, translated
 from negspace.errors import NegspaceError
@@ -24,6 +24,8 @@ from negspace.migrate.shadow import Ground, shadow
 from negspace.migrate.statements import is_cluster_wide
 
 __all__ = ["LeftAside", "Trial"]
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +107,10 @@ class Trial:
     def fill(self, tables: Collection[str] | None) -> tuple[Unfilled, ...]:
         """Make rows: in those tables and the empty ones, or in all of them."""
         return Filler(self._session.connection).fill(tables)
+
+    def read(self, reader: Callable[[Connection], _T]) -> _T:
+        """What somebody reads from the shadow."""
+        return reader(self._session.connection)
 
     # ── running ──────────────────────────────────────────────────────────────────────────
 

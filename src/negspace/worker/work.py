@@ -67,11 +67,9 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
         settings: The largest image, and the analysers that are allowed.
 
     Raises:
-        NotFoundError: The file isn't there.
-        FileError: It can't be read.
+        NotFoundError, FileError: The file isn't there, or can't be read.
         ImageError: It is no image, too large, or can't be decoded.
-        InvalidInputError: The analyser refuses the parameters.
-        AnalysisError: The analyser can't be loaded, or its result doesn't validate.
+        InvalidInputError, AnalysisError: The analyser refuses the parameters, or fails.
     """
     from negspace.analysis import hashes, reading
 
@@ -79,13 +77,13 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
     parameters = analyzer.resolve(job.algorithm_parameters)
     steps = _Steps()
     with steps("open"):
-        path = storage.existing(job.file_path)
-        image = reading.open_image(path, max_pixels=settings.max_pixels)
+        file = storage.existing(job.file_path)
+        image = reading.open_image(file, max_pixels=settings.max_pixels)
     with image:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
         with steps("analyze"):
-            found = analyzer.analyze(image, parameters)
+            found = analysis.run(analyzer, image, parameters)
         with steps("draw"):
             picture = _draw(image, found, storage)
     return Completion(
@@ -132,13 +130,14 @@ def may_help(error: Exception) -> bool:
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, storage: Storage) -> str:
-    """What is stored as the reason of a failure: for people, without the storage's folder."""
+def reason(error: Exception, job: Claimed, storage: Storage) -> str:
+    """What is stored as the reason of a failure: for people, who know the file by its name."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
     folder = str(storage.folder)
+    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
     return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 

@@ -1,0 +1,196 @@
+"""Squash: one migration in place of the first ones, proven to make the same database."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from negspace.database import Connection, Printed, sql, translated
+from negspace.errors import AlreadyExistsError, FileError, InvalidInputError, MigrationError
+from negspace.migrate.catalog import Catalog
+from negspace.migrate.catalog_tables import quoted
+from negspace.migrate.files import Folder, Migration, read_folder
+from negspace.migrate.meaning import differences
+from negspace.migrate.plan import check, find
+from negspace.migrate.queries import query
+from negspace.migrate.rows import Snapshot
+from negspace.migrate.schema_file import in_order, render
+from negspace.migrate.shadow import Ground
+from negspace.migrate.shape import Shape
+from negspace.migrate.trial import Trial
+
+__all__ = ["Squash", "squash"]
+
+_FOLDER: Final = "squashed"
+
+
+@dataclass(frozen=True)
+class Squash:
+    """A squash that was written.
+
+    Attributes:
+        file: Of the new migration.
+        replaces: The names of those that it stands for, in order.
+        moved_to: Where their files are now, or None: they stayed.
+        rows: How many rows the replaced migrations put in, and so does this one.
+    """
+
+    file: Path
+    replaces: tuple[str, ...]
+    moved_to: Path | None
+    rows: int
+
+
+def squash(
+    place: Ground,
+    folder: Path,
+    *,
+    to: str,
+    name: str = "baseline",
+    keep: bool = False,
+    strip_transaction: bool = False,
+) -> Squash:
+    """Write one migration that does what all up to a version do, and has no way down.
+
+    Both ways are run on shadow databases: catalogs and rows have to be the same.
+
+    Args:
+        place: Where shadows are made.
+        folder: The migrations.
+        to: The last version to go into it.
+        name: Of the new migration, after its number, which is that of ``to``.
+        keep: Leave the replaced files; else they are moved to ``squashed`` in the folder.
+        strip_transaction: Leave out the files' own BEGIN and COMMIT.
+
+    Returns:
+        What was written and moved.
+
+    Raises:
+        MigrationError: One of them fails, or the two databases would differ: nothing was written.
+        InvalidInputError: There is no such version, or nothing to squash.
+        FileError: The folder can't be written.
+    """
+    there = read_folder(folder, strip_transaction=strip_transaction)
+    check(there)
+    replaced = _first(there, to)
+    file = folder / f"{replaced[-1].version}_{name}.up.sql"
+    if file.exists():
+        raise AlreadyExistsError(f"{file} exists", hint="choose another --name")
+    with Trial(place, replaced) as trial:
+        trial.start(len(replaced), filled=False)
+        catalog, rows = trial.catalog(), trial.rows()
+        text = _script(replaced, catalog, trial.read(_inserts))
+    _prove_equal(place, file.name, text, catalog, rows)
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+        moved = None if keep else _move(folder, replaced)
+    except OSError as error:
+        raise FileError(f"{error.filename}: {error.strerror}", hint="make it writable") from None
+    count = sum(len(table.rows) for table in rows.values())
+    return Squash(file, tuple(migration.name for migration in replaced), moved, count)
+
+
+def _first(folder: Folder, to: str) -> tuple[Migration, ...]:
+    last = find(folder, to)
+    replaced = folder.migrations[: folder.migrations.index(last) + 1]
+    if len(replaced) == 1:
+        raise InvalidInputError(f"{last.name} is the only one up to {to}", hint="nothing to squash")
+    return replaced
+
+
+def _script(replaced: tuple[Migration, ...], catalog: Catalog, inserts: str) -> str:
+    if catalog.not_covered:
+        raise MigrationError(
+            f"the squash would lack {', '.join(catalog.not_covered)}",
+            hint="squash up to the migration before the one that makes it",
+        )
+    names = [
+        ", ".join([m.name, *(name for names in m.up.replaces for name in _leaves(names))])
+        for m in replaced
+    ]
+    head = [
+        f"-- What {replaced[0].name} to {replaced[-1].name} did, in one.",
+        "-- negspace: irreversible it is where the history of new databases begins",
+        *(f"-- negspace: replaces {name}" for name in names),
+    ]
+    # The run has a transaction: that of a script for psql is left out.
+    schema = render(catalog).partition("\nbegin;\n")[2].rpartition("\ncommit;\n")[0]
+    if inserts:
+        filled = (thing for thing in in_order(catalog.objects) if thing.populated)
+        inserts += "".join(f"\nrefresh materialized view {thing.name};\n" for thing in filled)
+    return "\n".join([*head, "", schema.strip("\n"), inserts])
+
+
+def _leaves(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What was replaced in the end: a squash's own, or the one migration."""
+    return names[1:] or names
+
+
+def _prove_equal(place: Ground, name: str, text: str, catalog: Catalog, rows: Snapshot) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, name).write_text(text, encoding="utf-8", newline="\n")
+        alone = read_folder(Path(scratch))
+        check(alone)
+        with Trial(place, alone.migrations) as trial:
+            trial.start(1, filled=False)
+            unlike = [difference.identity for difference in differences(catalog, trial.catalog())]
+            there = trial.rows()
+    unlike += [f"the rows of {table}" for table in rows if not _same(rows, there, table)]
+    if unlike:
+        raise MigrationError(
+            f"the squash would differ in {', '.join(unlike)}",
+            hint="squash fewer, or write that part by hand",
+        )
+
+
+def _same(left: Snapshot, right: Snapshot, table: str) -> bool:
+    columns = list(left[table].types)
+    return table in right and left[table].projected(columns) == right[table].projected(columns)
+
+
+def _move(folder: Path, replaced: tuple[Migration, ...]) -> Path:
+    target = folder / _FOLDER
+    target.mkdir(exist_ok=True)
+    files = {file.path for m in replaced for file in (m.up, m.down) if file is not None}
+    for path in files:
+        path.rename(target / path.name)
+    return target
+
+
+# ── rows that migrations put in ──────────────────────────────────────────────────────────
+
+
+def _inserts(connection: Connection) -> str:
+    """The statements that put the rows of all tables back, and the sequences where they were."""
+    with translated(), connection.transaction(force_rollback=True):
+        connection.execute(query("catalog_settings"))
+        shape = Shape(connection)
+        lines = [
+            _insert(connection, shape, table["oid"], table["name"]) for table in shape.in_order()
+        ]
+        sequences = connection.execute(query("squash_sequences")).fetchall()
+    lines += [row["statement"] for row in sequences]
+    return "".join(f"\n{line}\n" for line in lines if line)
+
+
+def _insert(connection: Connection, shape: Shape, table: int, name: str) -> str:
+    columns = shape.columns(table)
+    texts = sql.SQL(", ").join(sql.SQL("{}::text").format(c.printed) for c in columns)
+    found = connection.execute(
+        sql.SQL("select array[{}]::text[] as found from {}").format(texts, Printed(name))
+    ).fetchall()
+    if not found:
+        return ""
+    rows = [
+        "    (" + ", ".join("null" if v is None else quoted(v) for v in row["found"]) + ")"
+        for row in found
+    ]
+    names = ", ".join(column.name for column in columns)
+    return (
+        f"alter table {name} disable trigger user;\n"
+        f"insert into {name} ({names}) overriding system value values\n"
+        + ",\n".join(rows)
+        + f";\nalter table {name} enable trigger user;"
+    )
