@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
+from negspace.migrate.gates import Exceeded, Gate
 from negspace.migrate.ledger import Entry, Holder
+from negspace.migrate.perform import StatementResult
+from negspace.migrate.rehearse import LockHeld, LockTaken, Rehearsal, StatementRehearsal
 from negspace.migrate.runner import (
     MigrationStatus,
     down,
@@ -25,8 +28,10 @@ from negspace.migrate.runner import (
     validate,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.watch import Blocker
 
 if TYPE_CHECKING:
+    from negspace.migrate.baselining import Baseline, baseline
     from negspace.migrate.drifting import Drift, DriftedObject, drift
     from negspace.migrate.guard import proven
     from negspace.migrate.ordering import either_order
@@ -36,12 +41,14 @@ if TYPE_CHECKING:
 
 # What takes its time to import, and few runs need.
 _LATER: Final = {
+    "Baseline": "baselining",
     "Drift": "drifting",
     "DriftedObject": "drifting",
     "Ground": "shadow",
     "MigrationProof": "proof",
     "Proof": "proof",
     "Squash": "squashing",
+    "baseline": "baselining",
     "drift": "drifting",
     "either_order": "ordering",
     "ground": "shadow",
@@ -51,20 +58,30 @@ _LATER: Final = {
 }
 
 __all__ = [
+    "Baseline",
+    "Blocker",
     "Drift",
     "DriftedObject",
     "Entry",
+    "Exceeded",
     "Failure",
+    "Gate",
     "Ground",
     "Holder",
+    "LockHeld",
+    "LockTaken",
     "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
     "Proof",
+    "Rehearsal",
     "RunResult",
     "Squash",
+    "StatementRehearsal",
+    "StatementResult",
     "StepResult",
+    "baseline",
     "down",
     "drift",
     "dump",
