@@ -381,5 +381,6 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 
 group.add_command(migrate_proof.prove)
-group.add_command(migrate_proof.squash)
 group.add_command(migrate_drift.drift)
+group.add_command(migrate_drift.baseline)
+group.add_command(migrate_proof.squash)

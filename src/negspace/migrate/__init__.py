@@ -31,17 +31,26 @@ from negspace.migrate.script import Problem
 from negspace.migrate.watch import Blocker
 
 if TYPE_CHECKING:
+    from negspace.migrate.baselining import Baseline, baseline
+    from negspace.migrate.drifting import Drift, DriftedObject, drift
     from negspace.migrate.guard import proven
+    from negspace.migrate.ordering import either_order
     from negspace.migrate.proof import MigrationProof, Proof, prove
     from negspace.migrate.shadow import Ground, ground
     from negspace.migrate.squashing import Squash, squash
 
 # What takes its time to import, and few runs need.
 _LATER: Final = {
+    "Baseline": "baselining",
+    "Drift": "drifting",
+    "DriftedObject": "drifting",
     "Ground": "shadow",
     "MigrationProof": "proof",
     "Proof": "proof",
     "Squash": "squashing",
+    "baseline": "baselining",
+    "drift": "drifting",
+    "either_order": "ordering",
     "ground": "shadow",
     "prove": "proof",
     "proven": "guard",
@@ -49,7 +58,10 @@ _LATER: Final = {
 }
 
 __all__ = [
+    "Baseline",
     "Blocker",
+    "Drift",
+    "DriftedObject",
     "Entry",
     "Exceeded",
     "Failure",
@@ -69,8 +81,11 @@ __all__ = [
     "StatementRehearsal",
     "StatementResult",
     "StepResult",
+    "baseline",
     "down",
+    "drift",
     "dump",
+    "either_order",
     "ground",
     "history",
     "new",
