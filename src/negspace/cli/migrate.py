@@ -12,6 +12,7 @@ import click
 from negspace import migrate
 from negspace.cli import migrate_drift, migrate_proof, output
 from negspace.cli.migrate_answers import answering
+from negspace.cli.migrate_limits import Limits, limit_options, run_options
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -21,17 +22,13 @@ from negspace.cli.migrate_options import (
     settings,
     strip_option,
 )
-from negspace.cli.migrate_show import say_progress, say_waiting, show_run
+from negspace.cli.migrate_show import FOUND, say_waiting, show_run
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
     from negspace.migrate.plan import Plan
 
-FOUND: Final = 3
-
 _SETTLED: Final = {"applied", "squashed"}
-
-_SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
 
 @click.group("migrate")
@@ -43,19 +40,13 @@ def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
         strip_option,
-        click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
-            "--lock-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement waits for a lock.",
+            "--dry-run",
+            is_flag=True,
+            is_eager=True,  # --fail-on asks for it
+            help="Execute everything, measure it, then roll back.",
         ),
-        click.option(
-            "--statement-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement runs.",
-        ),
+        limit_options,
     ):
         command = option(command)
     return output.json_option(folder_option(command))
@@ -97,18 +88,20 @@ def up(
     allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(
-        dry_run, lock_timeout, statement_timeout, strip=strip_transaction, answers=answers
-    )
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     where = address()
     late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
     result = migrate.up(where, folder, to=to, options=options, on_wait=say_waiting, late=late)
-    return show_run(result, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -129,6 +122,9 @@ def down(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -143,9 +139,8 @@ def down(
     if not (dry_run or yes):
         what = f"down to version {to}" if to else f"the newest {steps or 1}"
         _ask("the newest batch" if batch else what)
-    options = _options(
-        dry_run, lock_timeout, statement_timeout, strip=strip_transaction, answers=answers
-    )
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     result = migrate.down(
         address(),
         folder,
@@ -156,7 +151,7 @@ def down(
         on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return show_run(result, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -169,6 +164,9 @@ def redo(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -176,7 +174,8 @@ def redo(
     """Undo the newest migration and apply it again as it is now, in one transaction."""
     if not (dry_run or yes):
         _ask("the newest, to be applied again")
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     result = migrate.redo(
         address(),
         folder,
@@ -184,7 +183,7 @@ def redo(
         on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return show_run(result, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 def _guard(
@@ -211,24 +210,6 @@ def _ask(what: str) -> None:
         raise RefusedError("undoing migrations may lose data", hint="say --yes, or --dry-run first")
     if not click.confirm(f"Undo migrations ({what})? Their data is lost", err=True):
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
-
-
-def _options(
-    dry_run: bool,
-    lock: float | None,
-    statement: float | None,
-    *,
-    strip: bool,
-    answers: dict[str, migrate.Answer] | None = None,
-) -> migrate.Options:
-    return migrate.Options(
-        dry_run=dry_run,
-        lock_timeout=lock,
-        statement_timeout=statement,
-        strip_transaction=strip,
-        progress=say_progress,
-        answers=answers or {},
-    )
 
 
 @group.command()
@@ -348,5 +329,6 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 
 group.add_command(migrate_proof.prove)
-group.add_command(migrate_proof.squash)
 group.add_command(migrate_drift.drift)
+group.add_command(migrate_drift.baseline)
+group.add_command(migrate_proof.squash)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from negspace import migrate
-from negspace.cli import output
+from negspace.cli import migrate_rehearsal, output
 
-__all__ = ["FAILED", "say_progress", "say_waiting", "show_run"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from negspace.migrate import Blocker
+
+__all__ = ["FAILED", "FOUND", "say_blocked", "say_progress", "say_waiting", "show_run"]
 
 FAILED: Final = 1
+FOUND: Final = 3
 
 
 def say_waiting(holder: migrate.Holder) -> None:
@@ -29,15 +35,27 @@ def say_progress(step: migrate.StepResult) -> None:
             output.note(f"         {line}")
 
 
-def show_run(result: migrate.RunResult, *, as_json: bool) -> int:
+def say_blocked(blockers: tuple[Blocker, ...]) -> None:
+    """Name on stderr whom a statement waits for."""
+    for blocker in blockers:
+        wants = f" for {blocker.wants}" if blocker.wants else ""
+        output.note(f"  waiting{wants}: {blocker}")
+
+
+def show_run(result: migrate.RunResult, gates: Sequence[migrate.Gate], *, as_json: bool) -> int:
     """Show the result of a run; the command's exit status."""
+    exceeded = migrate_rehearsal.exceeded(result, gates)
     if as_json:
-        output.show_json(result)
+        output.show_json(migrate_rehearsal.as_plain(result, exceeded))
     elif result.failure is not None:
         _show_failure(result, result.failure)
     else:
+        if result.rehearsal is not None:
+            migrate_rehearsal.show(result.rehearsal)
         output.show_text(_summary(result))
-    return 0 if result.ok else FAILED
+    if not result.ok:
+        return FAILED
+    return FOUND if exceeded else 0
 
 
 def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:

@@ -10,10 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from negspace.migrate.execute import Options, RunResult, StepResult
+from negspace.migrate.execute import Options
 from negspace.migrate.failure import Failure
+from negspace.migrate.gates import Exceeded, Gate
 from negspace.migrate.journal import Answer
 from negspace.migrate.ledger import Entry, Holder
+from negspace.migrate.outcome import RunResult, StepResult
+from negspace.migrate.perform import StatementResult
+from negspace.migrate.rehearse import LockHeld, LockTaken, Rehearsal, StatementRehearsal
 from negspace.migrate.runner import (
     MigrationStatus,
     down,
@@ -26,19 +30,29 @@ from negspace.migrate.runner import (
     validate,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.watch import Blocker
 
 if TYPE_CHECKING:
+    from negspace.migrate.baselining import Baseline, baseline
+    from negspace.migrate.drifting import Drift, DriftedObject, drift
     from negspace.migrate.guard import proven
+    from negspace.migrate.ordering import either_order
     from negspace.migrate.proof import MigrationProof, Proof, prove
     from negspace.migrate.shadow import Ground, ground
     from negspace.migrate.squashing import Squash, squash
 
 # What takes its time to import, and few runs need.
 _LATER: Final = {
+    "Baseline": "baselining",
+    "Drift": "drifting",
+    "DriftedObject": "drifting",
     "Ground": "shadow",
     "MigrationProof": "proof",
     "Proof": "proof",
     "Squash": "squashing",
+    "baseline": "baselining",
+    "drift": "drifting",
+    "either_order": "ordering",
     "ground": "shadow",
     "prove": "proof",
     "proven": "guard",
@@ -47,20 +61,34 @@ _LATER: Final = {
 
 __all__ = [
     "Answer",
+    "Baseline",
+    "Blocker",
+    "Drift",
+    "DriftedObject",
     "Entry",
+    "Exceeded",
     "Failure",
+    "Gate",
     "Ground",
     "Holder",
+    "LockHeld",
+    "LockTaken",
     "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
     "Proof",
+    "Rehearsal",
     "RunResult",
     "Squash",
+    "StatementRehearsal",
+    "StatementResult",
     "StepResult",
+    "baseline",
     "down",
+    "drift",
     "dump",
+    "either_order",
     "ground",
     "history",
     "new",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from negspace.database import Connection, attempt, connect, translated
+from negspace.database import Connection, connect, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
@@ -21,43 +21,19 @@ from negspace.migrate.journal import Answer, Journal, name_of
 from negspace.migrate.journaled import Journaled
 from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
 from negspace.migrate.lexer import Statement
+from negspace.migrate.outcome import RunResult, StepResult, outcome
+from negspace.migrate.perform import Patience, Performer, recorded
 from negspace.migrate.plan import Plan, Step
 from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
+from negspace.migrate.rehearse import Rehearser
+from negspace.migrate.watch import OnBlocked, Watch
 
-__all__ = ["Options", "Progress", "Run", "RunResult", "StepResult", "open_session"]
+__all__ = ["Options", "Run", "open_session"]
 
 logger = logging.getLogger(__name__)
 
 APPLICATION: Final = "negspace migrate"
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What became of one step.
-
-    Attributes:
-        status: ``success`` (applied), ``rolled_back`` (undone by down), ``failed``,
-            ``undone`` (had run, and went with the failed transaction), ``not run``;
-            in a dry run ``rehearsed``, or ``not rehearsed`` where it can't be.
-        duration_ms: Its time; None where it did not run.
-        statements: How many statements ran.
-        reason: Why it runs outside the run's transaction, or after a commit.
-        recovered: What was found and done about an earlier run that had died in it.
-    """
-
-    name: str
-    version: str
-    direction: str
-    status: str
-    transaction: bool
-    duration_ms: float | None = None
-    statements: int = 0
-    reason: str | None = None
-    recovered: tuple[str, ...] = ()
-
-
-Progress = Callable[[StepResult], None]
 
 
 @dataclass(frozen=True)
@@ -66,50 +42,32 @@ class Options:
 
     Attributes:
         dry_run: Execute everything, then roll back; nothing is written.
-        lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
+        lock_timeout: Seconds a statement waits for a lock before it makes way for those behind
+            it, to be tried again; None: no such slices.
+        lock_wait: Seconds the run may wait for locks in all, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
         strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
+        fingerprint: Keep in the ledger what the catalog was before and after.
         left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
         answers: What to do about migrations that a run left unfinished, by name, where the
             catalog can't tell.
         at: Called at each point where a crash would leave something else behind, with the
             point's name.
+        on_blocked: Called, from another thread, with whom a statement waits for.
     """
 
     dry_run: bool = False
-    lock_timeout: float | None = None
+    lock_timeout: float | None = 1.0
+    lock_wait: float | None = 60.0
     statement_timeout: float | None = None
     strip_transaction: bool = False
+    fingerprint: bool = True
     left_out: Callable[[Statement], bool] | None = None
-    progress: Progress | None = None
+    progress: Callable[[StepResult], None] | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict)
     at: Callable[[str], None] | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run did. A failure is told here, not raised.
-
-    Attributes:
-        batch: The batch that was applied or, by down, undone.
-        steps: One per planned migration, in the order of the plan.
-        failure: Why it stopped, or None.
-        lock_wait_ms: How long it waited for another run.
-    """
-
-    direction: str
-    batch: int
-    dry_run: bool
-    steps: tuple[StepResult, ...]
-    failure: Failure | None
-    duration_ms: float
-    lock_wait_ms: float = 0.0
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything planned was done, or rehearsed."""
-        return self.failure is None
+    on_blocked: OnBlocked | None = None
 
 
 class _Stopped(Exception):  # noqa: N818  no error of anybody's: it ends a transaction
@@ -157,6 +115,10 @@ class Run:
         self._done: list[StepResult] = []
         self._journal = Journal(connection, self._ledger.run_id)
         self._recovered: list[str] = []
+        self._rehearser = Rehearser(connection) if options.dry_run else None
+        self._watch = Watch(lock.connection, options.on_blocked)
+        patience = Patience(options.lock_timeout, options.lock_wait)
+        self._performer = Performer(connection, patience, self._watch, self._rehearser)
 
     def result(self) -> RunResult:
         """Run it; ``failure`` says why it stopped."""
@@ -165,19 +127,21 @@ class Run:
         with translated():
             self._connection.execute(query("new_session"))
             hold_session(self._connection)
-        for group in self._plan.groups():
-            failure = self._group(group)
-            if failure is not None:
-                break
+        with self._watch:
+            for group in self._plan.groups():
+                failure = self._group(group)
+                if failure is not None:
+                    break
         left = self._plan.steps[len(self._done) :]
         return RunResult(
             direction=self._plan.direction,
             batch=self._plan.batch,
             dry_run=self._options.dry_run,
-            steps=(*self._done, *(_outcome(step, "not run") for step in left)),
+            steps=(*self._done, *(outcome(step, "not run") for step in left)),
             failure=failure,
             duration_ms=_since(began),
             lock_wait_ms=self._lock.waited_ms,
+            rehearsal=self._rehearser.result() if self._rehearser else None,
         )
 
     def _group(self, group: tuple[Step, ...]) -> Failure | None:
@@ -186,7 +150,7 @@ class Run:
             with translated():
                 if self._options.dry_run and self._beyond_rehearsal(group):
                     for step in group:
-                        self._tell(_outcome(step, "not rehearsed"))
+                        self._tell(outcome(step, "not rehearsed"))
                 elif group[0].transaction:
                     self._together(group)
                 else:
@@ -197,7 +161,7 @@ class Run:
             step = group[min(len(self._done) - before, len(group) - 1)]
             failure = failed.in_run(step.name, step.file, error)
             del self._done[before + group.index(step) :]
-            failure = self._undo(group, before, failure, _outcome(step, "failed"))
+            failure = self._undo(group, before, failure, outcome(step, "failed"))
             if isinstance(error, KeyboardInterrupt):
                 raise
             return failure
@@ -213,11 +177,19 @@ class Run:
         with self._connection.transaction(force_rollback=self._options.dry_run):
             hold_transaction(self._connection)
             self._ledger.create()
+            self._watch.follow(self._connection, self._options.lock_timeout)
+            if self._rehearser is not None:
+                self._rehearser.begin()
+            before = self._catalog("catalog_before")
             for step in group:
                 result = self._step(step)
-                self._write(self._ledger, step, result)
+                after = self._catalog("catalog_after") if step is group[-1] else {}
+                self._write(self._ledger, step, result, metadata=before | after)
+                before = {}
                 status = "rehearsed" if self._options.dry_run else result.status
                 self._tell(replace(result, status=status))
+            if self._rehearser is not None:
+                self._rehearser.end()
             self._lock.see_alive()
             self._at("before commit")
         self._at("after commit")
@@ -226,32 +198,44 @@ class Run:
         with self._connection.transaction():
             self._ledger.create()
             self._journal.create()
-            self._write(self._ledger, step, _outcome(step, "running"))
+            before = self._catalog("catalog_before")
+            self._write(self._ledger, step, outcome(step, "running"), metadata=before)
+        self._watch.follow(self._connection, self._options.lock_timeout)
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
         with self._connection.transaction():
-            self._write(self._ledger, step, result)
+            after = self._catalog("catalog_after")
+            self._write(self._ledger, step, result, metadata=before | after)
             self._journal.write(step.name, step.direction, "settled")
             self._at("before commit")
         self._at("after commit")
         self._tell(result)
 
+    def _catalog(self, name: str) -> dict[str, object]:
+        """The catalog's fingerprint for the ledger, under that name."""
+        if self._options.dry_run or not self._options.fingerprint:
+            return {}
+        from negspace.migrate.fingerprint import of_database
+
+        return {name: of_database(self._connection)}
+
     # ── one step ─────────────────────────────────────────────────────────────────────────
 
     def _step(self, step: Step) -> StepResult:
         began = time.monotonic()
-        self._set_timeouts()
+        self._set_timeout()
         ran, failure = self._guarded(step)
         if failure is None and step.transaction:
-            said = attempt(self._connection, query("settle") + query("new_session"))
+            said = self._performer.settle(query("settle") + query("new_session"))
             failure = failed.in_run(step.name, step.file, said) if said else None
         status = "success" if step.direction == "up" else "rolled_back"
         result = replace(
-            _outcome(step, status),
+            outcome(step, status),
             duration_ms=_since(began),
             statements=ran,
             recovered=() if step.transaction else tuple(self._recovered),
+            details=tuple(self._performer.results),
         )
         if failure is not None:
             raise _Stopped(failure, replace(result, status="failed"))
@@ -274,14 +258,20 @@ class Run:
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
         if not step.transaction:
             return self._journaled(step).run()
+        if self._rehearser is not None:
+            self._rehearser.step(step.name)
         if step.file.is_python:
-            return 0, run_python(self._connection, step)
+            self._performer.begin(())
+            return 0, self._performer.whole(
+                lambda: run_python(self._connection, step), step.file.path.name
+            )
+        self._performer.begin(step.file.statements)
         left_out = self._options.left_out
         for ran, statement in enumerate(step.file.statements):
             if left_out is not None and left_out(statement):
                 continue
             self._at("before statement")
-            said = attempt(self._connection, statement.text.encode())
+            said = self._performer.statement(statement)
             self._at("after statement")
             if said is not None:
                 return ran, failed.in_statement(step.name, step.file, statement, said)
@@ -296,7 +286,7 @@ class Run:
             step,
             run_id=str(self._ledger.run_id),
             answer=self._options.answers.get(name_of(step.name)),
-            run_python=run_python,
+            performer=self._performer,
             tell=self._recovered.append,
             left_out=self._options.left_out,
             at=self._at,
@@ -311,16 +301,12 @@ class Run:
         row = self._connection.execute("select transaction_timestamp() as at").fetchone()
         return row and row["at"]
 
-    def _set_timeouts(self) -> None:
-        given = {
-            "lock_timeout": self._options.lock_timeout,
-            "statement_timeout": self._options.statement_timeout,
-        }
-        for name, seconds in given.items():
-            if seconds is not None:
-                self._connection.execute(
-                    "select set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"]
-                )
+    def _set_timeout(self) -> None:
+        seconds = self._options.statement_timeout
+        if seconds is not None:
+            self._connection.execute(
+                "select set_config('statement_timeout', %s, false)", [f"{round(seconds * 1000)}ms"]
+            )
 
     # ── what is told ─────────────────────────────────────────────────────────────────────
 
@@ -346,6 +332,7 @@ class Run:
         metadata: dict[str, object] = {"file": step.file.path.name} | more.pop("metadata", {})
         if result.status != "running":
             metadata["statements"] = result.statements
+            metadata |= recorded(result.details)
         if result.recovered:
             metadata["recovered"] = list(result.recovered)
         metadata["transaction"] = step.transaction
@@ -392,9 +379,3 @@ class Run:
 
 def _since(began: float) -> float:
     return (time.monotonic() - began) * 1000
-
-
-def _outcome(step: Step, status: str) -> StepResult:
-    return StepResult(
-        step.name, step.version, step.direction, status, step.transaction, reason=step.reason
-    )

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from negspace.database import Connection, attempt
+from negspace.database import Connection
 from negspace.migrate import failure as failed
 from negspace.migrate import leftovers
 from negspace.migrate.failure import Failure, in_statement
 from negspace.migrate.journal import Answer, Journal, Record, of_step
 from negspace.migrate.ledger import RunLock, hold_transaction
 from negspace.migrate.lexer import Statement, split
+from negspace.migrate.perform import Performer
 from negspace.migrate.plan import Step
+from negspace.migrate.python_step import run_python
 from negspace.migrate.units import Unit, Way, is_setting, units_of
 
 __all__ = ["MARK", "Journaled"]
@@ -54,7 +56,7 @@ class Journaled:
         journal: Its table is there.
         step: Not transactional.
         answer: What the operator said of it, or None.
-        run_python: Runs the step of a Python file.
+        performer: Executes its statements.
         tell: Called with what was found out about an earlier run.
         left_out: Which statements not to run, or None: all run.
         at: Called at each point where a crash would find something else.
@@ -69,7 +71,7 @@ class Journaled:
         *,
         run_id: str,
         answer: Answer | None,
-        run_python: Callable[[Connection, Step], Failure | None],
+        performer: Performer,
         tell: Callable[[str], None],
         left_out: Callable[[Statement], bool] | None,
         at: Callable[[str], None],
@@ -80,7 +82,7 @@ class Journaled:
         self._step = step
         self._mark = MARK % run_id
         self._answer = answer
-        self._run_python = run_python
+        self._performer = performer
         self._tell = tell
         self._left_out = left_out
         self._at = at
@@ -92,6 +94,7 @@ class Journaled:
         Returns:
             How many statements are done, those of earlier runs included, and why it stopped.
         """
+        self._performer.begin(() if self._step.file.is_python else self._step.file.statements)
         past = of_step(self._journal.unfinished(), self._step)
         done = max((record.unit for record in past if record.event == "done"), default=0)
         last = _under_way(past)
@@ -183,6 +186,7 @@ class Journaled:
 
     def _unit(self, unit: Unit) -> Failure | None:
         self._lock.see_alive()
+        self._performer.part()
         if unit.way is Way.SESSION:
             return self._all(unit.statements)
         if unit.way is Way.ALONE:
@@ -193,6 +197,8 @@ class Journaled:
             self._in_transaction(unit)
         except _Failed as stopped:
             if stopped.failure.sqlstate == _NEEDS_AUTOCOMMIT and len(unit.statements) == 1:
+                self._performer.part()
+                self._performer.results.pop()
                 return self._alone(unit)  # only the server knew that it takes no transaction
             return stopped.failure
         return None
@@ -235,7 +241,9 @@ class Journaled:
 
     def _python(self) -> Failure | None:
         self._at("before statement")
-        failure = self._run_python(self._connection, self._step)
+        failure = self._performer.whole(
+            lambda: run_python(self._connection, self._step), self._step.file.path.name
+        )
         self._at("after statement")
         return failure
 
@@ -244,11 +252,9 @@ class Journaled:
             if self._left_out is not None and self._left_out(statement):
                 continue
             self._at("before statement")
-            said = attempt(self._connection, (mark + statement.text).encode())
+            said = self._performer.statement(statement, mark)
             self._at("after statement")
             if said is not None:
-                if said.position is not None:
-                    said = replace(said, position=said.position - len(mark))
                 return in_statement(self._step.name, self._step.file, statement, said)
         return None
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from negspace.errors import MigrationError, RefusedError
 from negspace.migrate.catalog import Catalog
 from negspace.migrate.execute import open_session
-from negspace.migrate.files import Migration, key_of, read_folder
-from negspace.migrate.ledger import Ledger
+from negspace.migrate.files import Folder, Migration, key_of, read_folder
+from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.meaning import differences
 from negspace.migrate.plan import Plan
 from negspace.migrate.shadow import Ground
 from negspace.migrate.trial import Trial
 
-__all__ = ["built", "either_order"]
+__all__ = ["applied_files", "built", "either_order"]
 
 
 def either_order(
@@ -46,15 +46,38 @@ def either_order(
     def guard(plan: Plan) -> None:
         there = read_folder(folder, strip_transaction=strip_transaction)
         with open_session(address) as connection:
-            applied = Ledger(connection).standing().applied
-        by_key = {migration.key: migration for migration in there.migrations}
-        keys = [key_of(one.name) for one in (*applied, *plan.steps)]
-        here = [by_key[key] for key in keys if key in by_key]
+            applied = applied_files(there, Ledger(connection).standing())
+        pending = {key_of(step.name) for step in plan.steps}
+        here = [*applied, *(m for m in there.migrations if m.key in pending)]
         elsewhere = sorted(here, key=lambda migration: migration.key)
         if here != elsewhere:
             _refuse_difference(place(), here, elsewhere)
 
     return guard
+
+
+def applied_files(folder: Folder, standing: Standing) -> tuple[Migration, ...]:
+    """The migrations that a database has, in the order in which they were applied.
+
+    Where the file of one is gone, the squash that replaces it is in its place.
+    """
+    by_key = {migration.key: migration for migration in folder.migrations}
+    squashes = {
+        key_of(name): migration
+        for migration in folder.migrations
+        for names in migration.up.replaces
+        for name in names
+    }
+    keys = [key_of(row.name) for row in standing.applied]
+    needed = {squashes[key].key for key in keys if key not in by_key and key in squashes}
+    found: dict[tuple[int, str], Migration] = {}
+    for key in keys:
+        squash = squashes.get(key)
+        if squash is not None and squash.key in needed:
+            found[squash.key] = squash
+        elif key in by_key:
+            found[key] = by_key[key]
+    return tuple(found.values())
 
 
 def built(place: Ground, migrations: Sequence[Migration]) -> Catalog:

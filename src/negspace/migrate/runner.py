@@ -12,10 +12,11 @@ from uuid import uuid4
 
 from negspace.database import Connection
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
-from negspace.migrate.execute import Options, Run, RunResult, open_session
+from negspace.migrate.execute import Options, Run, open_session
 from negspace.migrate.files import Folder, Migration, key_of, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
+from negspace.migrate.outcome import RunResult
 from negspace.migrate.plan import (
     Plan,
     disagreements,

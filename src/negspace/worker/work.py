@@ -35,7 +35,6 @@ SLOW_MS: Final = 5000  # where analysis_performance_summary begins to say slow
 _FOR_GOOD: Final = (
     ImageError,
     InvalidInputError,
-    AnalysisError,
     ConstraintError,
     RefusedError,
 )
@@ -126,7 +125,9 @@ def _advice(
 
 
 def may_help(error: Exception) -> bool:
-    """Whether another try may end otherwise."""
+    """Whether another try may end otherwise: it may where foreign code raised something."""
+    if isinstance(error, AnalysisError):
+        return error.__cause__ is not None
     return not isinstance(error, _FOR_GOOD)
 
 
@@ -137,7 +138,7 @@ def reason(error: Exception, job: Claimed, storage: Storage) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     folder = str(storage.folder)
-    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
+    text = text.replace(str(storage.folder / job.file_path), job.original_filename)
     return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 

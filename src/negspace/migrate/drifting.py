@@ -16,11 +16,11 @@ from negspace.errors import MigrationFileError
 from negspace.migrate.catalog import Catalog, Difference, Object, read
 from negspace.migrate.execute import open_session
 from negspace.migrate.explain import created, dropped, made
-from negspace.migrate.files import Folder, Migration, key_of, read_folder
+from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.histories import without_histories
 from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.meaning import differences
-from negspace.migrate.ordering import built
+from negspace.migrate.ordering import applied_files, built
 from negspace.migrate.plan import disagreements
 from negspace.migrate.schema_file import in_order
 from negspace.migrate.shadow import Ground
@@ -113,8 +113,7 @@ def _applied(folder: Folder, standing: Standing) -> tuple[Migration, ...]:
         raise MigrationFileError(
             f"{problem.where}: {problem.message}", hint=problem.hint, file=str(problem.file)
         )
-    by_key = {migration.key: migration for migration in folder.migrations}
-    return tuple(by_key[key_of(row.name)] for row in standing.applied)
+    return applied_files(folder, standing)
 
 
 def drifted(expected: Catalog, live: Catalog) -> tuple[DriftedObject, ...]:
