@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_proof, output
+from negspace.cli import migrate_lint, migrate_proof, output
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -82,9 +82,11 @@ def _undoes(command: Command) -> Command:
 @group.command()
 @_writes
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
+@click.option("--no-lint", is_flag=True, help="Apply what lint calls an error too.")
 def up(
     folder: Path,
     to: str | None,
+    no_lint: bool,
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
@@ -93,7 +95,10 @@ def up(
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
     options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
-    result = migrate.up(address(), folder, to=to, options=options, on_wait=_say_waiting)
+    guard = None if no_lint else migrate_lint.guard(folder, lock_timeout)
+    result = migrate.up(
+        address(), folder, to=to, options=options, on_wait=_say_waiting, guard=guard
+    )
     return _show_run(result, as_json=as_json)
 
 
@@ -311,6 +316,8 @@ def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool
     """Check every file, and what is applied against it; change nothing."""
     where = None if offline else address()
     problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
+    if not problems:
+        problems = migrate_lint.problems(folder, where, strip_transaction=strip_transaction)
     if as_json:
         output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
     else:
@@ -385,5 +392,6 @@ def dump(target: Path | None, as_json: bool) -> None:
         output.show_text(f"wrote {target}")
 
 
+group.add_command(migrate_lint.lint)
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_proof.squash)

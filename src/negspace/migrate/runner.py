@@ -74,6 +74,7 @@ def up(
     to: str | None = None,
     options: Options | None = None,
     on_wait: OnWait | None = None,
+    guard: Guard | None = None,
 ) -> RunResult:
     """Apply everything that is pending, in one transaction.
 
@@ -85,6 +86,8 @@ def up(
         to: The last version to apply; all when None.
         options: Dry run, timeouts, progress.
         on_wait: Called with who holds the lock, when there is somebody to wait for.
+        guard: Called with the plan before anything is touched; it may raise, see
+            ``lint.linted``.
 
     Returns:
         What was done. A migration that fails is told in ``failure``, not raised.
@@ -94,7 +97,7 @@ def up(
         UnavailableError: No database was reached.
     """
     there = _read(folder, options)
-    return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait)
+    return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait, guard)
 
 
 def down(

@@ -1,0 +1,102 @@
+"""What a run has made and dropped where a statement stands: what comes before it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from negspace.migrate.ddl import Change, Constraint, Name
+from negspace.migrate.lexer import Statement
+from negspace.migrate.script import MigrationFile
+
+__all__ = ["Made", "Progress", "Thresholds", "constraints_of", "same"]
+
+_MAKES: Final = (
+    "create table",
+    "create materialized view",
+    "create view",
+    "create type",
+    "create domain",
+    "create function",
+    "create procedure",
+)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From when on a table counts.
+
+    Attributes:
+        small_bytes: Up to this size a scan or a rewrite is over at once.
+        large_bytes: From this size on it isn't.
+        large_rows: The same in rows.
+        hot_per_second: Reads and writes a second, from which on a wait is felt.
+    """
+
+    small_bytes: int = 8 << 20
+    large_bytes: int = 100 << 20
+    large_rows: int = 1_000_000
+    hot_per_second: float = 10.0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A change of the run, where it stands."""
+
+    file: MigrationFile
+    statement: Statement
+    change: Change
+
+
+def same(one: Name, other: Name) -> bool:
+    """Whether two names may mean the same object: a schema that isn't said is any."""
+    schemas = {one.schema, other.schema} - {None}
+    return one.name == other.name and len(schemas) < 2
+
+
+def constraints_of(change: Change) -> tuple[Constraint, ...]:
+    """The constraints that a change makes."""
+    inline = change.column.constraints if change.column else ()
+    return (change.constraint, *inline) if change.constraint else inline
+
+
+@dataclass
+class Progress:
+    """What the statements so far have done to the database.
+
+    Attributes:
+        whole: Every change of the run, those to come too.
+    """
+
+    whole: tuple[Made, ...]
+    before: list[Made] = field(default_factory=list)
+    lock_timeout: bool = False
+
+    def enter(self, *, one_run: bool) -> None:
+        """Go on to the next file; unless they run together, it knows of itself alone."""
+        self.lock_timeout = False
+        if not one_run:
+            self.before = []
+
+    def has_made(self, name: Name) -> bool:
+        """Whether the object was made by the run, and is therefore nobody else's yet."""
+        return any(
+            made.change.kind in _MAKES and same(made.change.object, name) for made in self.before
+        )
+
+    def has_dropped(self, name: str, kind: str = "drop") -> bool:
+        """Whether something of that name was dropped, of the kind that ``kind`` begins."""
+        return any(
+            made.change.kind.startswith(kind)
+            and name in {made.change.object.name, made.change.name}
+            for made in self.before
+        )
+
+    def parts_of(self, table: Name, *, to_come: bool = False) -> Iterator[Change]:
+        """The indexes and constraints that the run gives a table: so far, or all of them."""
+        for made in self.whole if to_come else self.before:
+            if same(made.change.object, table) and (
+                made.change.index or constraints_of(made.change)
+            ):
+                yield made.change
