@@ -20,7 +20,7 @@ from negspace.migrate.files import Migration, read_folder
 from negspace.migrate.ledger import Ledger
 from negspace.migrate.lexer import Statement
 from negspace.migrate.lint_facts import Facts, look
-from negspace.migrate.lint_rules import NO_WAY_DOWN, RULES, Said, Subject
+from negspace.migrate.lint_rules import NO_WAY_DOWN, RULES, Subject
 from negspace.migrate.lint_run import Made, Progress, Thresholds
 from negspace.migrate.lint_scope import why_not
 from negspace.migrate.lint_waivers import Waiver, waivers
@@ -258,13 +258,15 @@ class _Linting:
                 for change in changes(statement)
             ]
             found += self._of_squawk(target, statement, subjects, said)
-            if not target.is_down:
-                found += _own(subjects)
-            run.before += [Made(file, statement, subject.change) for subject in subjects]
+            for subject in subjects:
+                if not target.is_down:
+                    found += _own(subject)
+                run.before.append(Made(file, statement, subject.change))
             run.lock_timeout |= "lock_timeout" in statement.tokens[:3]
         if target.is_down:
             run.before = [made for made in run.before if made.file != file]
-        for finding in sorted(found, key=lambda finding: (finding.line, finding.column)):
+        # A statement of several changes says the same of each.
+        for finding in sorted(set(found), key=lambda f: (f.line, f.column, f.rule, f.message)):
             self._keep(finding, allowed)
 
     def _of_squawk(
@@ -296,24 +298,19 @@ class _Linting:
         self._findings.append(finding)
 
 
-def _own(subjects: list[Subject]) -> Iterator[Finding]:
-    seen: set[tuple[str, Said]] = set()
-    for subject in subjects:
-        for name, rule in RULES.items():
-            for said in rule(subject):
-                if (name, said) in seen:
-                    continue
-                seen.add((name, said))
-                at = subject.statement
-                yield Finding(
-                    subject.file.path,
-                    at.line,
-                    at.column,
-                    name,
-                    said.severity,
-                    said.message,
-                    said.remedy,
-                )
+def _own(subject: Subject) -> Iterator[Finding]:
+    at = subject.statement
+    for name, rule in RULES.items():
+        for said in rule(subject):
+            yield Finding(
+                subject.file.path,
+                at.line,
+                at.column,
+                name,
+                said.severity,
+                said.message,
+                said.remedy,
+            )
 
 
 def _unknown(file: MigrationFile, waiver: Waiver) -> Finding:

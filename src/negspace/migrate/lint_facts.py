@@ -25,7 +25,7 @@ class Table:
         bytes: Of its rows, with what is stored out of line, indexes left out; with all
             partitions.
         rows: About how many, as the statistics say.
-        per_second: Reads and writes of it, on the mean since the statistics were reset.
+        per_second: Scans of it and rows written, on the mean since the statistics were reset.
         empty: Nothing was ever stored in it, or all of that is gone.
     """
 

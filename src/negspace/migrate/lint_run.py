@@ -31,7 +31,7 @@ class Thresholds:
         small_bytes: Up to this size a scan or a rewrite is over at once.
         large_bytes: From this size on it isn't.
         large_rows: The same in rows.
-        hot_per_second: Reads and writes a second, from which on a wait is felt.
+        hot_per_second: Scans and rows written a second, from which on a wait is felt.
     """
 
     small_bytes: int = 8 << 20

@@ -61,7 +61,7 @@ def why_not(rule: str, is_down: bool, subjects: list[Subject]) -> str | None:
         return "the server tells a syntax error, and what is none"
     if rule in _TIMEOUTS:
         return "the runner sets the time-outs; missing-lock-timeout looks at the tables"
-    if is_down and rule.startswith("ban-drop-"):
+    if is_down and rule.startswith(("ban-drop-", "require-concurrent-index-deletion")):
         return "a down undoes; negspace migrate prove tells what that loses"
     if not subjects or rule not in _LOCKS | _CLIENTS:
         return None
