@@ -231,7 +231,9 @@ def test_a_connection_that_the_server_ended_is_replaced(db, empty_database):
 def test_views_for_other_actors_share_the_pool(db):
     with db.transaction() as connection:
         first = connection.info.backend_pid
-    with db.acting_as(Actor(user_id=1)).transaction() as connection:
+    with db.acting_as(Actor(user_id=1)) as view, view.transaction() as connection:
+        assert connection.info.backend_pid == first
+    with db.transaction() as connection:  # the view is closed, the pool is not
         assert connection.info.backend_pid == first
 
 

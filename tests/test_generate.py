@@ -36,13 +36,9 @@ VIEWS = (
 )
 
 
-def silent(_line: str) -> None:
-    pass
-
-
 def fill(target, plan=PLAN, **options):
     with Database(target.owner) as connected:
-        return generate(connected, plan, say=silent, **options)
+        return generate(connected, plan, **options)
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +233,23 @@ def test_the_tables_agree_with_each_other(filled):
     assert all(ask(filled, joined)[0].values())
 
 
+def test_every_slice_of_the_year_has_an_image():
+    plan = Plan(images=3, events=2_000_000, metrics=0)
+    parts = [plan.part(plan.images, piece) for piece in range(plan.slices)]
+    assert parts == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_people_come_all_through_the_year(filled):
+    months = ask(filled, """select action::text, count(distinct date_trunc('week', "timestamp")) n
+        from security_audit where action in ('login', 'create_image', 'view_results')
+        group by 1""")  # fmt: skip
+    assert {row["action"]: row["n"] >= 52 for row in months} == {
+        "login": True,
+        "create_image": True,
+        "view_results": True,
+    }
+
+
 def test_few_users_do_most_and_people_sleep(filled):
     share = ask(filled, "select max(n) * 1.0 / sum(n) as top from"
                 " (select count(*) as n from images group by user_id) u")  # fmt: skip
@@ -304,6 +317,13 @@ def test_the_command_asks_before_it_fills_a_server_of_others(cli, database):
     assert done.json["until"] == "2026-06-01"
     assert {t["table"]: t["rows"] for t in done.json["tables"]}["images"] == 1000
     assert "visibility maps" in done.err
+
+
+def test_whoever_is_not_the_owner_is_refused(cli, database):
+    services_alone = {"DATABASE_URL": database.app}
+    refused = cli("dev", "generate", "--images", "100", "--yes", "--json", env=services_alone)
+    assert (refused.status, refused.error["code"]) == (4, "access")
+    assert "NEGSPACE_OWNER_URL" in refused.error["hint"]
 
 
 @pytest.mark.parametrize("number", ["many", "1.5", "-1", "nan", "inf"])

@@ -449,6 +449,18 @@ def test_cancelling_what_waits_runs_or_failed(bench: Bench, worker: str) -> None
     assert bench.value(events) == 3
 
 
+def test_an_image_that_has_a_result_has_it_still_when_a_further_job_is_cancelled(
+    bench: Bench, worker: str
+) -> None:
+    image = bench.add_image()
+    bench.enqueue(image)
+    leases.complete(bench.services, claimed(bench), completion())
+    further = bench.enqueue(image, use_cache=False)
+    assert image_status(bench, image) == "pending"
+    jobs.cancel(bench.services, [further])
+    assert image_status(bench, image) == "completed"
+
+
 def test_failed_jobs_are_retried_with_all_their_tries(bench: Bench, worker: str) -> None:
     image, gone, anew = bench.add_images(3)
     ids = bench.enqueue([image, gone, anew], max_retries=1)

@@ -13,6 +13,8 @@ import pytest
 from conftest import clean_environment
 from negspace.database import connect
 
+NEGSPACE = [sys.executable, "-m", "negspace"]
+
 FILES = {
     "001_users.up.sql": "create table users (id int);",
     "001_users.down.sql": "drop table users;",
@@ -59,7 +61,7 @@ def test_a_day_with_migrations(migrate, folder):
     assert lines[1].split()[:4] == ["001", "users", "applied", "1"]
     assert lines[-1] == "all 2 applied"
     assert migrate("validate").out == "valid\n"
-    ran = migrate("down", "--yes")
+    ran = migrate("down", "--yes", "--accept-loss", "public.posts")
     assert (ran.status, ran.out.split(" in ")[0]) == (0, "undid 1 migration")
     found = migrate("history", "1", "--json").json
     assert [(e["name"], e["status"]) for e in found] == [("002_posts", "rolled_back")]
@@ -151,7 +153,7 @@ def test_down_asks_at_a_terminal(migrate, empty_database, folder, home):
     for answer, status in (("n", 4), ("y", 0)):
         ours, theirs = pty.openpty()
         process = subprocess.Popen(
-            [sys.executable, "-m", "negspace", "migrate", "down", "--dir", str(folder)],
+            [*NEGSPACE, "migrate", "down", "--development", "--dir", str(folder)],
             stdin=theirs,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,7 +24,7 @@ def timeless(text: str) -> str:
 
 
 def test_the_examples_of_the_page_do_what_it_says(empty_database, tmp_path, home):
-    environment = clean_environment(home) | empty_database.environment
+    environment = clean_environment(home) | {"DATABASE_URL": empty_database.superuser}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     commands = 0
     for block in examples("console"):

@@ -111,7 +111,7 @@ def test_what_only_looks_like_a_difference_is_none(second):
         create function f() returns int language plpgsql as
             $$ begin -- one
                    return 1; end $$;
-        create view v with (security_invoker = false) as select id from t;
+        create view v with (security_barrier = false) as select id from t;
         drop sequence t_id_seq;
     """
     proof = second(up, down, base)
@@ -244,6 +244,11 @@ def test_a_down_that_refuses_what_came_after_the_up_says_so(second):
     )
     assert proof.grade == "loses data"
     assert proof.down_refuses.sqlstate == "23514"
+
+
+def test_made_up_content_breaks_no_down(second):
+    proof = second("select 1", "alter table t alter name type int using name::int", BASE)
+    assert (proof.grade, proof.down_refuses.sqlstate) == ("lies", "22P02")
 
 
 def test_an_up_that_needs_empty_tables_says_so(second):
@@ -385,7 +390,7 @@ def test_a_shadow_goes_with_its_block(place):
 def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_path):
     code = (
         "import sys, time\n"
-        "from negspace.migrate.shadow import shadow\n"
+        "from negspace.migrate.shadow import Ground, shadow\n"
         "with shadow(Ground(sys.argv[1], sys.argv[2])):\n"
         "    print('made', flush=True)\n"
         "    time.sleep(600)\n"

@@ -332,13 +332,14 @@ class Database:
         self.actor = actor or Actor(user_agent=program_agent())
         self._size = pool or PoolSize()
         self._pool: ConnectionPool[Connection] | None = None
+        self._lent = False
         self._opening = threading.Lock()
 
     def acting_as(self, actor: Actor) -> Database:
         """A view of the same pool whose transactions are attributed to ``actor``."""
         with self._opening:
             other = Database(self.address, actor=actor, pool=self._size)
-            other._pool = self._opened()
+            other._pool, other._lent = self._opened(), True
             return other
 
     @contextmanager
@@ -359,10 +360,11 @@ class Database:
         return connect(self.address, autocommit=autocommit)
 
     def close(self) -> None:
-        """Close the pool; a transaction afterwards opens a new one."""
+        """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
         with self._opening:
             if self._pool is not None:
-                self._pool.close()
+                if not self._lent:
+                    self._pool.close()
                 self._pool = None
 
     def __enter__(self) -> Database:

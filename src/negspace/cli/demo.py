@@ -8,7 +8,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -217,7 +217,7 @@ def _show(
     )
 
 
-def _tables(found: Report) -> dict[str, list[dict[str, object]]]:
+def _tables(found: Report) -> dict[str, Sequence[Mapping[str, object]]]:
     """What is shown as tables: by title, rows whose keys are the columns."""
     return {
         "Images": [

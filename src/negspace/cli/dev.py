@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
 from negspace import server, settings
 from negspace.cli import output
 from negspace.errors import RefusedError
+
+if TYPE_CHECKING:
+    from negspace.generate import Generated
+    from negspace.settings import Settings
 
 
 class Count(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
@@ -67,12 +72,7 @@ def generate(
     About as many results and jobs come as images; no image files are made. Either all rows
     come in or none; until then the tables are locked.
     """
-    given = settings.load()
-    if not given.embedded and not yes:
-        raise RefusedError(
-            "this database is not the embedded one, and nothing was touched",
-            hint="say --yes to fill it with invented rows",
-        )
+    given = _ours(yes=yes)
     from negspace import generate as generator
 
     plan = generator.Plan(
@@ -87,6 +87,20 @@ def generate(
         made = generator.generate(
             database, plan, into_existing=into_existing, jobs=jobs, say=output.note
         )
+    _show(made, as_json=as_json)
+
+
+def _ours(*, yes: bool) -> Settings:
+    given = settings.load()
+    if not given.embedded and not yes:
+        raise RefusedError(
+            "this database is not the embedded one, and nothing was touched",
+            hint="say --yes to fill it with invented rows",
+        )
+    return given
+
+
+def _show(made: Generated, *, as_json: bool) -> None:
     if as_json:
         output.show_json(made)
         return

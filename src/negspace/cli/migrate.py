@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_lint, migrate_proof, output
+from negspace.cli import migrate_drift, migrate_lint, migrate_proof, output
 from negspace.cli.migrate_options import (
     Command,
     address,
+    either_order,
     folder_option,
     is_embedded,
     settings,
@@ -83,10 +84,16 @@ def _undoes(command: Command) -> Command:
 @_writes
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
 @click.option("--no-lint", is_flag=True, help="Apply what lint calls an error too.")
+@click.option(
+    "--allow-out-of-order",
+    is_flag=True,
+    help="Apply late migrations too, where a trial shows that the order makes no difference.",
+)
 def up(
     folder: Path,
     to: str | None,
     no_lint: bool,
+    allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
     statement_timeout: float | None,
@@ -95,9 +102,11 @@ def up(
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
     options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
-    guard = None if no_lint else migrate_lint.guard(folder, lock_timeout)
+    where = address()
+    late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
+    guard = None if no_lint else migrate_lint.guard(where, folder, lock_timeout)
     result = migrate.up(
-        address(), folder, to=to, options=options, on_wait=_say_waiting, guard=guard
+        where, folder, to=to, options=options, on_wait=_say_waiting, late=late, guard=guard
     )
     return _show_run(result, as_json=as_json)
 
@@ -308,27 +317,6 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
 
 
 @group.command()
-@folder_option
-@click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
-@strip_option
-@output.json_option
-def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
-    """Check every file, and what is applied against it; change nothing."""
-    where = None if offline else address()
-    problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
-    if not problems:
-        problems = migrate_lint.problems(folder, where, strip_transaction=strip_transaction)
-    if as_json:
-        output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
-    else:
-        for problem in problems:
-            output.show_text(f"{problem.where}: {problem.message}")
-            output.show_text(f"  hint: {problem.hint}")
-        output.show_text(f"{len(problems)} problems" if problems else "valid")
-    return FOUND if problems else 0
-
-
-@group.command()
 @click.argument("count", type=click.IntRange(min=1), required=False)
 @output.json_option
 def history(count: int | None, as_json: bool) -> None:
@@ -393,5 +381,7 @@ def dump(target: Path | None, as_json: bool) -> None:
 
 
 group.add_command(migrate_lint.lint)
+group.add_command(migrate_lint.validate)
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_proof.squash)
+group.add_command(migrate_drift.drift)

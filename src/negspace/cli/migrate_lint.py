@@ -1,4 +1,4 @@
-"""``negspace migrate lint``: what is risky in migrations; and what ``up`` and ``validate`` say."""
+"""``negspace migrate lint`` and ``validate``: what is risky in files, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from negspace import migrate
 from negspace.cli import output
 from negspace.cli.migrate_options import address, folder_option, strip_option
 
@@ -99,20 +100,40 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def guard(folder: Path, lock_timeout: float | None) -> Callable[[Plan], None]:
+def guard(where: str, folder: Path, lock_timeout: float | None) -> Callable[[Plan], None]:
     """What ``up`` asks before it runs; squawk is imported when there is something to run."""
 
     def check(plan: Plan) -> None:
         from negspace.migrate.lint import linted
 
-        linted(address(), folder, lock_timeout=lock_timeout is not None, on_warnings=say_warnings)(
-            plan
-        )
+        has_timeout = lock_timeout is not None
+        linted(where, folder, lock_timeout=has_timeout, on_warnings=say_warnings)(plan)
 
     return check
 
 
-def problems(folder: Path, where: str | None, *, strip_transaction: bool) -> tuple[Problem, ...]:
+@click.command()
+@folder_option
+@click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
+@strip_option
+@output.json_option
+def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
+    """Check every file, and what is applied against it; change nothing."""
+    where = None if offline else address()
+    problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
+    if not problems:
+        problems = _errors(folder, where, strip_transaction=strip_transaction)
+    if as_json:
+        output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
+    else:
+        for problem in problems:
+            output.show_text(f"{problem.where}: {problem.message}")
+            output.show_text(f"  hint: {problem.hint}")
+        output.show_text(f"{len(problems)} problems" if problems else "valid")
+    return FOUND if problems else 0
+
+
+def _errors(folder: Path, where: str | None, *, strip_transaction: bool) -> tuple[Problem, ...]:
     """Lint's errors, as ``validate`` lists them; its warnings go to stderr."""
     from negspace.migrate.lint import lint as linted
     from negspace.migrate.script import Problem

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from negspace.migrate.plan import Plan
     from negspace.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -46,6 +47,15 @@ def settings() -> Settings:
 def is_embedded(found: Settings) -> bool:
     """Whether migrations run on the embedded server: a developer's own."""
     return found.embedded and found.owner_url is None
+
+
+def either_order(address: str, folder: Path, *, strip: bool) -> Callable[[Plan], None]:
+    """The trial of late migrations; shadows are made on the settings' server."""
+    from negspace.migrate import ordering, shadow
+
+    return ordering.either_order(
+        lambda: shadow.ground(settings()), address, folder, strip_transaction=strip
+    )
 
 
 def address() -> str:

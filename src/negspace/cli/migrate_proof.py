@@ -132,8 +132,7 @@ def _show(found: Proof) -> None:
     grades = [proof.grade for proof in found.migrations]
     counts = ", ".join(f"{grades.count(grade)} {grade}" for grade in dict.fromkeys(sorted(grades)))
     spent = f"{found.duration_ms / 1000:.1f} s"
-    server = f"PostgreSQL {found.server_version // 10_000}"
-    output.show_text(f"{len(grades)} proven in {spent} on {server}: {counts}")
+    output.show_text(f"{len(grades)} proven in {spent}: {counts}")
 
 
 _MOST_SHOWN: Final = 6

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from negspace.database import Connection, Database, only, sql, translated
-from negspace.errors import NotFoundError, RefusedError
+from negspace.errors import AccessError, NotFoundError, RefusedError
 from negspace.generate import images, people, results, samples, trail
 from negspace.generate.load import Loaded, Maker, Say, load, query
 from negspace.generate.plan import Plan
@@ -43,7 +43,7 @@ _RECORDS: Final[Mapping[str, Maker]] = {
     "performance_metrics": samples.performance_metrics,
 }
 _TABLES: Final = (*_PICTURES, *_RECORDS, "analysis_cache")
-_NUMBERED: Final = tuple(table for table in _TABLES if table != "workers")
+_NUMBERED: Final = tuple(table for table in (*_PICTURES, *_RECORDS) if table != "workers")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def generate(
     *,
     into_existing: bool = False,
     jobs: int = 2,
-    say: Say = print,
+    say: Say | None = None,
 ) -> Generated:
     """Fill a migrated database.
 
@@ -95,24 +95,31 @@ def generate(
         AccessError: The connection is not the owner's.
     """
     began = time.perf_counter()
-    with database.transaction() as connection:
-        _look(connection, into_existing)
-        start = datetime.fromtimestamp(plan.start / 1000, UTC)
-        connection.execute("select ensure_partitions(oldest => %s)", [start])
-    loaded = _fill(database, plan, jobs, say)
-    vacuumed = time.perf_counter()
-    _refresh(database, jobs, say)
-    ended = time.perf_counter()
-    rows = sum(table.rows for table in loaded)
+    _prepare(database, plan, into_existing)
+    loaded = _fill(database, plan, jobs, say or _silent)
+    filled = time.perf_counter()
+    _refresh(database, jobs, say or _silent)
+    ended, rows = time.perf_counter(), sum(table.rows for table in loaded)
     return Generated(
         rows=rows,
         seconds=ended - began,
         rows_per_second=rows / (ended - began),
         seed=plan.seed,
         until=plan.until,
-        vacuum_seconds=ended - vacuumed,
+        vacuum_seconds=ended - filled,
         tables=loaded,
     )
+
+
+def _silent(_: str) -> None:
+    """No progress wanted."""
+
+
+def _prepare(database: Database, plan: Plan, into_existing: bool) -> None:
+    with database.transaction() as connection:
+        _look(connection, into_existing)
+        start = datetime.fromtimestamp(plan.start / 1000, UTC)
+        connection.execute("select ensure_partitions(oldest => %s)", [start])
 
 
 def _look(connection: Connection, into_existing: bool) -> None:
@@ -136,7 +143,7 @@ def _name(table: str) -> sql.Identifier:
 
 
 def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
-    """All tables, in one transaction per connection; they commit together at the end."""
+    """All tables, in one transaction per connection, committed one right after the other."""
     lanes = [_PICTURES, _RECORDS] if jobs > 1 else [{**_PICTURES, **_RECORDS}]
     with translated(), ExitStack() as stack:
         connections = [stack.enter_context(closing(database.connect())) for _ in lanes]
@@ -161,6 +168,14 @@ def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
 
 def _lock(connection: Connection, tables: Sequence[str]) -> None:
     connection.execute("set local lock_timeout = '30s'")
+    for table in tables:
+        mine = "select pg_has_role(relowner, 'usage') as yes from pg_class where oid = %s::regclass"
+        row = only(connection, mine, [f"public.{table}"])
+        if row is None or not row["yes"]:
+            raise AccessError(
+                f"only the owner of {table} can fill it",
+                hint="name the owner's connection in NEGSPACE_OWNER_URL",
+            )
     names = sql.SQL(", ").join(map(_name, tables))
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
 
@@ -188,7 +203,7 @@ def _continue_numbers(
 ) -> None:
     """The next row of each table gets the number after those that were copied."""
     for table in loaded:
-        if table.rows and table.table in first and table.table != "analysis_cache":
+        if table.rows and table.table in first:
             connection.execute(
                 "select setval(pg_get_serial_sequence(%s, 'id'), %s)",
                 [f"public.{table.table}", first[table.table] + table.rows - 1],

@@ -38,6 +38,10 @@ REASONS: Final = (
 HASH: Final = "dct64"
 _NAMES: Final = ("scan", "frame", "macula", "NGC", "slice")
 _INSTRUMENTS: Final = ("flatbed", "camera-2", "fundus-1", "telescope", "ct-3")
+_METADATA: Final = tuple(
+    f'{{"instrument": "{instrument}", "profile": "{profile}"}}'
+    for instrument, profile in zip(_INSTRUMENTS, PROFILES, strict=True)
+)
 _SIDES: Final = (512, 1024, 1411, 2048, 3000, 4096)
 _DUPLICATES: Final = 0.05  # of the images whose owner has earlier ones in the same slice
 
@@ -178,10 +182,7 @@ def _rows(
         "file_hash": digest,
         "image_dimensions": _dimensions(known),
         "analysis_status": pick(STATUSES, known.status),
-        "metadata": join(
-            '{"instrument": "', pick(_INSTRUMENTS, known.kind), '", "profile": "',
-            pick(PROFILES, known.kind), '"}',
-        ),
+        "metadata": pick(_METADATA, known.kind),
         "uploaded_at": taken,
         "processed_at": either(known.ended, done),
         "created_at": taken,

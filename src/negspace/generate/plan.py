@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Final
 
@@ -48,7 +48,7 @@ class Plan:
     metrics: int
     users: int | None = None
     seed: int = 1
-    until: date = field(default_factory=date.today)
+    until: date = field(default_factory=lambda: datetime.now(UTC).date())
 
     def __post_init__(self) -> None:
         smallest = {"images": 1, "events": 0, "metrics": 0, "accounts": 1, "seed": 0}
@@ -67,8 +67,9 @@ class Plan:
 
     @property
     def slices(self) -> int:
-        """Into how many slices the year is cut: none has very many rows of any kind."""
-        return max(1, self.images // 20_000, self.events // 100_000, self.metrics // 100_000)
+        """Into how many slices the year is cut: none has very many rows, each has an image."""
+        wanted = max(1, self.images // 20_000, self.events // 100_000, self.metrics // 100_000)
+        return min(wanted, self.images)
 
     @property
     def end(self) -> int:

@@ -95,10 +95,11 @@ def _trail(
     action = chosen(chance, _OTHER, others)
     key = chance.integers(0, keys(plan), others)
     user = np.where(action == _CALL, key_owner(plan, key), user)
-    some = chance.integers(0, max(images, 1), others)
+    some = chance.integers(0, images, others)
     refused = (chance.random(others) < np.array(_FAILING)[action]).astype(np.int64)
     refused = np.where((action == _EXPORT) & (chance.random(others) < 0.02), 2, refused)
-    time = plan.times(chance, plan.events, piece)[:others]
+    time = plan.times(chance, plan.events, piece)
+    time = time[np.linspace(0, count - 1, others).astype(np.int64)]
     order_key = np.concatenate([known.uploaded[told], known.processed[ran], time])
     order = np.argsort(order_key, kind="stable")
     image = np.concatenate([told, ran, some])[order]
@@ -114,7 +115,7 @@ def _trail(
         status=merged(np.zeros(len(told), int), (known.status[ran] == FAILED).astype(int), refused),
         user=merged(known.owner[told], known.owner[ran], user),
         image=image,
-        result=firsts[image] if images else image,
+        result=firsts[image],
         key=merged(told, ran, key),
         known=known,
     )

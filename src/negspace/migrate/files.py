@@ -1,30 +1,22 @@
 """A folder of migrations: which there are, in which order, and what is wrong with it. Pure.
 
 ``NUMBER_name.up.sql`` with ``NUMBER_name.down.sql`` beside it, or ``NUMBER_name.py`` with
-``up(connection)`` and ``down(connection)``. The number has any width, a timestamp's too, and
-may have dashes in it; files are in order of its value, then of their name.
+``up(connection)`` and ``down(connection)``; or one of the forms of other tools that
+``forms`` knows. The number has any width, a timestamp's too, and may have dashes in it; files
+are in order of its value, then of their name.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from negspace.errors import FileError
-from negspace.migrate.script import MigrationFile, Problem
+from negspace.errors import FileError, MigrationFileError
+from negspace.migrate.forms import NAME, Piece, pieces_of_file, pieces_of_folder
+from negspace.migrate.script import MigrationFile, Problem, as_problem
 
 __all__ = ["Folder", "Migration", "key_of", "read_folder"]
-
-_NAME: Final = re.compile(r"(?P<number>\d+(?:-\d+)*)[_-](?P<title>.+)")
-_SUFFIXES: Final = {
-    ".up.sql": "up",
-    ".down.sql": "down",
-    "_up.sql": "up",
-    "_down.sql": "down",
-    ".py": "python",
-}
 
 
 @dataclass(frozen=True)
@@ -78,14 +70,14 @@ def key_of(name: str) -> tuple[int, str]:
     Args:
         name: Such as ``001_initial_schema``; ``1_initial_schema`` gives the same.
     """
-    found = _NAME.fullmatch(name)
+    found = NAME.fullmatch(name)
     if found is None:
         return 0, name
     return int(found["number"].replace("-", "")), found["title"]
 
 
 def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
-    """Read a folder of migrations.
+    """Read a folder of migrations, in the form that it has: see ``forms``.
 
     Args:
         path: The folder. Files that are no ``.sql`` and no ``NUMBER_….py``, and hidden
@@ -99,20 +91,18 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
         FileError: No such folder, or one that can't be read.
     """
     try:
-        entries = sorted(entry for entry in path.iterdir() if _is_ours(entry))
-        files = {entry: entry.read_bytes() for entry in entries}
+        pieces, problems = _pieces(path, strip_transaction)
     except OSError as error:
         raise FileError(
             f"{error.filename or path}: {error.strerror}",
             hint="--dir takes the folder of the migrations",
             file=str(error.filename or path),
         ) from None
-    problems: list[Problem] = []
-    found: dict[tuple[int, str], dict[str, MigrationFile]] = {}
-    for entry, data in files.items():
-        problem = _place(found, MigrationFile(entry, data, strip_transaction))
-        if problem is not None:
-            problems.append(problem)
+    problems += _mixed(path, pieces)
+    found: dict[tuple[int, str], dict[str, Piece]] = {}
+    for piece in pieces:
+        problem = _place(found, piece)
+        problems += [problem] if problem else []
     migrations: list[Migration] = []
     _pair_by_number(found)
     for key in sorted(found):
@@ -124,46 +114,68 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
     return Folder(path, tuple(migrations), tuple(problems))
 
 
-def _is_ours(entry: Path) -> bool:
-    if entry.name.startswith("."):
-        return False
-    if entry.suffix == ".py":
-        return entry.name[0].isdecimal()
-    return entry.suffix == ".sql"
+def _pieces(path: Path, strip_transaction: bool) -> tuple[list[Piece], list[Problem]]:
+    found: list[Piece] = []
+    problems: list[Problem] = []
+    for entry in sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")):
+        try:
+            if entry.suffix == ".sql" or (entry.suffix == ".py" and entry.name[0].isdecimal()):
+                found += pieces_of_file(entry, entry.read_bytes(), strip_transaction)
+            elif NAME.fullmatch(entry.name) and entry.is_dir():
+                files = {name: (entry / name).read_bytes() for name in _parts(entry)}
+                found += pieces_of_folder(entry, files, strip_transaction)
+            elif entry.suffix == ".go" and NAME.fullmatch(entry.stem):
+                problems += _go(entry)
+        except MigrationFileError as error:
+            file = error.details.get("file")
+            problems.append(as_problem(error, Path(str(file or entry))))
+    return found, problems
 
 
-def _stem(path: Path) -> tuple[str, str | None]:
-    for suffix, role in _SUFFIXES.items():
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix), role
-    return path.stem, None
+def _parts(folder: Path) -> list[str]:
+    return [n for n in ("up.sql", "down.sql", "metadata.toml") if (folder / n).exists()]
 
 
-def _place(
-    found: dict[tuple[int, str], dict[str, MigrationFile]], file: MigrationFile
-) -> Problem | None:
-    stem, role = _stem(file.path)
-    if role is None or not _NAME.fullmatch(stem):
-        return Problem(
-            file.path,
-            "not a migration's name",
-            "NUMBER_name.up.sql, NUMBER_name.down.sql or NUMBER_name.py",
+def _go(entry: Path) -> Iterator[Problem]:
+    """A migration in Go, which would be left out in silence; tests of such are none."""
+    if not entry.stem.endswith("_test"):
+        yield Problem(
+            entry, "a migration in Go can't be run", "write it in SQL, or as NUMBER_name.py"
         )
-    roles = found.setdefault(key_of(stem), {})
+
+
+def _mixed(path: Path, pieces: Iterable[Piece]) -> Iterator[Problem]:
+    """Several forms in one folder: a mistake, or a folder that two tools work on."""
+    firsts: dict[str, Piece] = {}
+    for piece in pieces:
+        firsts.setdefault(piece.form, piece)
+    if len(firsts) > 1:
+        said = ", ".join(
+            f"{piece.file.path.relative_to(path)} ({form})" for form, piece in firsts.items()
+        )
+        yield Problem(
+            path, f"migrations of several forms: {said}", "keep one form in a folder, and run that"
+        )
+
+
+def _place(found: dict[tuple[int, str], dict[str, Piece]], piece: Piece) -> Problem | None:
+    roles = found.setdefault(key_of(piece.stem), {})
+    role = piece.role
     same = roles.get(role) or (
         next(iter(roles.values()), None) if "python" in {role, *roles} else None
     )
     if same is not None:
+        before = same.file.path
         return Problem(
-            file.path,
-            f"the same version and name as {same.path.name}",
+            piece.file.path,
+            f"the same version and name as {same.stem if same.form == 'folders' else before.name}",
             "rename one of the two",
         )
-    roles[role] = file
+    roles[role] = piece
     return None
 
 
-def _pair_by_number(found: dict[tuple[int, str], dict[str, MigrationFile]]) -> None:
+def _pair_by_number(found: dict[tuple[int, str], dict[str, Piece]]) -> None:
     """Give a down whose name is not quite its up's to the one up of its number without any.
 
     Tools that go by the number alone never notice, so such folders are about.
@@ -177,16 +189,16 @@ def _pair_by_number(found: dict[tuple[int, str], dict[str, MigrationFile]]) -> N
             found[ups[0]]["down"] = found.pop(downs[0])["down"]
 
 
-def _migration(roles: dict[str, MigrationFile]) -> Migration | Problem:
+def _migration(roles: dict[str, Piece]) -> Migration | Problem:
     up = roles.get("up") or roles.get("python")
     if up is None:
         down = roles["down"]
-        missing = f"{_stem(down.path)[0]}.up.sql"
-        return Problem(down.path, f"a down without an up: {missing} is missing", "add it")
-    name, _ = _stem(up.path)
-    found = _NAME.fullmatch(name)
+        missing = "up.sql" if down.form == "folders" else f"{down.stem}.up.sql"
+        return Problem(down.file.path, f"a down without an up: {missing} is missing", "add it")
+    found = NAME.fullmatch(up.stem)
     number = found["number"] if found else ""
-    return Migration(name, number, up, roles.get("down") or roles.get("python"))
+    back = roles.get("down") or roles.get("python")
+    return Migration(up.stem, number, up.file, back.file if back else None)
 
 
 def _contradiction(migration: Migration) -> Problem | None:

@@ -26,6 +26,7 @@ from negspace.migrate.lint_scope import why_not
 from negspace.migrate.lint_waivers import Waiver, waivers
 from negspace.migrate.plan import Plan, has_way_down
 from negspace.migrate.script import MigrationFile
+from negspace.migrate.squashed import squashed
 
 __all__ = ["Finding", "LintResult", "Suppressed", "Thresholds", "lint", "linted"]
 
@@ -123,13 +124,13 @@ def lint(
         UnavailableError: No database was reached.
     """
     there = read_folder(folder, strip_transaction=strip_transaction)
-    pending: Callable[[Migration], bool] = lambda _: True  # noqa: E731
+    done: set[tuple[int, str]] = set()
     if address is not None:
         with open_session(address) as connection:
             standing = Ledger(connection).standing()
-        applied = {key for key, row in standing.by_key.items() if row.applied}
-        pending = lambda migration: migration.key not in applied  # noqa: E731
-    targets = [t for m in there.migrations if pending(m) for t in _targets(m)]
+        done = {key for key, row in standing.by_key.items() if row.applied}
+        done |= squashed(there, standing).aside
+    targets = [t for m in there.migrations if m.key not in done for t in _targets(m)]
     return _Linting(targets, thresholds or Thresholds(), lock_timeout).result(folder, address)
 
 
@@ -212,12 +213,12 @@ class _Linting:
         version = self._facts.version if self._facts else None
         files = [t.file for t in self._sound if not t.file.is_python]
         said = squawk.read(files, version=version, folder=folder) if files else ()
-        by_file: dict[Path, list[squawk.SquawkFinding]] = {}
+        by_file: dict[MigrationFile, list[squawk.SquawkFinding]] = {}
         for one in said:
-            by_file.setdefault(one.file.path, []).append(one)
+            by_file.setdefault(one.file, []).append(one)
         run = Progress(whole)
         for target in self._targets:
-            self._file(target, run, by_file.get(target.file.path, []))
+            self._file(target, run, by_file.get(target.file, []))
         return LintResult(
             tuple(self._findings),
             tuple(self._waived),

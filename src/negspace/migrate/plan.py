@@ -70,7 +70,9 @@ class Plan:
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
 
 
-def disagreements(folder: Folder, standing: Standing) -> Iterator[Problem]:
+def disagreements(
+    folder: Folder, standing: Standing, *, allow_late: bool = False
+) -> Iterator[Problem]:
     """Where the folder and the ledger don't fit: edited, missing and late files."""
     there = {migration.key: migration for migration in folder.migrations}
     stand = squashed(folder, standing)
@@ -86,7 +88,8 @@ def disagreements(folder: Folder, standing: Standing) -> Iterator[Problem]:
                 f"changed since it was applied (batch {row.batch})",
                 "put the file back as it was, and write what you want in a new migration",
             )
-    yield from _late(folder, standing)
+    if not allow_late:
+        yield from _late(folder, standing)
 
 
 def is_edited(migration: Migration, row: Applied) -> bool:
@@ -127,7 +130,7 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
             yield Problem(
                 migration.up.path,
                 f"comes before {newest.name}, which is applied already",
-                "give it a number above that one",
+                "give it a number above that one, or --allow-out-of-order",
             )
 
 
@@ -146,7 +149,7 @@ def unrunnable(file: MigrationFile) -> Iterator[Problem]:
                 file,
                 statement,
                 f"{statement.tokens[0].upper()} in a file that runs inside the run's transaction",
-                "a run is one transaction: take BEGIN and COMMIT out, or have them left out"
+                "take BEGIN and COMMIT out: a run is one transaction; or have them left out"
                 " (--strip-transaction, or -- negspace: strip-transaction);"
                 " or declare -- negspace: no-transaction, and the file has its own",
             )
@@ -188,19 +191,22 @@ def _runnable(file: MigrationFile) -> None:
 # ── plans ────────────────────────────────────────────────────────────────────────────────
 
 
-def plan_up(folder: Folder, standing: Standing, *, to: str | None = None) -> Plan:
+def plan_up(
+    folder: Folder, standing: Standing, *, to: str | None = None, allow_late: bool = False
+) -> Plan:
     """What applying everything pending takes.
 
     Args:
         folder: The migrations.
         standing: The ledger.
         to: The last version to apply, as a number or a name; all when None.
+        allow_late: Take those that come before an applied one too.
 
     Raises:
         MigrationFileError: A file that is invalid, edited, gone or late.
         InvalidInputError: There is no version ``to``.
     """
-    _refuse([*folder.problems, *disagreements(folder, standing)])
+    _refuse([*folder.problems, *disagreements(folder, standing, allow_late=allow_late)])
     last = find(folder, to).key if to is not None else None
     batch = standing.last_batch + 1
     steps: list[Step] = []

@@ -74,6 +74,7 @@ def up(
     to: str | None = None,
     options: Options | None = None,
     on_wait: OnWait | None = None,
+    late: Guard | None = None,
     guard: Guard | None = None,
 ) -> RunResult:
     """Apply everything that is pending, in one transaction.
@@ -86,6 +87,8 @@ def up(
         to: The last version to apply; all when None.
         options: Dry run, timeouts, progress.
         on_wait: Called with who holds the lock, when there is somebody to wait for.
+        late: Lets migrations that come before an applied one through, or raises, see
+            ``ordering.either_order``; without it they are refused.
         guard: Called with the plan before anything is touched; it may raise, see
             ``lint.linted``.
 
@@ -94,10 +97,26 @@ def up(
 
     Raises:
         MigrationFileError: A file that is invalid, edited, gone or late: nothing was touched.
+        RefusedError: ``late`` refused: nothing was touched.
         UnavailableError: No database was reached.
     """
     there = _read(folder, options)
-    return _run(address, lambda s: plan_up(there, s, to=to), options, on_wait, guard)
+
+    def planned(standing: Standing) -> Plan:
+        return plan_up(there, standing, to=to, allow_late=late is not None)
+
+    return _run(address, planned, options, on_wait, _all_of(late, guard))
+
+
+def _all_of(*guards: Guard | None) -> Guard | None:
+    """One guard that asks them all, in that order."""
+    asked = [guard for guard in guards if guard is not None]
+
+    def guard(plan: Plan) -> None:
+        for one in asked:
+            one(plan)
+
+    return guard if asked else None
 
 
 def down(

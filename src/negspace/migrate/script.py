@@ -27,6 +27,7 @@ __all__ = [
     "Directives",
     "MigrationFile",
     "Problem",
+    "as_problem",
     "check_waiver",
 ]
 
@@ -89,6 +90,7 @@ class MigrationFile:
     Attributes:
         strip_transaction: Leave the file's own BEGIN and COMMIT out, as its directive
             ``strip-transaction`` would.
+        autocommit: Another tool's mark says what the directive ``no-transaction`` would.
 
     Reading is cheap and lexing is not: a folder whose files are all applied and unchanged to
     the byte is never lexed.
@@ -97,6 +99,7 @@ class MigrationFile:
     path: Path
     data: bytes
     strip_transaction: bool = False
+    autocommit: bool = False
 
     @property
     def is_python(self) -> bool:
@@ -172,7 +175,8 @@ class MigrationFile:
         Raises:
             MigrationFileError: A directive that is unknown or lacks its reason.
         """
-        return _directives(self.path, self.comments())
+        found = _directives(self.path, self.comments())
+        return replace(found, transaction=False) if self.autocommit else found
 
     @property
     def replaces(self) -> tuple[tuple[str, ...], ...]:

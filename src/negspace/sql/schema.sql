@@ -1220,6 +1220,12 @@ begin
     if exists (select from public.processing_queue_hot q where q.image_id = settle_image.image) then
         return;
     end if;
+    -- Asked for again, taken back before it ran: what it had is what it has.
+    update public.images i
+    set analysis_status = 'processing'
+    where i.id = settle_image.image
+      and i.analysis_status = 'pending'
+      and settle_image.outcome = 'completed';
     update public.images i
     set analysis_status = settle_image.outcome,
         processed_at    = clock_timestamp(),

@@ -22,6 +22,7 @@ class Claimed:
         attempt: How often it was claimed, this time included.
         image_id: The image.
         file_path: Its file, below the storage folder.
+        original_filename: The name that the file came with.
         algorithm_name: The analyser.
         algorithm_version: Its version.
         algorithm_parameters: Its parameters.
@@ -32,6 +33,7 @@ class Claimed:
     attempt: int
     image_id: int
     file_path: str
+    original_filename: str
     algorithm_name: str
     algorithm_version: str
     algorithm_parameters: Mapping[str, Any]
@@ -70,6 +72,7 @@ def claim(database: Database, worker: str, algorithms: Sequence[str]) -> Claimed
     query: LiteralString = (
         "with claimed as materialized (select * from claim_jobs(%s, 1, %s))"
         " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path,"
+        " i.original_filename,"
         " c.algorithm_name, c.algorithm_version, c.algorithm_parameters"
         " from claimed c join images i on i.id = c.image_id"
     )

@@ -211,7 +211,7 @@ class _Process:
         )
 
     def _fail(self, job: Claimed, error: Exception, fields: dict[str, int]) -> None:
-        reason = work.reason(error, self._assignment.storage)
+        reason = work.reason(error, job, self._assignment.storage)
         again = work.may_help(error)
         status = self._insist(lambda: leases.fail(self._database, job, reason, again=again))
         log.warning("job %s: image %s %s: %s", job.id, job.image_id, status, reason, extra=fields)

@@ -83,7 +83,7 @@ def analyse(job: Claimed, storage: Storage, settings: Settings) -> Completion:
         with steps("decode_and_hash"):
             known = hashes.of_image(image)
         with steps("analyze"):
-            found = analyzer.analyze(image, parameters)
+            found = analysis.run(analyzer, image, parameters)
         with steps("draw"):
             picture = _draw(image, found, storage)
     return Completion(
@@ -130,13 +130,14 @@ def may_help(error: Exception) -> bool:
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, storage: Storage) -> str:
-    """What is stored as the reason of a failure: for people, without the storage's folder."""
+def reason(error: Exception, job: Claimed, storage: Storage) -> str:
+    """What is stored as the reason of a failure: for people, who know the file by its name."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message
     else:
         text = f"{type(error).__name__}: {error}"
     folder = str(storage.folder)
+    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
     return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 
