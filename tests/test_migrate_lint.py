@@ -95,6 +95,7 @@ CASES = [
         [
             "create index i on small (c)",
             "create index i on empty (a)",
+            "create index concurrently i on big (c)",
             "create table fresh (a bigint); create index i on fresh (a)",
             "alter table big alter column b type varchar(20)",
             "alter table big alter column b type text",

@@ -245,6 +245,7 @@ class _Linting:
             found.append(_no_way_down(file))
         # Offline nobody knows which files run together: each knows what it made itself.
         run.enter(one_run=self._facts is not None)
+        run = run.branch() if target.is_down else run
         for statement in file.statements:
             subjects = [
                 Subject(
@@ -262,10 +263,8 @@ class _Linting:
             for subject in subjects:
                 if not target.is_down:
                     found += _own(subject)
-                run.before.append(Made(file, statement, subject.change))
+                run.add(Made(file, statement, subject.change))
             run.lock_timeout |= "lock_timeout" in statement.tokens[:3]
-        if target.is_down:
-            run.before = [made for made in run.before if made.file != file]
         # A statement of several changes says the same of each.
         for finding in sorted(set(found), key=lambda f: (f.line, f.column, f.rule, f.message)):
             self._keep(finding, allowed)

@@ -67,23 +67,35 @@ class Progress:
 
     Attributes:
         whole: Every change of the run, those to come too.
+        before: Those up to here.
+        makes: The objects that those make, by name.
     """
 
     whole: tuple[Made, ...]
-    before: list[Made] = field(default_factory=list)
+    before: list[Made] = field(default_factory=list[Made])
+    makes: dict[str, list[Name]] = field(default_factory=dict[str, list[Name]])
     lock_timeout: bool = False
 
     def enter(self, *, one_run: bool) -> None:
         """Go on to the next file; unless they run together, it knows of itself alone."""
         self.lock_timeout = False
         if not one_run:
-            self.before = []
+            self.before, self.makes = [], {}
+
+    def add(self, made: Made) -> None:
+        """Go on after a change."""
+        self.before.append(made)
+        if made.change.kind in _MAKES:
+            self.makes.setdefault(made.change.object.name, []).append(made.change.object)
+
+    def branch(self) -> Progress:
+        """The same, to go on with apart."""
+        makes = {name: list(names) for name, names in self.makes.items()}
+        return Progress(self.whole, list(self.before), makes, self.lock_timeout)
 
     def has_made(self, name: Name) -> bool:
         """Whether the object was made by the run, and is therefore nobody else's yet."""
-        return any(
-            made.change.kind in _MAKES and same(made.change.object, name) for made in self.before
-        )
+        return any(same(made, name) for made in self.makes.get(name.name, ()))
 
     def has_dropped(self, name: str, kind: str = "drop") -> bool:
         """Whether something of that name was dropped, of the kind that ``kind`` begins."""
