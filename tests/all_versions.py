@@ -67,7 +67,7 @@ def run(major: int, arguments: list[str]) -> Outcome:
     environment = dict(os.environ)
     if major != EMBEDDED:
         folder = programs(major)
-        environment["NEGSPACE_TEST_POSTGRES"] = str(folder / "bin")
+        environment["POSTGRES_UNDER_TEST"] = str(folder / "bin")
         # Its tools would load the system's libpq; so would the server, to replicate.
         environment["LD_LIBRARY_PATH"] = str(folder / "lib")
     print(f"── PostgreSQL {major} ──", flush=True)

@@ -2,7 +2,7 @@
 
 One PostgreSQL serves a whole run, shared by its xdist workers; the first test that needs it
 starts it. It lies in a folder of the run, which holds a lock as long as pytest lives: the
-next run stops and removes what a killed one left. NEGSPACE_TEST_POSTGRES names the folder
+next run stops and removes what a killed one left. POSTGRES_UNDER_TEST names the folder
 of another version's programs.
 """
 
@@ -85,8 +85,7 @@ def at(home: Path, **variables: str) -> Settings:
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in [n for n in os.environ if n.startswith(("DB_", "NEGSPACE_", "PG"))]:
-        if name != "NEGSPACE_TEST_POSTGRES":
-            del os.environ[name]
+        del os.environ[name]
     os.environ.pop("DATABASE_URL", None)
     if hasattr(config, "workerinput"):
         config.stash[RUN] = Path(config.workerinput["negspace_run"])
@@ -190,12 +189,12 @@ class TestDatabase:
 
 def programs() -> binaries.Binaries | None:
     """The version under test; None for the embedded one."""
-    folder = os.environ.get("NEGSPACE_TEST_POSTGRES")
+    folder = os.environ.get("POSTGRES_UNDER_TEST")
     if folder is None:
         return None
     found = binaries.inspect(Path(folder))
     if found is None:
-        raise RuntimeError(f"no PostgreSQL that runs in {folder} (NEGSPACE_TEST_POSTGRES)")
+        raise RuntimeError(f"no PostgreSQL that runs in {folder} (POSTGRES_UNDER_TEST)")
     return found
 
 

@@ -306,6 +306,20 @@ def test_each_is_proven_on_what_the_ones_before_it_left(place, tmp_path):
     assert (proof.left_aside, proof.not_compared, proof.note) == ((), (), None)
 
 
+def test_tables_and_columns_are_filled_again_after_their_own_proof(place, tmp_path):
+    folder = write(
+        tmp_path,
+        (BASE, "drop table t"),
+        ("alter table t add a text", "alter table t drop a"),
+        ("alter table t drop a, drop name", "alter table t add a text, add name text"),
+    )
+    proof = prove(place, folder).migrations[2]
+    assert {(kind, name) for kind, name, count in losses(proof) if count} == {
+        ("values", "public.t.a"),
+        ("values", "public.t.name"),
+    }
+
+
 def test_transactions_of_their_own_are_left_out_on_request(place, tmp_path):
     folder = write(
         tmp_path, ("begin; create table u (a int); commit;", "begin; drop table u; end;")
@@ -365,6 +379,19 @@ def test_roles_are_left_as_they_are(place, tmp_path):
     assert limit["rolconnlimit"] == -1
 
 
+def test_a_role_that_went_with_its_up_is_made_again(place, tmp_path):
+    up = (
+        "create role proof_again; alter table t add must int not null;"
+        " grant select on t to proof_again"
+    )
+    down = "alter table t drop must; revoke select on t from proof_again"
+    proof = prove(place, write(tmp_path, (BASE, "drop table t"), (up, down)))
+    assert proof.migrations[1].grade == "loses data"
+    assert proof.migrations[1].up_refuses.sqlstate == "23502"
+    with connect(place.creator) as connection:
+        assert only(connection, "select from pg_roles where rolname = 'proof_again'") is None
+
+
 def test_the_own_migrations_lose_data_at_most(place):
     proof = prove(place, MIGRATIONS)
     assert {
@@ -400,11 +427,13 @@ def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_p
         stdout=subprocess.PIPE,
         env=clean_environment(tmp_path),
     ) as maker:
-        assert maker.stdout.readline() == b"made\n"
-        (left,) = shadows(place.creator)
-        with shadow(place):
-            assert len(shadows(place.creator)) == 2
-        maker.send_signal(signal.SIGKILL)
+        try:
+            assert maker.stdout.readline() == b"made\n"
+            (left,) = shadows(place.creator)
+            with shadow(place):
+                assert len(shadows(place.creator)) == 2
+        finally:
+            maker.send_signal(signal.SIGKILL)
     wait_until_nobody_holds(place.creator, left)
     with shadow(place):
         assert left not in shadows(place.creator)

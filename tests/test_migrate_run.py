@@ -138,7 +138,7 @@ def test_what_one_migration_sets_is_not_set_in_the_next(address, tmp_path):
         "1_a.up.sql": "create schema s; set search_path = s; set lock_timeout = 5;"
         "create table here (id int)",
         "2_b.up.sql": "create table there (id int);"
-        "do $$ begin if current_setting('lock_timeout') <> '0' then raise 'set'; end if; end $$",
+        "do $$ begin if current_setting('lock_timeout') = '5ms' then raise 'set'; end if; end $$",
     }
     assert migrate.up(address, write(tmp_path, files)).ok
     assert tables(address) == ["there"]
@@ -155,7 +155,7 @@ def test_timeouts_hold_for_every_migration(address, tmp_path):
         other.execute("create table c ()")
         other.commit()
         other.execute("lock table c")
-        result = migrate.up(address, tmp_path, options=Options(lock_timeout=0.05))
+        result = migrate.up(address, tmp_path, options=Options(lock_timeout=0.05, lock_wait=0.2))
     assert result.failure
     assert result.failure.sqlstate == "55P03"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from conftest import TestDatabase, programs
+import pytest
+
+from conftest import Postgres, TestDatabase, programs
 from negspace import database, migrate
 from negspace.migrate import catalog
 from negspace.server import binaries
@@ -27,7 +29,11 @@ def read(target: TestDatabase) -> catalog.Catalog:
         return catalog.read(connection)
 
 
-def test_it_is_what_dump_makes_of_the_migrations(database: TestDatabase) -> None:
+def test_it_is_what_dump_makes_of_the_migrations(
+    database: TestDatabase, postgres: Postgres
+) -> None:
+    if postgres.major < 16:
+        pytest.skip("14 and 15 write the same views in other words; below, their meaning is equal")
     after = (SQL / "after_schema.sql").read_text(encoding="utf-8")
     assert (SQL / "schema.sql").read_text(encoding="utf-8") == migrate.dump(database.owner) + after
 

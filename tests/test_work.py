@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 from negspace.errors import ConstraintError, FileError, ImageError, UnavailableError
 from negspace.storage import Storage
 from negspace.worker import leases, work
+from negspace.worker.leases import Claimed
 
 QUICK = {"open": 1.0, "decode_and_hash": 20.0, "analyze": 300.0, "draw": 50.0}
 
@@ -33,9 +35,23 @@ def test_slow_reading_of_what_is_shrunk_anyway() -> None:
 
 def test_reasons_are_for_people_and_hide_the_storage_folder() -> None:
     storage = Storage(Path("/srv/private"))
+    job = Claimed(
+        id=1,
+        token=uuid4(),
+        attempt=1,
+        image_id=1,
+        file_path="ab/cd/x.png",
+        original_filename="sky.png",
+        algorithm_name="negative_space",
+        algorithm_version="1.0.0",
+        algorithm_parameters={},
+    )
     error = ImageError("/srv/private/ab/cd/x.png is broken", hint="send it again")
-    assert work.reason(error, storage) == "ab/cd/x.png is broken (send it again)"
-    assert work.reason(KeyError("voids"), storage) == "KeyError: 'voids'"
+    assert work.reason(error, job, storage) == "sky.png is broken (send it again)"
+    assert work.reason(OSError("/srv/private is full"), job, storage) == (
+        "OSError: the image storage is full"
+    )
+    assert work.reason(KeyError("voids"), job, storage) == "KeyError: 'voids'"
 
 
 def test_only_what_may_pass_is_tried_again() -> None:

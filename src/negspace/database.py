@@ -31,7 +31,6 @@ from negspace.errors import (
 )
 
 if TYPE_CHECKING:
-    from psycopg.abc import AdaptContext
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
@@ -42,13 +41,14 @@ __all__ = [
     "Connection",
     "Database",
     "Diagnosis",
+    "Executed",
     "Jsonb",
-    "Printed",
     "Row",
     "attempt",
     "connect",
     "conninfo",
     "diagnosis",
+    "execute",
     "in_database",
     "libpq_environment",
     "only",
@@ -61,23 +61,6 @@ __all__ = [
 Row: TypeAlias = dict[str, Any]
 Connection: TypeAlias = psycopg.Connection[Row]
 Query: TypeAlias = LiteralString | sql.SQL | sql.Composed
-
-
-class Printed(sql.Composable):
-    """SQL that the server itself printed: a name quoted where need be, a type, an expression.
-
-    Never anything else: it is taken as it stands.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._text = text
-
-    def as_bytes(self, context: AdaptContext | None = None) -> bytes:
-        """The text in the client's encoding, which is UTF-8."""
-        del context
-        return self._text.encode()
-
 
 CONNECT_TIMEOUT: Final = 10  # seconds to wait for a server that doesn't answer
 
@@ -278,21 +261,49 @@ def diagnosis(error: BaseException) -> Diagnosis | None:
     )
 
 
-def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
-    """Execute SQL that was not written here, as it stands; what PostgreSQL said against it.
+@dataclass(frozen=True)
+class Executed:
+    """What became of SQL that was not written here.
+
+    Attributes:
+        rows: How many it inserted, updated, deleted or copied; None where it tells none.
+        failure: What PostgreSQL said against it, or None.
+    """
+
+    rows: int | None = None
+    failure: Diagnosis | None = None
+
+
+def execute(connection: Connection, statement: bytes) -> Executed:
+    """Execute SQL that was not written here, as it stands.
 
     Args:
         connection: Its client encoding is that of ``statement``.
         statement: One statement, or several without parameters.
-
-    Returns:
-        None where it succeeded.
     """
     try:
-        connection.execute(statement)
+        cursor = connection.execute(statement)
     except psycopg.Error as error:
-        return diagnosis(error)
+        return Executed(failure=diagnosis(error))
+    counts = [_touched(cursor)]
+    while cursor.nextset():
+        counts.append(_touched(cursor))
+    told = [count for count in counts if count is not None]
+    return Executed(sum(told) if told else None)
+
+
+def _touched(cursor: psycopg.Cursor[Row]) -> int | None:
+    """The rows that the command wrote; those of a SELECT only where it made a table of them."""
+    command = (cursor.statusmessage or "").partition(" ")[0]
+    writes = command in {"INSERT", "UPDATE", "DELETE", "MERGE", "COPY"}
+    if writes or (command == "SELECT" and cursor.description is None):
+        return max(cursor.rowcount, 0)
     return None
+
+
+def attempt(connection: Connection, statement: bytes) -> Diagnosis | None:
+    """``execute``, where only the failure matters: None where it succeeded."""
+    return execute(connection, statement).failure
 
 
 @contextmanager

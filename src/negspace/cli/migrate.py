@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_drift, migrate_lint, migrate_proof, output
+from negspace.cli import (
+    migrate_drift,
+    migrate_lint,
+    migrate_proof,
+    migrate_rehearsal,
+    output,
+)
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -20,6 +26,7 @@ from negspace.cli.migrate_options import (
     settings,
     strip_option,
 )
+from negspace.cli.migrate_rehearsal import Limits, run_options, say_waiting
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
@@ -29,8 +36,6 @@ FAILED: Final = 1
 FOUND: Final = 3
 
 _SETTLED: Final = {"applied", "squashed"}
-
-_SECONDS: Final = click.FloatRange(min=0, min_open=True)
 
 
 @click.group("migrate")
@@ -42,19 +47,13 @@ def _writes(command: Command) -> Command:
     """The options of a verb that runs migrations."""
     for option in (
         strip_option,
-        click.option("--dry-run", is_flag=True, help="Execute everything, then roll back."),
         click.option(
-            "--lock-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement waits for a lock.",
+            "--dry-run",
+            is_flag=True,
+            is_eager=True,  # --fail-on asks for it
+            help="Execute everything, measure it, then roll back.",
         ),
-        click.option(
-            "--statement-timeout",
-            type=_SECONDS,
-            metavar="SECONDS",
-            help="The longest a statement runs.",
-        ),
+        migrate_rehearsal.limit_options,
     ):
         command = option(command)
     return output.json_option(folder_option(command))
@@ -96,19 +95,23 @@ def up(
     allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     where = address()
     late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
-    guard = None if no_lint else migrate_lint.guard(where, folder, lock_timeout)
+    guard = None if no_lint else migrate_lint.guard(where, folder, options.lock_timeout)
     result = migrate.up(
-        where, folder, to=to, options=options, on_wait=_say_waiting, late=late, guard=guard
+        where, folder, to=to, options=options, on_wait=say_waiting, late=late, guard=guard
     )
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -127,6 +130,9 @@ def down(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -141,7 +147,8 @@ def down(
     if not (dry_run or yes):
         what = f"down to version {to}" if to else f"the newest {steps or 1}"
         _ask("the newest batch" if batch else what)
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     result = migrate.down(
         address(),
         folder,
@@ -149,10 +156,10 @@ def down(
         to=to,
         batch=batch,
         options=options,
-        on_wait=_say_waiting,
+        on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -165,6 +172,9 @@ def redo(
     accept_loss: tuple[str, ...],
     dry_run: bool,
     lock_timeout: float | None,
+    lock_wait: float | None,
+    fingerprint: bool,
+    fail_on: tuple[migrate.Gate, ...],
     statement_timeout: float | None,
     strip_transaction: bool,
     as_json: bool,
@@ -172,15 +182,16 @@ def redo(
     """Undo the newest migration and apply it again as it is now, in one transaction."""
     if not (dry_run or yes):
         _ask("the newest, to be applied again")
-    options = _options(dry_run, lock_timeout, statement_timeout, strip=strip_transaction)
+    limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
+    options = run_options(dry_run, limits, strip=strip_transaction)
     result = migrate.redo(
         address(),
         folder,
         options=options,
-        on_wait=_say_waiting,
+        on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, as_json=as_json)
+    return _show_run(result, fail_on, as_json=as_json)
 
 
 def _guard(
@@ -209,38 +220,19 @@ def _ask(what: str) -> None:
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
 
 
-def _options(
-    dry_run: bool, lock: float | None, statement: float | None, *, strip: bool
-) -> migrate.Options:
-    return migrate.Options(
-        dry_run=dry_run,
-        lock_timeout=lock,
-        statement_timeout=statement,
-        strip_transaction=strip,
-        progress=_say_progress,
-    )
-
-
-def _say_waiting(holder: migrate.Holder) -> None:
-    since = f", since {holder.since:%H:%M:%S %Z}" if holder.since else ""
-    output.note(
-        f"waiting for another run: pid {holder.pid} ({holder.application}, {holder.user}){since}"
-    )
-
-
-def _say_progress(step: migrate.StepResult) -> None:
-    spent = f"{step.duration_ms:.0f} ms" if step.duration_ms is not None else ""
-    output.note(f"  {step.direction:<4} {step.name}  {step.status} {spent}".rstrip())
-
-
-def _show_run(result: migrate.RunResult, *, as_json: bool) -> int:
+def _show_run(result: migrate.RunResult, gates: Sequence[migrate.Gate], *, as_json: bool) -> int:
+    exceeded = migrate_rehearsal.exceeded(result, gates)
     if as_json:
-        output.show_json(result)
+        output.show_json(migrate_rehearsal.as_plain(result, exceeded))
     elif result.failure is not None:
         _show_failure(result, result.failure)
     else:
+        if result.rehearsal is not None:
+            migrate_rehearsal.show(result.rehearsal)
         output.show_text(_summary(result))
-    return 0 if result.ok else FAILED
+    if not result.ok:
+        return FAILED
+    return FOUND if exceeded else 0
 
 
 def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from negspace.migrate.execute import Options, RunResult, StepResult
 from negspace.migrate.failure import Failure
+from negspace.migrate.gates import Exceeded, Gate
 from negspace.migrate.ledger import Entry, Holder
+from negspace.migrate.perform import StatementResult
+from negspace.migrate.rehearse import LockHeld, LockTaken, Rehearsal, StatementRehearsal
 from negspace.migrate.runner import (
     MigrationStatus,
     down,
@@ -25,6 +28,7 @@ from negspace.migrate.runner import (
     validate,
 )
 from negspace.migrate.script import Problem
+from negspace.migrate.watch import Blocker
 
 if TYPE_CHECKING:
     from negspace.migrate.guard import proven
@@ -45,17 +49,25 @@ _LATER: Final = {
 }
 
 __all__ = [
+    "Blocker",
     "Entry",
+    "Exceeded",
     "Failure",
+    "Gate",
     "Ground",
     "Holder",
+    "LockHeld",
+    "LockTaken",
     "MigrationProof",
     "MigrationStatus",
     "Options",
     "Problem",
     "Proof",
+    "Rehearsal",
     "RunResult",
     "Squash",
+    "StatementRehearsal",
+    "StatementResult",
     "StepResult",
     "down",
     "dump",

@@ -11,17 +11,20 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any, Final
 
-from negspace.database import Connection, attempt, connect, translated
+from negspace.database import Connection, connect, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
 from negspace.migrate.ledger import Ledger, RunLock
 from negspace.migrate.lexer import Statement
+from negspace.migrate.perform import Patience, Performer, StatementResult, recorded
 from negspace.migrate.plan import Plan, Step
+from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
+from negspace.migrate.rehearse import Rehearsal, Rehearser
+from negspace.migrate.watch import OnBlocked, Watch
 
 __all__ = ["Options", "Progress", "Run", "RunResult", "StepResult", "open_session"]
 
@@ -40,6 +43,7 @@ class StepResult:
             in a dry run ``rehearsed``, or ``not rehearsed`` where it can't be.
         duration_ms: Its time; None where it did not run.
         statements: How many statements ran.
+        details: Each statement that ran, the one that failed included.
     """
 
     name: str
@@ -49,6 +53,7 @@ class StepResult:
     transaction: bool
     duration_ms: float | None = None
     statements: int = 0
+    details: tuple[StatementResult, ...] = ()
 
 
 Progress = Callable[[StepResult], None]
@@ -60,19 +65,26 @@ class Options:
 
     Attributes:
         dry_run: Execute everything, then roll back; nothing is written.
-        lock_timeout: Seconds a statement may wait for a lock, or None for the server's own.
+        lock_timeout: Seconds a statement waits for a lock before it makes way for those behind
+            it, to be tried again; None: no such slices.
+        lock_wait: Seconds the run may wait for locks in all, or None for the server's own.
         statement_timeout: Seconds a statement may take, or None for the server's own.
         strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
+        fingerprint: Keep in the ledger what the catalog was before and after.
         left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
+        on_blocked: Called, from another thread, with whom a statement waits for.
     """
 
     dry_run: bool = False
-    lock_timeout: float | None = None
+    lock_timeout: float | None = 1.0
+    lock_wait: float | None = 60.0
     statement_timeout: float | None = None
     strip_transaction: bool = False
+    fingerprint: bool = True
     left_out: Callable[[Statement], bool] | None = None
     progress: Progress | None = None
+    on_blocked: OnBlocked | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class RunResult:
         steps: One per planned migration, in the order of the plan.
         failure: Why it stopped, or None.
         lock_wait_ms: How long it waited for another run.
+        rehearsal: What a dry run saw; None otherwise.
     """
 
     direction: str
@@ -93,6 +106,7 @@ class RunResult:
     failure: Failure | None
     duration_ms: float
     lock_wait_ms: float = 0.0
+    rehearsal: Rehearsal | None = None
 
     @property
     def ok(self) -> bool:
@@ -143,6 +157,10 @@ class Run:
         self._plan = plan
         self._options = options
         self._done: list[StepResult] = []
+        self._rehearser = Rehearser(connection) if options.dry_run else None
+        self._watch = Watch(lock.connection, options.on_blocked)
+        patience = Patience(options.lock_timeout, options.lock_wait)
+        self._performer = Performer(connection, patience, self._watch, self._rehearser)
 
     def result(self) -> RunResult:
         """Run it; ``failure`` says why it stopped."""
@@ -150,10 +168,11 @@ class Run:
         failure: Failure | None = None
         with translated():
             self._connection.execute(query("new_session"))
-        for group in self._plan.groups():
-            failure = self._group(group)
-            if failure is not None:
-                break
+        with self._watch:
+            for group in self._plan.groups():
+                failure = self._group(group)
+                if failure is not None:
+                    break
         left = self._plan.steps[len(self._done) :]
         return RunResult(
             direction=self._plan.direction,
@@ -163,6 +182,7 @@ class Run:
             failure=failure,
             duration_ms=_since(began),
             lock_wait_ms=self._lock.waited_ms,
+            rehearsal=self._rehearser.result() if self._rehearser else None,
         )
 
     def _group(self, group: tuple[Step, ...]) -> Failure | None:
@@ -195,34 +215,58 @@ class Run:
     def _together(self, group: tuple[Step, ...]) -> None:
         with self._connection.transaction(force_rollback=self._options.dry_run):
             self._ledger.create()
+            self._watch.follow(self._connection, self._options.lock_timeout)
+            if self._rehearser is not None:
+                self._rehearser.begin()
+            before = self._catalog("catalog_before")
             for step in group:
                 result = self._step(step)
-                self._write(self._ledger, step, result)
+                after = self._catalog("catalog_after") if step is group[-1] else {}
+                self._write(self._ledger, step, result, metadata=before | after)
+                before = {}
                 status = "rehearsed" if self._options.dry_run else result.status
                 self._tell(replace(result, status=status))
+            if self._rehearser is not None:
+                self._rehearser.end()
             self._lock.see_alive()
 
     def _alone(self, step: Step) -> None:
         with self._connection.transaction():
             self._ledger.create()
-            self._write(self._ledger, step, _outcome(step, "running"))
+            before = self._catalog("catalog_before")
+            self._write(self._ledger, step, _outcome(step, "running"), metadata=before)
+        self._watch.follow(self._connection, self._options.lock_timeout)
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
-        self._write(self._ledger, step, result)
+        after = self._catalog("catalog_after")
+        self._write(self._ledger, step, result, metadata=before | after)
         self._tell(result)
+
+    def _catalog(self, name: str) -> dict[str, object]:
+        """The catalog's fingerprint for the ledger, under that name."""
+        if self._options.dry_run or not self._options.fingerprint:
+            return {}
+        from negspace.migrate.fingerprint import of_database
+
+        return {name: of_database(self._connection)}
 
     # ── one step ─────────────────────────────────────────────────────────────────────────
 
     def _step(self, step: Step) -> StepResult:
         began = time.monotonic()
-        self._set_timeouts()
+        self._set_timeout()
         ran, failure = self._guarded(step)
         if failure is None and step.transaction:
-            said = attempt(self._connection, query("settle") + query("new_session"))
+            said = self._performer.settle(query("settle") + query("new_session"))
             failure = failed.in_run(step.name, step.file, said) if said else None
         status = "success" if step.direction == "up" else "rolled_back"
-        result = replace(_outcome(step, status), duration_ms=_since(began), statements=ran)
+        result = replace(
+            _outcome(step, status),
+            duration_ms=_since(began),
+            statements=ran,
+            details=tuple(self._performer.results),
+        )
         if failure is not None:
             raise _Stopped(failure, replace(result, status="failed"))
         return result
@@ -238,13 +282,19 @@ class Run:
         return ran, failure
 
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
+        if self._rehearser is not None:
+            self._rehearser.step(step.name)
         if step.file.is_python:
-            return 0, _run_python(self._connection, step)
+            self._performer.begin(())
+            return 0, self._performer.whole(
+                lambda: run_python(self._connection, step), step.file.path.name
+            )
+        self._performer.begin(step.file.statements)
         left_out = self._options.left_out
         for ran, statement in enumerate(step.file.statements):
             if left_out is not None and left_out(statement):
                 continue
-            said = attempt(self._connection, statement.text.encode())
+            said = self._performer.statement(statement)
             if said is not None:
                 return ran, failed.in_statement(step.name, step.file, statement, said)
         return len(step.file.statements), None
@@ -258,16 +308,12 @@ class Run:
         row = self._connection.execute("select transaction_timestamp() as at").fetchone()
         return row and row["at"]
 
-    def _set_timeouts(self) -> None:
-        given = {
-            "lock_timeout": self._options.lock_timeout,
-            "statement_timeout": self._options.statement_timeout,
-        }
-        for name, seconds in given.items():
-            if seconds is not None:
-                self._connection.execute(
-                    "select set_config(%s, %s, false)", [name, f"{round(seconds * 1000)}ms"]
-                )
+    def _set_timeout(self) -> None:
+        seconds = self._options.statement_timeout
+        if seconds is not None:
+            self._connection.execute(
+                "select set_config('statement_timeout', %s, false)", [f"{round(seconds * 1000)}ms"]
+            )
 
     # ── what is told ─────────────────────────────────────────────────────────────────────
 
@@ -293,6 +339,7 @@ class Run:
         metadata: dict[str, object] = {"file": step.file.path.name} | more.pop("metadata", {})
         if result.status != "running":
             metadata["statements"] = result.statements
+            metadata |= recorded(result.details)
         metadata["transaction"] = step.transaction
         ledger.write(
             step.name,
@@ -349,16 +396,3 @@ def _ended(step: Step) -> Failure:
         message = "the file ends inside a transaction of its own, which was rolled back"
         hint = "end it with COMMIT"
     return Failure(step.name, step.file.path, message, hint=hint)
-
-
-def _run_python(connection: Connection, step: Step) -> Failure | None:
-    """Call ``up`` or ``down`` of the file, exactly as it was read and checked."""
-    module = ModuleType(step.name)
-    module.__file__ = str(step.file.path)
-    try:
-        code = compile(step.file.text, str(step.file.path), "exec")
-        exec(code, module.__dict__)  # noqa: S102  a migration is code that its user asks to run
-        getattr(module, step.direction)(connection)
-    except Exception as error:  # whatever it is, it is the migration's failure
-        return failed.in_python(step.name, step.file, error)
-    return None

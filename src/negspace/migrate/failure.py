@@ -19,7 +19,7 @@ _HINTS: Final = {
     " file that adds it with -- negspace: no-transaction",
     "25001": "this statement runs outside a transaction only: put it into a file of its own"
     " that says -- negspace: no-transaction",
-    "55P03": "somebody else holds the lock: try again, or raise the lock timeout",
+    "55P03": "somebody else holds the lock: try again, or wait longer (--lock-wait)",
 }
 
 

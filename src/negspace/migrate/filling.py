@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
-from negspace.database import Connection, Printed, sql, translated
+from negspace.database import Connection, sql, translated
 from negspace.errors import NegspaceError
 from negspace.migrate.candidates import Hints, harvest, names_in, values
+from negspace.migrate.printed import Printed
 from negspace.migrate.queries import query
 from negspace.migrate.shape import Column, Constraint, Shape
 

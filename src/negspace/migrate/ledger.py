@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -23,13 +24,15 @@ from uuid import UUID, uuid4
 
 from negspace import __version__
 from negspace.database import Connection, Jsonb, connect, translated
-from negspace.errors import DatabaseError
+from negspace.errors import DatabaseError, RefusedError
 from negspace.migrate.files import key_of
 from negspace.migrate.queries import query
 from negspace.migrate.script import MigrationFile
 
 __all__ = ["Applied", "Entry", "Holder", "Ledger", "RunLock", "Standing"]
 
+FORMAT: Final = 1  # as the comment of the table says it, in queries/ledger_create.sql
+_FORMAT_SAID: Final = re.compile(r"negspace ledger, format (\d+)")
 _UNDEFINED_TABLE: Final = "42P01"
 _INVALID_SCHEMA: Final = "3F000"
 
@@ -118,6 +121,7 @@ class Ledger:
         return [Entry(**row) for row in self._rows("ledger_history", {"count": count})]
 
     def _rows(self, name: str, parameters: dict[str, object]) -> list[dict[str, Any]]:
+        self._refuse_newer()
         try:
             with translated():
                 return self._connection.execute(query(name), parameters or None).fetchall()
@@ -125,6 +129,26 @@ class Ledger:
             if error.details.get("sqlstate") in {_UNDEFINED_TABLE, _INVALID_SCHEMA}:
                 return []
             raise
+
+    def _refuse_newer(self) -> None:
+        """A ledger of a newer negspace may mean what this one can't know: say so, touch nothing.
+
+        Raises:
+            RefusedError: It is of a newer format than this negspace writes.
+        """
+        with translated():
+            row = self._connection.execute(
+                "select obj_description(to_regclass('public.negspace_migrations'), 'pg_class')"
+                " as said"
+            ).fetchone()
+        said: str | None = row["said"] if row else None
+        found = _FORMAT_SAID.search(said or "")
+        if found and int(found[1]) > FORMAT:
+            raise RefusedError(
+                f"the migration ledger is of format {found[1]}, and negspace {__version__} knows"
+                f" formats up to {FORMAT}: a newer negspace has written it",
+                hint="use that negspace, or a newer one; nothing was touched",
+            )
 
     def create(self) -> None:
         """Make the table where it isn't there; the caller holds the lock."""
@@ -225,6 +249,11 @@ class RunLock(AbstractContextManager["RunLock"]):
             self._connection.close()
             raise
         return self
+
+    @property
+    def connection(self) -> Connection | None:
+        """The connection that holds it; whatever runs there must leave no snapshot behind."""
+        return self._connection
 
     def _acquire(self, connection: Connection) -> None:
         began, pause, told = time.monotonic(), 0.02, None

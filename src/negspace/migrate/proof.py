@@ -246,6 +246,7 @@ class _Prover:
         again = trial.catalog()
         after_up = differences(made_catalog, again)
         if not after_up and kept == "all":
+            trial.fill(changed)  # the down took what its tables and columns held
             self._at, self._catalog = at + 1, again
         return _Cycle(None, None, losses, after_down, after_up, unfilled)
 

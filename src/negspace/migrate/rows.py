@@ -6,14 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from negspace.database import Connection, Printed, sql, translated
+from negspace.database import Connection, sql, translated
+from negspace.migrate.printed import Printed
 from negspace.migrate.queries import query
 
 __all__ = ["Loss", "Snapshot", "lost", "read_rows", "without"]
-
-_MOST: Final = 10_000  # rows of one table that are looked at
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,10 @@ def read_rows(connection: Connection) -> Snapshot:
         tables = connection.execute(query("rows_tables")).fetchall()
         found: dict[str, list[Mapping[str, str | None]]] = {row["name"]: [] for row in tables}
         selects = [
-            sql.SQL("(select {} as name, to_jsonb(t.*) as row from {} {} as t limit {})").format(
+            sql.SQL("(select {} as name, to_jsonb(t.*) as row from {} {} as t)").format(
                 sql.Literal(row["name"]),
                 sql.SQL("" if row["partitioned"] else "only"),
                 Printed(row["name"]),
-                sql.Literal(_MOST),
             )
             for row in tables
         ]

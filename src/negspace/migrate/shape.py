@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from negspace.database import Connection, Printed, sql
+from negspace.database import Connection, sql
 from negspace.migrate.candidates import Type
+from negspace.migrate.printed import Printed
 from negspace.migrate.queries import query
 
 __all__ = ["Column", "Constraint", "Shape"]

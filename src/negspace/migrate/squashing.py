@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from negspace.database import Connection, Printed, sql, translated
+from negspace.database import Connection, sql, translated
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError, MigrationError
 from negspace.migrate.catalog import Catalog
 from negspace.migrate.catalog_tables import quoted
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.meaning import differences
 from negspace.migrate.plan import check, find
+from negspace.migrate.printed import Printed
 from negspace.migrate.queries import query
 from negspace.migrate.rows import Snapshot
 from negspace.migrate.schema_file import in_order, render

@@ -118,7 +118,10 @@ class Trial:
         connection = self._session.connection
         step = Step(migration.name, migration.version, direction, file, 1, file.transaction)
         path = file.path.name
-        options = Options(left_out=lambda statement: self._is_left(connection, path, statement))
+        options = Options(
+            fingerprint=False,
+            left_out=lambda statement: self._is_left(connection, path, statement),
+        )
         plan = Plan(direction, 1, (step,))
         return Run(self._address, connection, self._lock, plan, options).result().failure
 
@@ -127,12 +130,12 @@ class Trial:
             return False
         if any(statement.begins(*words) for words in _MAKES_ROLE):
             role = statement.tokens[2].strip('"').replace('""', '"')
-            if role in self._roles:
-                return True
             there = only(connection, "select from pg_catalog.pg_roles where rolname = %s", [role])
             if there is None:
                 self._roles[role] = None
                 return False
+            if role in self._roles:  # made by an up before
+                return True
         self.left_aside[LeftAside(file, statement.line, _first_words(statement))] = None
         return True
 

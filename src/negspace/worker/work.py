@@ -137,7 +137,7 @@ def reason(error: Exception, job: Claimed, storage: Storage) -> str:
     else:
         text = f"{type(error).__name__}: {error}"
     folder = str(storage.folder)
-    text = text.replace(str(storage.path(job.file_path)), job.original_filename)
+    text = text.replace(str(storage.folder / job.file_path), job.original_filename)
     return text.replace(folder + os.sep, "").replace(folder, "the image storage")
 
 
