@@ -8,7 +8,7 @@ import pytest
 
 from negspace import database as db
 from negspace.database import Database, rows, sql
-from negspace.errors import InvalidInputError, NotFoundError, RefusedError
+from negspace.errors import InvalidInputError, NegspaceError, NotFoundError, RefusedError
 from negspace.generate import Plan, generate
 
 UNTIL = date(2026, 6, 1)
@@ -282,7 +282,7 @@ def test_a_failure_leaves_nothing(database):
         connection.execute("alter table performance_metrics add check (value < 0)")
     ensure_partitions(database)
     before = guards(database)
-    with pytest.raises(db.NegspaceError, match="violates check constraint"):
+    with pytest.raises(NegspaceError, match="violates check constraint"):
         fill(database)
     assert guards(database) == before
     assert ask(database, "select count(*) as n from images") == [{"n": 0}]

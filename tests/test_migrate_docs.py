@@ -13,8 +13,8 @@ from negspace import migrate
 PAGE = Path(__file__).parent.parent / "docs/migrate.md"
 
 
-def examples(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+def examples(kind: str, page: Path = PAGE) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def timeless(text: str) -> str:

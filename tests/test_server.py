@@ -14,7 +14,7 @@ import pytest
 
 from conftest import at, clean_environment, programs
 from negspace import database, server
-from negspace.errors import AccessError, ServerError
+from negspace.errors import AccessError, ServerError, UnavailableError
 from negspace.server import account, layout
 from servers import ask, mode, passwords, start
 
@@ -97,7 +97,7 @@ def test_nobody_gets_in_without_a_password(home):
     assert methods == {"scram-sha-256"}
     for address in (made.url(), made.socket_address()):
         secret = passwords(home)["app_user"]
-        with pytest.raises(database.UnavailableError, match="password"):
+        with pytest.raises(UnavailableError, match="password"):
             database.connect(address.replace(secret, "wrong"))
 
 

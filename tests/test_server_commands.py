@@ -10,7 +10,7 @@ import pytest
 
 from conftest import at, clean_environment, programs
 from negspace import database, server
-from negspace.errors import InvalidInputError, NotFoundError
+from negspace.errors import InvalidInputError, NotFoundError, UnavailableError
 from negspace.server import access, binaries
 from servers import ask, passwords, start
 
@@ -78,7 +78,7 @@ def test_a_password_can_be_given_made_or_refused(home, cli):
     assert cli("server", "password", given="s3cret/with@signs\n").status == 0
     assert ask(server.ensure(at(home)).url("app"), "select 1") == 1
     assert access.quote("s3cret/with@signs", safe="") in server.status(at(home)).url("app")
-    with pytest.raises(database.UnavailableError):
+    with pytest.raises(UnavailableError):
         database.connect(made.url("app"))
     ran = cli("server", "password", "negspace_owner", "--generate")
     assert passwords(home)["negspace_owner"] == ran.out.strip()

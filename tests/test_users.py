@@ -6,7 +6,13 @@ import pytest
 
 from negspace import audit, users
 from negspace import database as db
-from negspace.errors import AccessError, AlreadyExistsError, InvalidInputError, NotFoundError
+from negspace.errors import (
+    AccessError,
+    AlreadyExistsError,
+    InvalidInputError,
+    NegspaceError,
+    NotFoundError,
+)
 
 COST = 4  # the lowest that bcrypt takes
 PASSWORD = "correct horse"
@@ -56,7 +62,7 @@ def test_an_address_has_one_account_whatever_its_case(add):
 def test_what_is_no_address_is_refused_here_and_by_the_database(services, add, email):
     with pytest.raises(InvalidInputError, match="no e-mail address"):
         add(email)
-    with pytest.raises(db.NegspaceError) as caught, services.transaction() as connection:
+    with pytest.raises(NegspaceError) as caught, services.transaction() as connection:
         connection.execute(
             "insert into users (email, password_hash) values (%s, %s)",
             [email, users.hash_password(PASSWORD, cost=COST)],

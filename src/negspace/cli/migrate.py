@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_drift, migrate_proof, output
+from negspace.cli import migrate_drift, migrate_lint, migrate_proof, output
 from negspace.cli.migrate_answers import answering
 from negspace.cli.migrate_limits import Limits, limit_options, run_options
 from negspace.cli.migrate_options import (
@@ -76,6 +76,7 @@ def _undoes(command: Command) -> Command:
 @_writes
 @answering
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
+@click.option("--no-lint", is_flag=True, help="Apply what lint calls an error too.")
 @click.option(
     "--allow-out-of-order",
     is_flag=True,
@@ -85,6 +86,7 @@ def up(
     folder: Path,
     to: str | None,
     answers: dict[str, migrate.Answer],
+    no_lint: bool,
     allow_out_of_order: bool,
     dry_run: bool,
     lock_timeout: float | None,
@@ -100,7 +102,10 @@ def up(
     options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     where = address()
     late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
-    result = migrate.up(where, folder, to=to, options=options, on_wait=say_waiting, late=late)
+    guard = None if no_lint else migrate_lint.guard(where, folder, options.lock_timeout)
+    result = migrate.up(
+        where, folder, to=to, options=options, on_wait=say_waiting, late=late, guard=guard
+    )
     return show_run(result, fail_on, as_json=as_json)
 
 
@@ -246,25 +251,6 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
 
 
 @group.command()
-@folder_option
-@click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
-@strip_option
-@output.json_option
-def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
-    """Check every file, and what is applied against it; change nothing."""
-    where = None if offline else address()
-    problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
-    if as_json:
-        output.show_json([{"where": problem.where, **vars(problem)} for problem in problems])
-    else:
-        for problem in problems:
-            output.show_text(f"{problem.where}: {problem.message}")
-            output.show_text(f"  hint: {problem.hint}")
-        output.show_text(f"{len(problems)} problems" if problems else "valid")
-    return FOUND if problems else 0
-
-
-@group.command()
 @click.argument("count", type=click.IntRange(min=1), required=False)
 @output.json_option
 def history(count: int | None, as_json: bool) -> None:
@@ -328,6 +314,8 @@ def dump(target: Path | None, as_json: bool) -> None:
         output.show_text(f"wrote {target}")
 
 
+group.add_command(migrate_lint.lint)
+group.add_command(migrate_lint.validate)
 group.add_command(migrate_proof.prove)
 group.add_command(migrate_drift.drift)
 group.add_command(migrate_drift.baseline)

@@ -79,6 +79,7 @@ def up(
     options: Options | None = None,
     on_wait: OnWait | None = None,
     late: Guard | None = None,
+    guard: Guard | None = None,
 ) -> RunResult:
     """Apply everything that is pending, in one transaction.
 
@@ -92,6 +93,8 @@ def up(
         on_wait: Called with who holds the lock, when there is somebody to wait for.
         late: Lets migrations that come before an applied one through, or raises, see
             ``ordering.either_order``; without it they are refused.
+        guard: Called with the plan before anything is touched; it may raise, see
+            ``lint.linted``.
 
     Returns:
         What was done. A migration that fails is told in ``failure``, not raised.
@@ -106,7 +109,18 @@ def up(
     def planned(standing: Standing) -> Plan:
         return plan_up(there, standing, to=to, allow_late=late is not None)
 
-    return _run(address, planned, options, on_wait, late)
+    return _run(address, planned, options, on_wait, _all_of(late, guard))
+
+
+def _all_of(*guards: Guard | None) -> Guard | None:
+    """One guard that asks them all, in that order."""
+    asked = [guard for guard in guards if guard is not None]
+
+    def guard(plan: Plan) -> None:
+        for one in asked:
+            one(plan)
+
+    return guard if asked else None
 
 
 def down(

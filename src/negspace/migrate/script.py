@@ -28,6 +28,7 @@ __all__ = [
     "MigrationFile",
     "Problem",
     "as_problem",
+    "check_waiver",
 ]
 
 SQL_ALGORITHM: Final = "negspace-tokens-1"
@@ -174,7 +175,7 @@ class MigrationFile:
         Raises:
             MigrationFileError: A directive that is unknown or lacks its reason.
         """
-        found = _directives(self.path, self._comments())
+        found = _directives(self.path, self.comments())
         return replace(found, transaction=False) if self.autocommit else found
 
     @property
@@ -225,7 +226,8 @@ class MigrationFile:
             return as_problem(error, self.path)
         return None
 
-    def _comments(self) -> Iterable[tuple[int, str]]:
+    def comments(self) -> Iterable[tuple[int, str]]:
+        """The comments, each with its line."""
         if self.is_python:
             _ = self.functions  # a syntax error is said as one
             from negspace.migrate.python_tokens import comments
@@ -259,6 +261,31 @@ def as_problem(error: MigrationFileError, path: Path) -> Problem:
     return replace(problem, message=error.message.removeprefix(f"{problem.where}: "))
 
 
+_ALLOW: Final = re.compile(r"(?P<rule>[a-z][a-z0-9-]*)(?P<file>\s+in this file)?\s+because\s+\S.*")
+
+
+def check_waiver(path: Path, line: int, said: str) -> tuple[str, bool]:
+    """What an ``allow`` directive allows: the lint rule, and whether in the whole file.
+
+    Args:
+        path: Of the file.
+        line: Of the directive, from 1.
+        said: What follows ``allow``.
+
+    Raises:
+        MigrationFileError: No rule, or no reason.
+    """
+    found = _ALLOW.fullmatch(said)
+    if found is None:
+        raise Problem(
+            path,
+            f"allow without a rule or a reason: {said!r}",
+            "-- negspace: allow RULE because WHY; negspace migrate lint names the rules",
+            line,
+        ).error()
+    return found["rule"], found["file"] is not None
+
+
 def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
     flags: set[str] = set()
     replaces: list[tuple[str, ...]] = []
@@ -278,12 +305,14 @@ def _directives(path: Path, comments: Iterable[tuple[int, str]]) -> Directives:
             irreversible = rest
         elif name == "replaces" and rest:
             replaces.append(tuple(part.strip() for part in rest.split(",")))
+        elif name == "allow":
+            check_waiver(path, line, rest)
         else:
             raise Problem(
                 path,
                 f"unknown directive {' '.join((name, rest)).strip()!r}",
-                "negspace knows no-transaction, strip-transaction, irreversible WHY and"
-                " replaces NAME",
+                "negspace knows no-transaction, strip-transaction, irreversible WHY,"
+                " replaces NAME and allow RULE because WHY",
                 line,
             ).error()
     return Directives(

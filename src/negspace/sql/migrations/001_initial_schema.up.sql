@@ -4,6 +4,9 @@
 -- indexes, triggers and grants · functions and triggers over several tables · views ·
 -- partitions of the coming months.
 
+-- negspace: allow prefer-bigint-over-int in this file because they are milliseconds and retries, none is counted up
+-- negspace: allow prefer-bigint-over-smallint in this file because a priority is 1 to 10
+
 
 -- ── The application's role ──────────────────────────────────────────────────────────────
 -- Roles belong to the whole server, so it may be there already, and it stays when this

@@ -1,6 +1,12 @@
 -- The three enhancement tables (details of audit events, the result cache, metrics), the new
 -- columns of the tables that are there, and their functions and views.
 
+-- negspace: allow prefer-bigint-over-int in this file because they are attempts, seconds and limits, none is an id
+-- negspace: allow prefer-bigint-over-smallint in this file because a priority is 1 to 10
+-- negspace: allow constraint-missing-not-valid in this file because it comes with 001, on tables that are empty
+-- negspace: allow adding-foreign-key-constraint in this file because it comes with 001, on tables that are empty
+-- negspace: allow require-concurrent-index-creation in this file because it comes with 001, on tables that are empty
+
 
 -- ── users: counters and lock-out ────────────────────────────────────────────────────────
 

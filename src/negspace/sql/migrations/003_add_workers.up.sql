@@ -5,6 +5,9 @@
 -- Locks are taken in one order everywhere: images by id, then jobs by id, then a cache entry,
 -- then a worker. Claims and rescues take what images and jobs are free and skip the rest.
 
+-- negspace: allow prefer-bigint-over-int in this file because they are process ids and counts of jobs, none is an id
+-- negspace: allow constraint-missing-not-valid in this file because it comes with 001, on tables that are empty
+
 
 -- ── workers ─────────────────────────────────────────────────────────────────────────────
 -- A job's lease is its worker's heartbeat: one update however many jobs it holds.

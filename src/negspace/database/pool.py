@@ -1,0 +1,182 @@
+"""The pool: transactions of one actor, on connections that others use too."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg.rows import dict_row
+
+from negspace.database.connection import Connection, Row, connect
+from negspace.database.failure import translated
+from negspace.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+    from negspace.settings import Settings
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts, as the audit trail records it; every part may be unknown."""
+
+    user_id: int | None = None
+    api_key_id: int | None = None
+    ip_address: str | None = None
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+def program_agent() -> str:
+    """What stands for the user agent of somebody at a command line."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as containers have
+        name = f"uid {os.getuid()}"
+    return f"negspace ({name}@{os.uname().nodename})"
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """How many connections a pool keeps, and how long it waits, in seconds."""
+
+    minimum: int = 2
+    maximum: int = 10
+    acquire_timeout: float = 30.0
+    idle_timeout: float = 30.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> PoolSize:
+        """The sizes that the settings ask for."""
+        return cls(
+            settings.db_pool_min,
+            settings.db_pool_max,
+            settings.db_pool_acquire_timeout,
+            settings.db_pool_idle_timeout,
+        )
+
+
+class Database:
+    """A pool of connections to one database, for one actor at a time.
+
+    Safe to share between threads; not across ``fork``. Close it, or use it as a context
+    manager.
+    """
+
+    def __init__(
+        self, address: str, *, actor: Actor | None = None, pool: PoolSize | None = None
+    ) -> None:
+        self.address = address
+        self.actor = actor or Actor(user_agent=program_agent())
+        self._size = pool or PoolSize()
+        self._pool: ConnectionPool[Connection] | None = None
+        self._lent = False
+        self._opening = threading.Lock()
+
+    def acting_as(self, actor: Actor) -> Database:
+        """A view of the same pool whose transactions are attributed to ``actor``."""
+        with self._opening:
+            other = Database(self.address, actor=actor, pool=self._size)
+            other._pool, other._lent = self._opened(), True
+            return other
+
+    @contextmanager
+    def transaction(self, *, read_only: bool = False) -> Generator[Connection]:
+        """One transaction: committed at the end of the block, rolled back when it raises.
+
+        Raises:
+            NegspaceError: What PostgreSQL raised, or the pool had no connection in time.
+        """
+        with translated(), self._leased() as connection, connection.transaction():
+            if read_only:
+                connection.execute("set transaction read only")
+            self._state_actor(connection)
+            yield connection
+
+    def connect(self, *, autocommit: bool = False) -> Connection:
+        """A connection of its own, outside the pool; the caller closes it."""
+        return connect(self.address, autocommit=autocommit)
+
+    def close(self) -> None:
+        """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
+        with self._opening:
+            if self._pool is not None:
+                if not self._lent:
+                    self._pool.close()
+                self._pool = None
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _state_actor(self, connection: Connection) -> None:
+        actor = self.actor
+        connection.execute(
+            "select set_config('negspace.user_id', %s, true),"
+            " set_config('negspace.api_key_id', %s, true),"
+            " set_config('negspace.ip_address', %s, true),"
+            " set_config('negspace.user_agent', %s, true),"
+            " set_config('negspace.request_id', %s, true)",
+            [
+                "" if value is None else str(value)
+                for value in (
+                    actor.user_id,
+                    actor.api_key_id,
+                    actor.ip_address,
+                    actor.user_agent,
+                    actor.request_id,
+                )
+            ],
+        )
+
+    @contextmanager
+    def _leased(self) -> Generator[Connection]:
+        from psycopg_pool import PoolTimeout
+
+        with self._opening:
+            pool = self._opened()
+        try:
+            with pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            connect(self.address).close()  # says why, where the server isn't there
+            raise UnavailableError(
+                f"no free connection within {self._size.acquire_timeout:g} s",
+                hint="raise DB_POOL_MAX, or see what holds the connections",
+            ) from None
+
+    def _opened(self) -> ConnectionPool[Connection]:
+        from psycopg_pool import ConnectionPool
+
+        if self._pool is None:
+            connect(self.address).close()  # fails at once, and says why, where a pool would wait
+            self._pool = ConnectionPool[Connection](
+                self.address,
+                connection_class=psycopg.Connection[Row],
+                min_size=self._size.minimum,
+                max_size=self._size.maximum,
+                timeout=self._size.acquire_timeout,
+                max_idle=self._size.idle_timeout,
+                kwargs={
+                    "prepare_threshold": None,
+                    "row_factory": dict_row,
+                    "application_name": "negspace",
+                },
+                check=_see_alive,
+                open=True,
+            )
+        return self._pool
+
+
+def _see_alive(connection: Connection) -> None:
+    """Raise where the server has gone, so that the pool hands out another connection."""
+    connection.execute("")
