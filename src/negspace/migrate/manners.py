@@ -6,6 +6,7 @@ Whoever waits for a strong lock holds up everybody who comes after it, readers t
 from __future__ import annotations
 
 from enum import Enum
+from itertools import pairwise
 from typing import Final
 
 from negspace.migrate.lexer import Statement
@@ -52,9 +53,23 @@ def manner_of(statement: Statement, *, inside: bool, fresh: frozenset[str]) -> M
         return Manner.EXEMPT
     if first in _ROWS or (not inside and first in _PARTIAL):
         return Manner.BOUND
+    if _makes_enum(statement):
+        return Manner.BOUND
     if new_table(statement) is not None or _indexed(statement) in fresh:
         return Manner.FREE
     return Manner.SLICED
+
+
+def _makes_enum(statement: Statement) -> bool:
+    """Whether it makes an enum, or adds a value to one, which holds up no reader of a table.
+
+    A slice needs a savepoint, and at one PostgreSQL does not see that the enum was made in the
+    same transaction: it would refuse the values that are added (55P04).
+    """
+    words = statement.tokens
+    if statement.begins("create", "type"):
+        return "enum" in words
+    return statement.begins("alter", "type") and ("add", "value") in pairwise(words)
 
 
 def new_table(statement: Statement) -> str | None:
