@@ -338,3 +338,15 @@ def test_a_python_migration_outside_a_transaction(address, tmp_path):
     assert not migrate.status(address, tmp_path)[0].reversible
     with pytest.raises(RefusedError, match="1_a has no way down"):
         migrate.down(address, tmp_path)
+
+
+def test_a_value_is_used_in_the_run_that_makes_its_enum(empty_database, tmp_path):
+    """A savepoint around either statement would make PostgreSQL refuse the value."""
+    statements = (
+        "create type mood as enum ('glad')",
+        "alter type mood add value 'sad'",
+        "create table days (m mood not null default 'sad')",
+        "insert into days default values",
+    )
+    folder = write(tmp_path, {"1_mood.up.sql": ";\n".join(statements)})
+    assert migrate.up(empty_database.owner, folder).ok
