@@ -338,6 +338,16 @@ def cli(home: Path) -> Callable[..., Ran]:
     return call
 
 
+@pytest.fixture
+def drivers(home: Path) -> Iterator[Any]:
+    """Runners of migrations that are killed where a test says: tests/killing.py."""
+    from killing import Drivers
+
+    made = Drivers(home)
+    yield made
+    made.close()
+
+
 # ── the queue ────────────────────────────────────────────────────────────────────────────
 
 

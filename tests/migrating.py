@@ -29,7 +29,7 @@ def tables(address: str) -> list[str]:
             for row in rows(
                 connection,
                 "select relname as name from pg_class where relnamespace = 'public'::regnamespace"
-                " and relkind = 'r' and relname <> 'negspace_migrations' order by 1",
+                " and relkind = 'r' and relname not like 'negspace_migrations%' order by 1",
             )
         ]
 

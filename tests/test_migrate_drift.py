@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 
 from migrating import catalog, write
@@ -9,6 +11,8 @@ from negspace import migrate
 from negspace.database import connect
 from negspace.errors import MigrationFileError
 from negspace.migrate.drifting import drift
+from negspace.migrate.execute import open_session
+from negspace.migrate.journal import Journal
 from negspace.migrate.meaning import differences
 from negspace.migrate.shadow import Ground, shadow
 
@@ -54,6 +58,15 @@ def migrated(empty_database, tmp_path):
 def found(database, folder) -> dict[str, tuple[str, tuple[str, ...]]]:
     said = drift(place(database), database.owner, folder)
     return {one.identity: (one.state, one.statements) for one in said.objects}
+
+
+def test_the_journal_is_no_drift(empty_database, tmp_path):
+    """A run that was killed may have made it, and its migration been taken back since."""
+    address = empty_database.owner
+    assert migrate.up(address, write(tmp_path, {"1_a.up.sql": "create table a ()"})).ok
+    with open_session(address) as connection:
+        Journal(connection, uuid4()).create()
+    assert found(empty_database, tmp_path) == {}
 
 
 def test_a_database_that_only_migrations_touched_has_none(migrated, tmp_path):

@@ -97,6 +97,19 @@ def test_the_catalogs_fingerprint_is_kept_before_and_after(address, tmp_path):
     assert "catalog_before" not in migrate.history(address)[1].metadata
 
 
+def test_the_journal_is_no_part_of_the_fingerprint(address, tmp_path):
+    """The first migration outside a transaction makes the journal; nobody's migration did."""
+    files = {
+        "1_a.up.sql": "create table a (id int)",
+        "2_b.up.sql": "create index concurrently a_id on a (id)",
+    }
+    assert migrate.up(address, write(tmp_path, files)).ok
+    outside, inside = (entry.metadata for entry in migrate.history(address))
+    assert inside["catalog_after"] is not None
+    assert outside["catalog_before"] == inside["catalog_after"]
+    assert outside["catalog_after"] != outside["catalog_before"]
+
+
 def test_a_table_that_is_locked_costs_the_fingerprint_not_the_run(address, tmp_path):
     write(tmp_path, {"1_a.up.sql": "create table a ()"})
     with connect(address) as other:

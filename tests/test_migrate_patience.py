@@ -235,6 +235,97 @@ def test_outside_a_transaction_a_statement_is_tried_again_by_itself(address, tmp
     assert run.ended().ok
 
 
+OUTSIDE = "-- negspace: no-transaction\n"
+
+
+def test_outside_a_transaction_each_part_waits_in_slices_and_is_recorded(address, tmp_path):
+    text = (
+        "alter table cold add column a int;\n"
+        "alter table hot add column name text;\n"
+        "create index concurrently hot_name on hot (name)"
+    )
+    with reading(address) as end:
+        run = Run(address, write(tmp_path, {"1_a.up.sql": OUTSIDE + text}), lock_timeout=SLICE)
+        assert run.blocked.wait(60)
+        for _ in range(2):
+            until(lambda: waits_for_lock(address))
+            until(lambda: not waits_for_lock(address))
+        end()
+    result = run.ended()
+    assert result.ok, result.failure
+    cold, hot, index = result.steps[0].details
+    assert (cold.line, hot.line, index.line) == (2, 3, 4)
+    assert (cold.tries, index.tries) == (1, 1)
+    assert hot.tries > 2
+    assert [blocker.application for blocker in hot.blockers] == ["a long report"]
+    entry = migrate.history(address)[0]
+    assert [one["line"] for one in entry.metadata["statement_times"]] == [2, 3, 4]
+    assert entry.metadata["blockers"][0]["application"] == "a long report"
+
+
+def test_a_files_own_transaction_keeps_what_it_did_before_it_waits(address, tmp_path):
+    text = (
+        OUTSIDE + "begin;\ninsert into cold values (1);\nalter table hot add column a int;\ncommit"
+    )
+    with reading(address) as end:
+        run = Run(address, write(tmp_path, {"1_a.up.sql": text}), lock_timeout=SLICE)
+        until(lambda: waits_for_lock(address))
+        until(lambda: not waits_for_lock(address))
+        end()
+    result = run.ended()
+    assert result.ok, result.failure
+    assert [detail.line for detail in result.steps[0].details] == [2, 3, 4, 5]
+    with connect(address) as connection:
+        assert only(connection, "select count(*) as n from cold") == {"n": 1}
+
+
+def test_the_total_is_bounded_outside_a_transaction_too(address, tmp_path):
+    files = {"1_a.up.sql": OUTSIDE + "select 1;\nalter table hot rename to x"}
+    with reading(address):
+        run = Run(address, write(tmp_path, files), lock_timeout=SLICE, lock_wait=0.7)
+        failure = run.ended().failure
+    assert failure
+    assert (failure.sqlstate, failure.line) == ("55P03", 3)
+    assert failure.hint
+    assert "a long report" in failure.hint
+
+
+def test_a_leftover_is_dropped_however_long_that_waits(address, tmp_path):
+    """The lock timeout of the part before is none of the clearing's."""
+    with connect(address, autocommit=True) as connection:
+        connection.execute("insert into hot values (1)")
+        said = attempt(connection, b"create unique index concurrently hot_id on hot (id)")
+        assert said is not None  # and leaves an invalid index
+    text = "do $$ begin commit; end $$;\ncreate index concurrently if not exists hot_id on hot (id)"
+    with reading(address) as end:
+        run = Run(address, write(tmp_path, {"1_a.up.sql": OUTSIDE + text}), lock_wait=0.1)
+        until(lambda: drops(address) or not run.is_alive())
+        time.sleep(0.5)
+        assert run.is_alive()
+        end()
+    result = run.ended()
+    assert result.ok, result.failure
+    with connect(address) as connection:
+        valid = "select indisvalid from pg_index where indexrelid = 'hot_id'::regclass"
+        assert only(connection, valid) == {"indisvalid": True}
+
+
+def drops(address: str) -> bool:
+    query = (
+        "select from pg_stat_activity where datname = current_database() and state = 'active'"
+        " and query ilike '%drop index concurrently%' and wait_event_type = 'Lock'"
+    )
+    with connect(address) as connection:
+        return bool(rows(connection, query))
+
+
+def test_a_mark_moves_no_position(address, tmp_path):
+    text = OUTSIDE + "select 1;\ncreate index concurrently x on hot ((nowhere + 1))"
+    failure = migrate.up(address, write(tmp_path, {"1_a.up.sql": text})).failure
+    assert failure
+    assert (failure.line, failure.column) == (3, text.splitlines()[2].index("nowhere") + 1)
+
+
 def test_a_python_migration_is_tried_again_as_a_whole(address, tmp_path):
     python = """
 def up(connection):
@@ -300,6 +391,9 @@ def test_an_error_still_points_at_its_place(address, tmp_path):
         ("create table a partition of b default", True, Manner.SLICED),
         ("update a set b = 1", True, Manner.BOUND),
         ("with x as (select 1) delete from a", True, Manner.BOUND),
+        ("create type m as enum ('a')", True, Manner.BOUND),
+        ("alter type m add value 'b'", True, Manner.BOUND),
+        ("alter type m rename to n", True, Manner.SLICED),
         ("do $$ begin end $$", True, Manner.SLICED),
         ("do $$ begin end $$", False, Manner.BOUND),
         ("vacuum a", False, Manner.EXEMPT),

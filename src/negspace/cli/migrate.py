@@ -10,13 +10,9 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from negspace import migrate
-from negspace.cli import (
-    migrate_drift,
-    migrate_lint,
-    migrate_proof,
-    migrate_rehearsal,
-    output,
-)
+from negspace.cli import migrate_drift, migrate_lint, migrate_proof, output
+from negspace.cli.migrate_answers import answering
+from negspace.cli.migrate_limits import Limits, limit_options, run_options
 from negspace.cli.migrate_options import (
     Command,
     address,
@@ -26,14 +22,11 @@ from negspace.cli.migrate_options import (
     settings,
     strip_option,
 )
-from negspace.cli.migrate_rehearsal import Limits, run_options, say_waiting
+from negspace.cli.migrate_show import FOUND, say_waiting, show_run
 from negspace.errors import FileError, InvalidInputError, RefusedError
 
 if TYPE_CHECKING:
     from negspace.migrate.plan import Plan
-
-FAILED: Final = 1
-FOUND: Final = 3
 
 _SETTLED: Final = {"applied", "squashed"}
 
@@ -53,7 +46,7 @@ def _writes(command: Command) -> Command:
             is_eager=True,  # --fail-on asks for it
             help="Execute everything, measure it, then roll back.",
         ),
-        migrate_rehearsal.limit_options,
+        limit_options,
     ):
         command = option(command)
     return output.json_option(folder_option(command))
@@ -81,6 +74,7 @@ def _undoes(command: Command) -> Command:
 
 @group.command()
 @_writes
+@answering
 @click.option("--to", metavar="VERSION", help="The last version to apply.")
 @click.option("--no-lint", is_flag=True, help="Apply what lint calls an error too.")
 @click.option(
@@ -91,6 +85,7 @@ def _undoes(command: Command) -> Command:
 def up(
     folder: Path,
     to: str | None,
+    answers: dict[str, migrate.Answer],
     no_lint: bool,
     allow_out_of_order: bool,
     dry_run: bool,
@@ -104,14 +99,14 @@ def up(
 ) -> int:
     """Apply what is pending: all of it, in one transaction, or nothing."""
     limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
-    options = run_options(dry_run, limits, strip=strip_transaction)
+    options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     where = address()
     late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
     guard = None if no_lint else migrate_lint.guard(where, folder, options.lock_timeout)
     result = migrate.up(
         where, folder, to=to, options=options, on_wait=say_waiting, late=late, guard=guard
     )
-    return _show_run(result, fail_on, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -119,9 +114,11 @@ def up(
 @click.option("--steps", type=click.IntRange(min=1), help="How many to undo; 1 by default.")
 @click.option("--to", metavar="VERSION", help="Undo what comes after it; 0 undoes everything.")
 @click.option("--batch", is_flag=True, help="Undo the newest batch.")
+@answering
 @_undoes
 def down(
     folder: Path,
+    answers: dict[str, migrate.Answer],
     steps: int | None,
     to: str | None,
     batch: bool,
@@ -148,7 +145,7 @@ def down(
         what = f"down to version {to}" if to else f"the newest {steps or 1}"
         _ask("the newest batch" if batch else what)
     limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
-    options = run_options(dry_run, limits, strip=strip_transaction)
+    options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     result = migrate.down(
         address(),
         folder,
@@ -159,7 +156,7 @@ def down(
         on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, fail_on, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 @group.command()
@@ -191,7 +188,7 @@ def redo(
         on_wait=say_waiting,
         guard=_guard(folder, options, development, accept_loss),
     )
-    return _show_run(result, fail_on, as_json=as_json)
+    return show_run(result, fail_on, as_json=as_json)
 
 
 def _guard(
@@ -218,61 +215,6 @@ def _ask(what: str) -> None:
         raise RefusedError("undoing migrations may lose data", hint="say --yes, or --dry-run first")
     if not click.confirm(f"Undo migrations ({what})? Their data is lost", err=True):
         raise RefusedError("not undone", hint="--dry-run shows what would happen")
-
-
-def _show_run(result: migrate.RunResult, gates: Sequence[migrate.Gate], *, as_json: bool) -> int:
-    exceeded = migrate_rehearsal.exceeded(result, gates)
-    if as_json:
-        output.show_json(migrate_rehearsal.as_plain(result, exceeded))
-    elif result.failure is not None:
-        _show_failure(result, result.failure)
-    else:
-        if result.rehearsal is not None:
-            migrate_rehearsal.show(result.rehearsal)
-        output.show_text(_summary(result))
-    if not result.ok:
-        return FAILED
-    return FOUND if exceeded else 0
-
-
-def _show_failure(result: migrate.RunResult, failure: migrate.Failure) -> None:
-    for line in failure.lines():
-        output.note(line)
-    kept = [s.name for s in result.steps if s.status in {"success", "rolled_back"}]
-    failed = next(step for step in result.steps if step.status == "failed")
-    if result.dry_run:
-        said = "nothing was changed: this was a dry run"
-    elif not failed.transaction:
-        done = failed.statements
-        said = f"{failed.name} runs outside a transaction: {done} of its statements stay"
-    else:
-        said = "rolled back" if kept else "rolled back: nothing was changed"
-    output.note(said)
-    if kept:
-        output.note(f"done before it, and stays: {', '.join(kept)}")
-
-
-def _summary(result: migrate.RunResult) -> str:
-    if not result.steps:
-        return "nothing to do"
-    count = len(result.steps)
-    noun = "migration" if count == 1 else "migrations"
-    spent = f"{result.duration_ms / 1000:.2f} s"
-    if result.dry_run:
-        left = sum(step.status == "not rehearsed" for step in result.steps)
-        also = (
-            f", {left} not rehearsed: they run outside a transaction, or after one" if left else ""
-        )
-        ran = count - left
-        return f"dry run: {ran} of {count} {noun} would work{also}; rolled back after {spent}"
-    if result.direction == "up":
-        return (
-            f"applied {count} {noun} as batch {result.batch} in {spent}"
-            "; negspace migrate history shows them"
-        )
-    if result.direction == "redo":
-        return f"undid and applied {result.steps[0].name} again in {spent}"
-    return f"undid {count} {noun} in {spent}; negspace migrate up applies them again"
 
 
 @group.command()

@@ -10,10 +10,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from negspace.migrate.execute import Options, RunResult, StepResult
+from negspace.migrate.execute import Options
 from negspace.migrate.failure import Failure
 from negspace.migrate.gates import Exceeded, Gate
+from negspace.migrate.journal import Answer
 from negspace.migrate.ledger import Entry, Holder
+from negspace.migrate.outcome import RunResult, StepResult
 from negspace.migrate.perform import StatementResult
 from negspace.migrate.rehearse import LockHeld, LockTaken, Rehearsal, StatementRehearsal
 from negspace.migrate.runner import (
@@ -58,6 +60,7 @@ _LATER: Final = {
 }
 
 __all__ = [
+    "Answer",
     "Baseline",
     "Blocker",
     "Drift",

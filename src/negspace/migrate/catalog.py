@@ -25,7 +25,11 @@ Row: TypeAlias = dict[str, Any]
 Key: TypeAlias = tuple[int, int]  # pg_class or the like, and the object in it
 
 MADE_AHEAD: Final = "Made ahead by "
-_LEDGER: Final = {"public.negspace_migrations", "public.negspace_migrations_append_only()"}
+_LEDGER: Final = {
+    "public.negspace_migrations",
+    "public.negspace_migrations_append_only()",
+    "public.negspace_migrations_journal",
+}
 
 
 @dataclass(frozen=True)

@@ -9,54 +9,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from negspace.database import Connection, connect, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
-from negspace.migrate.ledger import Ledger, RunLock
+from negspace.migrate.journal import Answer, Journal, name_of
+from negspace.migrate.journaled import Journaled
+from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
 from negspace.migrate.lexer import Statement
-from negspace.migrate.perform import Patience, Performer, StatementResult, recorded
+from negspace.migrate.outcome import RunResult, StepResult, outcome
+from negspace.migrate.perform import Patience, Performer, recorded
 from negspace.migrate.plan import Plan, Step
 from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
-from negspace.migrate.rehearse import Rehearsal, Rehearser
+from negspace.migrate.rehearse import Rehearser
 from negspace.migrate.watch import OnBlocked, Watch
 
-__all__ = ["Options", "Progress", "Run", "RunResult", "StepResult", "open_session"]
+__all__ = ["Options", "Run", "open_session"]
 
 logger = logging.getLogger(__name__)
 
 APPLICATION: Final = "negspace migrate"
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What became of one step.
-
-    Attributes:
-        status: ``success`` (applied), ``rolled_back`` (undone by down), ``failed``,
-            ``undone`` (had run, and went with the failed transaction), ``not run``;
-            in a dry run ``rehearsed``, or ``not rehearsed`` where it can't be.
-        duration_ms: Its time; None where it did not run.
-        statements: How many statements ran.
-        details: Each statement that ran, the one that failed included.
-    """
-
-    name: str
-    version: str
-    direction: str
-    status: str
-    transaction: bool
-    duration_ms: float | None = None
-    statements: int = 0
-    details: tuple[StatementResult, ...] = ()
-
-
-Progress = Callable[[StepResult], None]
 
 
 @dataclass(frozen=True)
@@ -73,6 +50,10 @@ class Options:
         fingerprint: Keep in the ledger what the catalog was before and after.
         left_out: Which statements not to run, or None: all run.
         progress: Called after each step.
+        answers: What to do about migrations that a run left unfinished, by name, where the
+            catalog can't tell.
+        at: Called at each point where a crash would leave something else behind, with the
+            point's name.
         on_blocked: Called, from another thread, with whom a statement waits for.
     """
 
@@ -83,35 +64,10 @@ class Options:
     strip_transaction: bool = False
     fingerprint: bool = True
     left_out: Callable[[Statement], bool] | None = None
-    progress: Progress | None = None
+    progress: Callable[[StepResult], None] | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    at: Callable[[str], None] | None = None
     on_blocked: OnBlocked | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run did. A failure is told here, not raised.
-
-    Attributes:
-        batch: The batch that was applied or, by down, undone.
-        steps: One per planned migration, in the order of the plan.
-        failure: Why it stopped, or None.
-        lock_wait_ms: How long it waited for another run.
-        rehearsal: What a dry run saw; None otherwise.
-    """
-
-    direction: str
-    batch: int
-    dry_run: bool
-    steps: tuple[StepResult, ...]
-    failure: Failure | None
-    duration_ms: float
-    lock_wait_ms: float = 0.0
-    rehearsal: Rehearsal | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether everything planned was done, or rehearsed."""
-        return self.failure is None
 
 
 class _Stopped(Exception):  # noqa: N818  no error of anybody's: it ends a transaction
@@ -157,6 +113,8 @@ class Run:
         self._plan = plan
         self._options = options
         self._done: list[StepResult] = []
+        self._journal = Journal(connection, self._ledger.run_id)
+        self._recovered: list[str] = []
         self._rehearser = Rehearser(connection) if options.dry_run else None
         self._watch = Watch(lock.connection, options.on_blocked)
         patience = Patience(options.lock_timeout, options.lock_wait)
@@ -168,6 +126,7 @@ class Run:
         failure: Failure | None = None
         with translated():
             self._connection.execute(query("new_session"))
+            hold_session(self._connection)
         with self._watch:
             for group in self._plan.groups():
                 failure = self._group(group)
@@ -178,7 +137,7 @@ class Run:
             direction=self._plan.direction,
             batch=self._plan.batch,
             dry_run=self._options.dry_run,
-            steps=(*self._done, *(_outcome(step, "not run") for step in left)),
+            steps=(*self._done, *(outcome(step, "not run") for step in left)),
             failure=failure,
             duration_ms=_since(began),
             lock_wait_ms=self._lock.waited_ms,
@@ -191,7 +150,7 @@ class Run:
             with translated():
                 if self._options.dry_run and self._beyond_rehearsal(group):
                     for step in group:
-                        self._tell(_outcome(step, "not rehearsed"))
+                        self._tell(outcome(step, "not rehearsed"))
                 elif group[0].transaction:
                     self._together(group)
                 else:
@@ -202,7 +161,7 @@ class Run:
             step = group[min(len(self._done) - before, len(group) - 1)]
             failure = failed.in_run(step.name, step.file, error)
             del self._done[before + group.index(step) :]
-            failure = self._undo(group, before, failure, _outcome(step, "failed"))
+            failure = self._undo(group, before, failure, outcome(step, "failed"))
             if isinstance(error, KeyboardInterrupt):
                 raise
             return failure
@@ -210,10 +169,13 @@ class Run:
 
     def _beyond_rehearsal(self, group: tuple[Step, ...]) -> bool:
         """What runs outside a transaction can't be rolled back, nor what builds on it."""
-        return not group[0].transaction or any(d.status == "not rehearsed" for d in self._done)
+        if not group[0].transaction or group[0].after_commit:
+            return True
+        return any(done.status == "not rehearsed" for done in self._done)
 
     def _together(self, group: tuple[Step, ...]) -> None:
         with self._connection.transaction(force_rollback=self._options.dry_run):
+            hold_transaction(self._connection)
             self._ledger.create()
             self._watch.follow(self._connection, self._options.lock_timeout)
             if self._rehearser is not None:
@@ -229,18 +191,25 @@ class Run:
             if self._rehearser is not None:
                 self._rehearser.end()
             self._lock.see_alive()
+            self._at("before commit")
+        self._at("after commit")
 
     def _alone(self, step: Step) -> None:
         with self._connection.transaction():
             self._ledger.create()
+            self._journal.create()
             before = self._catalog("catalog_before")
-            self._write(self._ledger, step, _outcome(step, "running"), metadata=before)
+            self._write(self._ledger, step, outcome(step, "running"), metadata=before)
         self._watch.follow(self._connection, self._options.lock_timeout)
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
-        after = self._catalog("catalog_after")
-        self._write(self._ledger, step, result, metadata=before | after)
+        with self._connection.transaction():
+            after = self._catalog("catalog_after")
+            self._write(self._ledger, step, result, metadata=before | after)
+            self._journal.write(step.name, step.direction, "settled")
+            self._at("before commit")
+        self._at("after commit")
         self._tell(result)
 
     def _catalog(self, name: str) -> dict[str, object]:
@@ -262,14 +231,19 @@ class Run:
             failure = failed.in_run(step.name, step.file, said) if said else None
         status = "success" if step.direction == "up" else "rolled_back"
         result = replace(
-            _outcome(step, status),
+            outcome(step, status),
             duration_ms=_since(began),
             statements=ran,
+            recovered=() if step.transaction else tuple(self._recovered),
             details=tuple(self._performer.results),
         )
         if failure is not None:
             raise _Stopped(failure, replace(result, status="failed"))
         return result
+
+    def _at(self, point: str) -> None:
+        if self._options.at is not None:
+            self._options.at(point)
 
     def _guarded(self, step: Step) -> tuple[int, Failure | None]:
         """Run the file, and see that it left the transaction that it began in."""
@@ -278,10 +252,12 @@ class Run:
         start = self._transaction_start()
         ran, failure = self._execute(step)
         if failure is None and self._transaction_start() != start:
-            failure = _ended(step)
+            failure = failed.ended(step.name, step.file, transaction=step.transaction)
         return ran, failure
 
     def _execute(self, step: Step) -> tuple[int, Failure | None]:
+        if not step.transaction:
+            return self._journaled(step).run()
         if self._rehearser is not None:
             self._rehearser.step(step.name)
         if step.file.is_python:
@@ -294,10 +270,27 @@ class Run:
         for ran, statement in enumerate(step.file.statements):
             if left_out is not None and left_out(statement):
                 continue
+            self._at("before statement")
             said = self._performer.statement(statement)
+            self._at("after statement")
             if said is not None:
                 return ran, failed.in_statement(step.name, step.file, statement, said)
         return len(step.file.statements), None
+
+    def _journaled(self, step: Step) -> Journaled:
+        self._recovered.clear()
+        return Journaled(
+            self._connection,
+            self._lock,
+            self._journal,
+            step,
+            run_id=str(self._ledger.run_id),
+            answer=self._options.answers.get(name_of(step.name)),
+            performer=self._performer,
+            tell=self._recovered.append,
+            left_out=self._options.left_out,
+            at=self._at,
+        )
 
     def _transaction_start(self) -> object:
         """What tells one transaction from the next; None outside of any."""
@@ -340,7 +333,10 @@ class Run:
         if result.status != "running":
             metadata["statements"] = result.statements
             metadata |= recorded(result.details)
+        if result.recovered:
+            metadata["recovered"] = list(result.recovered)
         metadata["transaction"] = step.transaction
+        self._at("before ledger")
         ledger.write(
             step.name,
             step.version,
@@ -352,6 +348,7 @@ class Run:
             metadata=metadata,
             **more,
         )
+        self._at("after ledger")
 
     def _write_failure(
         self, step: Step, result: StepResult, failure: Failure, undone: list[str]
@@ -382,17 +379,3 @@ class Run:
 
 def _since(began: float) -> float:
     return (time.monotonic() - began) * 1000
-
-
-def _outcome(step: Step, status: str) -> StepResult:
-    return StepResult(step.name, step.version, step.direction, status, step.transaction)
-
-
-def _ended(step: Step) -> Failure:
-    if step.transaction:
-        message = "the migration ended the run's transaction itself; what it committed stays"
-        hint = "take its COMMIT or ROLLBACK out: a run is one transaction"
-    else:
-        message = "the file ends inside a transaction of its own, which was rolled back"
-        hint = "end it with COMMIT"
-    return Failure(step.name, step.file.path, message, hint=hint)

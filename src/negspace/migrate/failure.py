@@ -12,7 +12,7 @@ from negspace.errors import MigrationError, NegspaceError
 from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile
 
-__all__ = ["Failure", "in_python", "in_run", "in_statement"]
+__all__ = ["Failure", "ended", "excerpt", "in_python", "in_run", "in_statement"]
 
 _HINTS: Final = {
     "55P04": "a new enum value can be used after its transaction has committed: declare the"
@@ -126,6 +126,17 @@ def in_run(name: str, file: MigrationFile, error: BaseException | Diagnosis) -> 
         hint=said.hint,
         context=said.context,
     )
+
+
+def ended(name: str, file: MigrationFile, *, transaction: bool) -> Failure:
+    """The failure of a migration that did not leave the transaction that it began in."""
+    if transaction:
+        message = "the migration ended the run's transaction itself; what it committed stays"
+        hint = "take its COMMIT or ROLLBACK out: a run is one transaction"
+    else:
+        message = "the file ends inside a transaction of its own, which was rolled back"
+        hint = "end it with COMMIT"
+    return Failure(name, file.path, message, hint=hint)
 
 
 def _said(error: BaseException) -> Diagnosis:

@@ -29,7 +29,16 @@ from negspace.migrate.files import key_of
 from negspace.migrate.queries import query
 from negspace.migrate.script import MigrationFile
 
-__all__ = ["Applied", "Entry", "Holder", "Ledger", "RunLock", "Standing"]
+__all__ = [
+    "Applied",
+    "Entry",
+    "Holder",
+    "Ledger",
+    "RunLock",
+    "Standing",
+    "hold_session",
+    "hold_transaction",
+]
 
 FORMAT: Final = 1  # as the comment of the table says it, in queries/ledger_create.sql
 _FORMAT_SAID: Final = re.compile(r"negspace ledger, format (\d+)")
@@ -208,6 +217,23 @@ def _host() -> str:
 # ── the lock ─────────────────────────────────────────────────────────────────────────────
 
 
+def hold_session(connection: Connection) -> None:
+    """Let the next run see, as long as this session lives, that this run isn't over.
+
+    A run that is killed frees its lock at once, and what it had sent may still be at work, or
+    be committing. Behind a pooler a session is not ours to mark: there each transaction is
+    (``hold_transaction``), and each statement outside of one by a comment.
+    """
+    row = connection.execute("select pg_backend_pid() as pid").fetchone()
+    if row and row["pid"] == connection.info.backend_pid:  # a pooler makes its own up
+        connection.execute("select pg_advisory_lock_shared(7954877976375027571)")
+
+
+def hold_transaction(connection: Connection) -> None:
+    """The same, as long as the present transaction lives."""
+    connection.execute("select pg_advisory_xact_lock_shared(7954877976375027571)")
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds the lock that a run waits for."""
@@ -245,6 +271,7 @@ class RunLock(AbstractContextManager["RunLock"]):
         try:
             with translated():
                 self._acquire(self._connection)
+                self._outlive(self._connection)
         except BaseException:
             self._connection.close()
             raise
@@ -266,6 +293,20 @@ class RunLock(AbstractContextManager["RunLock"]):
             time.sleep(pause)
             pause = min(pause * 1.5, self.LONGEST_PAUSE)
         self.waited_ms = (time.monotonic() - began) * 1000
+
+    def _outlive(self, connection: Connection) -> None:
+        """Wait for what a run whose process is gone still has under way on the server."""
+        pause, told = 0.02, None
+        while True:
+            connection.execute("select pg_stat_clear_snapshot()")  # else a transaction sees one
+            row = connection.execute(query("lock_predecessor")).fetchone()
+            if row is None:
+                return
+            if row["pid"] != told and self._on_wait is not None:
+                told = row["pid"]
+                self._on_wait(Holder(**row))
+            time.sleep(pause)
+            pause = min(pause * 1.5, self.LONGEST_PAUSE)
 
     def _try(self, connection: Connection) -> bool:
         connection.execute("set transaction isolation level read committed")

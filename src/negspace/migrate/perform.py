@@ -79,9 +79,9 @@ class Patience:
     left_seconds: float | None
 
     def setting(self, manner: Manner, tries: int) -> bytes:
-        """The lock timeout of the next try, as SQL."""
+        """The lock timeout of the next try, as SQL after SET or SET LOCAL."""
         if manner is Manner.EXEMPT:
-            return b"set lock_timeout = 0;"
+            return b"lock_timeout = 0;"
         limits = [] if self.left_seconds is None else [self.left_seconds]
         if manner is Manner.SLICED and self.slice_seconds is not None:
             # Not always the same, so that two runs don't meet in the same moment again.
@@ -89,7 +89,7 @@ class Patience:
             limits.append(self.slice_seconds * jitter)
         if not limits:
             return _SERVERS_OWN
-        return b"set lock_timeout = %d;" % max(round(min(limits) * 1000), 1)
+        return b"lock_timeout = %d;" % max(round(min(limits) * 1000), 1)
 
     @property
     def over(self) -> bool:
@@ -107,7 +107,7 @@ class Patience:
         return min(pause, _LONGEST_PAUSE, self.left_seconds or _LONGEST_PAUSE)
 
 
-_SERVERS_OWN: Final = b"reset lock_timeout;"
+_SERVERS_OWN: Final = b"lock_timeout to default;"
 
 
 class Performer:
@@ -145,11 +145,28 @@ class Performer:
         self._fresh = frozenset()
         self.results = []
 
-    def statement(self, statement: Statement) -> Diagnosis | None:
-        """Execute one; what PostgreSQL said against it, its position within the statement."""
+    def part(self) -> None:
+        """A part of a migration begins; what came before is committed, or was rolled back.
+
+        So its tables are no longer its own, and what comes between two parts waits as long as
+        the server says.
+        """
+        self._fresh = frozenset()
+        if self._setting not in {None, _SERVERS_OWN}:
+            self._connection.execute(b"set " + _SERVERS_OWN)
+            self._setting = _SERVERS_OWN
+
+    def statement(self, statement: Statement, mark: str = "") -> Diagnosis | None:
+        """Execute one; what PostgreSQL said against it, its position within the statement.
+
+        Args:
+            statement: Any.
+            mark: A comment that is sent in front of it, for others to see.
+        """
         rows: list[int | None] = [None]
 
         def work(prefix: bytes) -> Diagnosis | None:
+            prefix = mark.encode() + prefix
             done = execute(self._connection, prefix + statement.text.encode())
             rows[0] = done.rows
             said = done.failure
@@ -266,9 +283,9 @@ class Performer:
             return prefix
         self._setting = setting
         if self._inside():
-            return setting + prefix
+            return b"set local " + setting + prefix  # behind a pooler the session is not ours
         # Two statements in one message would be a transaction.
-        self._connection.execute(setting)
+        self._connection.execute(b"set " + setting)
         return prefix
 
 

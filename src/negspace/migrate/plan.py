@@ -8,10 +8,11 @@ is touched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
+from negspace.migrate.autocommit import command
+from negspace.migrate.boundaries import Values
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
@@ -22,6 +23,7 @@ from negspace.migrate.statements import copies, ends_transaction
 __all__ = [
     "Plan",
     "Step",
+    "bounded",
     "check",
     "disagreements",
     "has_way_down",
@@ -40,6 +42,10 @@ class Step:
         file: The file that runs.
         batch: The batch that the ledger will have it in.
         transaction: False where its statements run one by one, outside the run's transaction.
+        reason: Why it runs outside the run's transaction, or why a commit comes before it.
+        cuts: Indexes of the statements that a commit inside the file comes before; a file
+            that has some runs part by part, each part in a transaction of its own.
+        after_commit: What is before it is committed first.
     """
 
     name: str
@@ -48,6 +54,9 @@ class Step:
     file: MigrationFile
     batch: int
     transaction: bool
+    reason: str | None = None
+    cuts: tuple[int, ...] = ()
+    after_commit: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,11 +69,17 @@ class Plan:
 
     def groups(self) -> Iterator[tuple[Step, ...]]:
         """The steps that share a transaction; one outside a transaction is alone."""
-        for transactional, steps in groupby(self.steps, key=lambda step: step.transaction):
-            if transactional:
-                yield tuple(steps)
+        group: list[Step] = []
+        for step in self.steps:
+            if group and (step.after_commit or not step.transaction):
+                yield tuple(group)
+                group = []
+            if step.transaction:
+                group.append(step)
             else:
-                yield from ((step,) for step in steps)
+                yield (step,)
+        if group:
+            yield tuple(group)
 
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
@@ -221,7 +236,7 @@ def plan_up(
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, tuple(steps))
+    return Plan("up", batch, bounded(steps))
 
 
 def plan_down(
@@ -254,7 +269,7 @@ def plan_down(
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, tuple(chosen))
+    return Plan("down", chosen[0].batch if chosen else standing.last_batch, bounded(chosen))
 
 
 def plan_redo(folder: Folder, standing: Standing) -> Plan:
@@ -273,7 +288,7 @@ def plan_redo(folder: Folder, standing: Standing) -> Plan:
         migration = there[step.name]
         _runnable(migration.up)
         again.append(_step(migration, "up", migration.up, step.batch))
-    return Plan("redo", down.batch, (*down.steps, *again))
+    return Plan("redo", down.batch, bounded((*down.steps, *again)))
 
 
 def _to_undo(
@@ -314,7 +329,46 @@ def _way_down(migration: Migration) -> MigrationFile:
 
 
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
-    return Step(migration.name, migration.version, direction, file, batch, file.transaction)
+    alone = _alone_because(file)
+    reason = alone and f"outside a transaction: {alone}"
+    return Step(migration.name, migration.version, direction, file, batch, file.transaction, reason)
+
+
+def _alone_because(file: MigrationFile) -> str | None:
+    """Why a file runs outside the run's transaction, or None where it runs inside."""
+    if file.transaction:
+        return None
+    for statement in file.statements:
+        found = command(statement)
+        if found is not None and file.directives.transaction:
+            return f"{found} in line {statement.line} runs outside a transaction only"
+    return "declared no-transaction"
+
+
+def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps, with the commits that new enum values need."""
+    values = Values()
+    out: list[Step] = []
+    for step in steps:
+        if not step.transaction:
+            values.committed()
+            out.append(step)
+            continue
+        found = values.boundaries(step.file)
+        inside = tuple(boundary for boundary in found if boundary.at)
+        if inside:
+            values.committed()  # it runs alone: what is before it is committed, its types too
+            inside = values.boundaries(step.file)
+            values.committed()
+            reason = "commits inside the file: " + "; ".join(b.reason for b in inside)
+            cuts = tuple(boundary.at for boundary in inside)
+            out.append(replace(step, transaction=False, reason=reason, cuts=cuts))
+        elif found:
+            reason = f"after a commit: {found[0].reason}"
+            out.append(replace(step, reason=reason, after_commit=True))
+        else:
+            out.append(step)
+    return tuple(out)
 
 
 def find(folder: Folder, version: str) -> Migration:

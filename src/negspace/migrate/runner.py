@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
+from negspace.database import Connection
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
-from negspace.migrate.execute import Options, Run, RunResult, open_session
+from negspace.migrate.execute import Options, Run, open_session
 from negspace.migrate.files import Folder, Migration, key_of, read_folder
+from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
+from negspace.migrate.outcome import RunResult
 from negspace.migrate.plan import (
     Plan,
     disagreements,
@@ -194,6 +198,7 @@ def _run(
     with open_session(address) as connection:
         # Before the lock is asked for: nothing to do needs none, and a refusal neither.
         plan = planned(Ledger(connection).standing())
+        options = _unfinished(connection, plan, options)
         if not plan.steps:
             return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
         if guard is not None:
@@ -202,7 +207,23 @@ def _run(
             guarded, plan = plan, planned(Ledger(connection).standing())
             if guard is not None and plan != guarded:
                 guard(plan)
+            options = _unfinished(connection, plan, options, restart=not options.dry_run)
             return Run(address, connection, lock, plan, options).result()
+
+
+def _unfinished(
+    connection: Connection, plan: Plan, options: Options, *, restart: bool = False
+) -> Options:
+    """Hold the plan against what earlier runs left half done; the options, answers checked."""
+    journal = Journal(connection, uuid4())
+    records = journal.unfinished()
+    answers = check_answers(options.answers, records)
+    forgotten = {name for name, answer in answers.items() if answer == "restart"}
+    refuse_crossing(plan, [record for record in records if record.migration not in forgotten])
+    if restart:
+        for record in {r.migration: r for r in records if r.migration in forgotten}.values():
+            journal.write(record.migration, record.direction, "settled", decided_by="operator")
+    return replace(options, answers=answers)
 
 
 def status(address: str, folder: Path) -> tuple[MigrationStatus, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from negspace.migrate.autocommit import command
 from negspace.migrate.lexer import Statement
 
 __all__ = [
@@ -25,29 +26,6 @@ _ENDS: Final = (
 )
 _FRAME: Final = {"begin", "start", "commit", "end"}
 
-_OUTSIDE: Final = (
-    ("vacuum",),
-    ("alter", "system"),
-    ("discard", "all"),
-    ("create", "database"),
-    ("drop", "database"),
-    ("create", "tablespace"),
-    ("drop", "tablespace"),
-    ("create", "subscription"),
-    ("drop", "subscription"),
-    ("reindex", "database"),
-    ("reindex", "system"),
-    ("reindex", "schema"),
-)
-# REFRESH MATERIALIZED VIEW CONCURRENTLY may be inside a transaction; these may not.
-_CONCURRENT: Final = (
-    ("create", "index"),
-    ("create", "unique", "index"),
-    ("drop", "index"),
-    ("reindex",),
-    ("alter", "table"),
-)
-
 _CLUSTER: Final = ("role", "user", "group", "database", "tablespace")
 
 
@@ -67,19 +45,7 @@ def is_frame(statement: Statement) -> bool:
 
 def needs_autocommit(statement: Statement) -> bool:
     """Whether PostgreSQL refuses it inside a transaction."""
-    if any(statement.begins(*words) for words in _OUTSIDE):
-        return True
-    if statement.tokens == ("cluster",):
-        return True
-    concurrent = any(statement.begins(*words) for words in _CONCURRENT)
-    return concurrent and "concurrently" in _head(statement)
-
-
-def _head(statement: Statement) -> tuple[str, ...]:
-    """Where CONCURRENTLY can stand: near the front, or at the end of DETACH PARTITION."""
-    if statement.begins("alter", "table"):
-        return statement.tokens if "detach" in statement.tokens else ()
-    return statement.tokens[: 12 if statement.begins("reindex") else 4]
+    return command(statement) is not None
 
 
 def copies(statement: Statement) -> bool:

@@ -18,7 +18,7 @@ from negspace.migrate.files import Migration
 from negspace.migrate.filling import Filler, Unfilled
 from negspace.migrate.ledger import RunLock
 from negspace.migrate.lexer import Statement
-from negspace.migrate.plan import Plan, Step
+from negspace.migrate.plan import Plan, Step, bounded
 from negspace.migrate.script import MigrationFile
 from negspace.migrate.shadow import Ground, shadow
 from negspace.migrate.statements import is_cluster_wide
@@ -122,7 +122,7 @@ class Trial:
             fingerprint=False,
             left_out=lambda statement: self._is_left(connection, path, statement),
         )
-        plan = Plan(direction, 1, (step,))
+        plan = Plan(direction, 1, bounded((step,)))
         return Run(self._address, connection, self._lock, plan, options).result().failure
 
     def _is_left(self, connection: Connection, file: str, statement: Statement) -> bool:

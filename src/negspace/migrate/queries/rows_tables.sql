@@ -14,6 +14,7 @@ select c.oid                                        as oid,
  where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
    and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
    and c.oid <> coalesce(to_regclass('public.negspace_migrations'), 0)
+   and c.oid <> coalesce(to_regclass('public.negspace_migrations_journal'), 0)
    and not exists (
        select from pg_depend as d
         where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')

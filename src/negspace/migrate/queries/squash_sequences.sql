@@ -8,5 +8,6 @@ select format('select pg_catalog.setval(%L, %s);', c.oid::regclass, s.last_value
        select from pg_depend as d
         where d.classid = 'pg_class'::regclass and d.objid = c.oid
           and (d.deptype = 'e'
-               or d.refobjid = coalesce(to_regclass('public.negspace_migrations'), 0)))
+               or d.refobjid in (to_regclass('public.negspace_migrations'),
+                                to_regclass('public.negspace_migrations_journal'))))
  order by c.oid::regclass::text
