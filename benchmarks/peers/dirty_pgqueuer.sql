@@ -1,0 +1,2 @@
+-- @done
+select 0 as n
