@@ -16,6 +16,9 @@ class Nothing:
 
 async def prepare(address: str, _: int) -> None:
     await awa.migrate(address)
+    client = awa.AsyncClient(address)
+    await client.install_queue_storage()
+    await client.close()
     answer()
 
 

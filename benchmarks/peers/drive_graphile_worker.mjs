@@ -3,8 +3,7 @@ import { createRequire } from "node:module";
 import { answer, go, serve, starts } from "./line.mjs";
 
 const require = createRequire(new URL("../../.servers/queue/", import.meta.url));
-const { makeWorkerUtils, run, runOnce } = require("graphile-worker");
-const { Logger } = require("graphile-worker");
+const { Logger, makeWorkerUtils, run, runOnce } = require("graphile-worker");
 const quiet = new Logger(() => () => {});
 const preset = (connectionString, size = 500) => ({
   worker: {
@@ -25,7 +24,7 @@ async function prepare(connectionString) {
   await utils.addJob("nothing", {}); // the task's row
   await utils.withPgClient((client) => client.query("delete from graphile_worker._private_jobs"));
   await utils.release();
-  answer();
+  await answer();
 }
 
 async function enqueue(connectionString, count) {
@@ -33,7 +32,7 @@ async function enqueue(connectionString, count) {
   await go();
   const jobs = Array.from({ length: count }, (_, n) => ({ identifier: "nothing", payload: { image: n } }));
   await utils.addJobs(jobs);
-  answer(count);
+  await answer(count);
   await utils.release();
 }
 
@@ -41,7 +40,7 @@ async function drain(connectionString) {
   let done = 0;
   await go();
   await runOnce({ preset: preset(connectionString), taskList: { nothing: () => void done++ } });
-  answer(done);
+  await answer(done);
 }
 
 async function latency(connectionString, count) {
@@ -54,7 +53,7 @@ async function latency(connectionString, count) {
   });
   await go();
   for (let n = 0; n < count; n++) await each.one(() => utils.addJob("nothing", { n }));
-  answer(count, { ms: each.ms });
+  await answer(count, { ms: each.ms });
   await runner.stop();
 }
 

@@ -22,22 +22,29 @@ from negspace.database import Database, Jsonb, PoolSize, connect, rows
 BATCH = 500
 WANTED = jobs.Wanted("negative_space", "1.0.0", {"sigma_px": 2})
 ALGORITHMS = ["negative_space@1.0.0"]
-RESULT = {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5}
+RESULT = {
+    "negative_space_data": {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5},
+    "anomalies": [],
+    "confidence_score": 0.9,
+    "processing_time_ms": 1,
+    "performance_stats": {"megapixels": 12},
+}
 
 
 class Ours:
     """A worker's steps, in batches; one place to change when the functions do."""
 
-    CLAIM: LiteralString = "select id, lease_token from claim_jobs(%s, %s, %s)"
-    COMPLETE: LiteralString = (
-        "select complete_job(job => j.id, token => j.token, negative_space_data => %s,"
-        " anomalies => '[]', confidence_score => 0.9, processing_time_ms => 1,"
-        " performance_stats => '{\"megapixels\": 12}')"
-        " from unnest(%s::bigint[], %s::uuid[]) as j (id, token)"
+    CLAIM: LiteralString = "select id, attempt, lease_token from claim_jobs(%s, %s, %s)"
+    COMPLETE: LiteralString = "select complete_jobs(%s)"
+    COMPLETE_BARE: LiteralString = "select answer_jobs(%s)"
+    COMPLETE_EACH: LiteralString = (
+        "select complete_job((e ->> 'job')::bigint, (e ->> 'token')::uuid,"
+        " e -> 'negative_space_data', '[]', 0.9, 1, performance_stats => e -> 'performance_stats')"
+        " from jsonb_array_elements(%s) e"
     )
-    COMPLETE_BARE: LiteralString = (
-        "select complete_job_from_cache(j.id, j.token)"
-        " from unnest(%s::bigint[], %s::uuid[]) as j (id, token)"
+    COMPLETE_BARE_EACH: LiteralString = (
+        "select complete_job_from_cache((e ->> 'job')::bigint, (e ->> 'token')::uuid)"
+        " from jsonb_array_elements(%s) e"
     )
 
     def __init__(self, address: str) -> None:
@@ -48,16 +55,28 @@ class Ours:
             [self.name, os.getpid(), ALGORITHMS],
         )
 
+        found = rows(self.connection, "select to_regproc('complete_jobs') is not null as batches")
+        if not found[0]["batches"]:
+            self.COMPLETE, self.COMPLETE_BARE = self.COMPLETE_EACH, self.COMPLETE_BARE_EACH
+
     def claim(self, how_many: int = BATCH) -> list[dict[str, Any]]:
         return rows(self.connection, self.CLAIM, [self.name, how_many, ALGORITHMS])
 
     def complete(self, held: Sequence[dict[str, Any]]) -> None:
-        ids, tokens = [job["id"] for job in held], [job["lease_token"] for job in held]
-        self.connection.execute(self.COMPLETE, [Jsonb(RESULT), ids, tokens])
+        self.connection.execute(self.COMPLETE, [ends(held, RESULT)])
 
     def complete_bare(self, held: Sequence[dict[str, Any]]) -> None:
-        ids, tokens = [job["id"] for job in held], [job["lease_token"] for job in held]
-        self.connection.execute(self.COMPLETE_BARE, [ids, tokens])
+        self.connection.execute(self.COMPLETE_BARE, [ends(held, {})])
+
+
+def ends(held: Sequence[dict[str, Any]], result: dict[str, Any]) -> Jsonb:
+    """The ends of jobs, as the functions take them."""
+    return Jsonb(
+        [
+            {"job": job["id"], "attempt": job["attempt"], "token": str(job["lease_token"])} | result
+            for job in held
+        ]
+    )
 
 
 def images(address: str, count: int) -> list[int]:

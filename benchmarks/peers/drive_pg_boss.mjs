@@ -16,14 +16,14 @@ async function started(connectionString, more = {}) {
 async function prepare(connectionString) {
   const boss = await started(connectionString);
   await boss.createQueue(QUEUE, { notify: true });
-  answer();
+  await answer();
 }
 
 async function enqueue(connectionString, count) {
   const boss = await started(connectionString);
   await go();
   await boss.insert(QUEUE, Array.from({ length: count }, (_, n) => ({ data: { image: n } })));
-  answer(count);
+  await answer(count);
 }
 
 async function drain(connectionString) {
@@ -36,7 +36,7 @@ async function drain(connectionString) {
     await boss.complete(QUEUE, jobs.map((job) => job.id));
     done += jobs.length;
   }
-  answer(done);
+  await answer(done);
 }
 
 async function latency(connectionString, count) {
@@ -45,7 +45,7 @@ async function latency(connectionString, count) {
   await boss.work(QUEUE, { pollingIntervalSeconds: 0.5 }, async () => each.started());
   await go();
   for (let n = 0; n < count; n++) await each.one(() => boss.send(QUEUE, { n }));
-  answer(count, { ms: each.ms });
+  await answer(count, { ms: each.ms });
 }
 
 await serve({ prepare, enqueue, drain, latency });

@@ -1,17 +1,21 @@
 // The same as line.py, for drivers in JavaScript.
-import { createInterface } from "node:readline/promises";
+import { createInterface } from "node:readline";
 
 export const PAUSE = 30; // milliseconds that a worker is idle before the next job comes
 export const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+
 export async function go() {
   console.log("ready");
-  const lines = createInterface({ input: process.stdin });
-  await new Promise((resolve) => lines.once("line", resolve));
-  lines.close();
+  await lines.next();
 }
 
-export const answer = (jobs = 0, more = {}) => console.log(JSON.stringify({ jobs, ...more }));
+// Answers, and stays connected until the server's counters are read.
+export async function answer(jobs = 0, more = {}) {
+  console.log(JSON.stringify({ jobs, ...more }));
+  await lines.next();
+}
 
 export async function serve(verbs) {
   const [verb, address, count] = process.argv.slice(2);

@@ -38,7 +38,9 @@ def go() -> None:
 
 
 def answer(jobs: int = 0, **more: object) -> None:
+    """Answer, and stay connected until the server's counters are read."""
     print(json.dumps({"jobs": jobs} | more), flush=True)
+    sys.stdin.readline()
 
 
 def serve(verbs: dict[str, Callable[[str, int], None]]) -> None:

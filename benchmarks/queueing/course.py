@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from collections.abc import Generator
-
-from negspace.database import connect
 
 from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.meter import Cost
-from benchmarks.queueing.systems import BARE, OURS, System
+from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, DriverError, System
+
+from negspace.database import connect, rows
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Result:
     two: Cost | None = None
     dirty: Cost | None = None
     latencies: list[float] = field(default_factory=list)
+    estimate: float | None = None  # milliseconds; median error of estimated_completion_at
+    failure: str | None = None
 
     def latency(self, percentile: int) -> float | None:
         """Milliseconds."""
@@ -56,21 +57,35 @@ class Course:
 
     def run(self, system: System) -> Result:
         """Everything that applies to the system."""
-        self._ground.prepare(system)
         result = Result(system)
+        try:
+            self._fill(system, result)
+        except DriverError as error:
+            if system.name not in PEER_SYSTEMS:
+                raise
+            result.failure = str(error)
+            self._say(system, "broken off", result.failure)
+        return result
+
+    def _fill(self, system: System, result: Result) -> None:
+        self._ground.prepare(system)
         result.drain = self._repeated(system, "drain, 1 process", self._drain)
         result.two = self._repeated(system, "drain, 2 processes", self._drain_two)
         result.dirty = self._repeated(system, "dirty drain", self._dirty)
         if system is BARE:
-            return result
+            return
         result.enqueue = self._repeated(system, "enqueue", self._enqueue)
         if system is OURS:
             result.copy = self._repeated(system, "COPY", self._copy)
+            result.estimate = self._estimate()
         with self._ground.copied(system) as name:
             result.latencies = self._ground.latencies(system, name, self._size.starts)
         if result.latencies:
-            self._say(system, "latency", f"p50 {result.latency(50):.1f} ms, p99 {result.latency(99):.1f} ms")
-        return result
+            self._say(
+                system,
+                "latency",
+                f"p50 {result.latency(50):.1f} ms, p99 {result.latency(99):.1f} ms",
+            )
 
     def _repeated(self, system: System, what: str, run: Callable[[System], Cost]) -> Cost:
         """The median of the repeats; one alone where a run is very long."""
@@ -100,6 +115,21 @@ class Course:
             self._ground.enqueue(system, name)
             return self._ground.measure(system, system.drain, name, 0, processes=processes)
 
+    def _estimate(self) -> float | None:
+        """How far from their end jobs were expected to end, once some of their like had ended."""
+        query = (
+            "select percentile_cont(0.5) within group (order by abs(extract(epoch from"
+            " completed_at - estimated_completion_at))) * 1000 as ms from (select * from"
+            " processing_queue where status = 'completed' order by id offset %s) q"
+        )
+        with self._ground.copied(OURS) as name:
+            self._ground.enqueue(OURS, name)
+            self._ground.measure(OURS, OURS.drain, name, 0)
+            with self._ground.superuser(name) as connection:
+                found = rows(connection, query, [self._size.jobs // 2])
+        self._say(OURS, "estimated_completion_at", f"median error {found[0]['ms']:.0f} ms")
+        return found[0]["ms"]
+
     def _drain_two(self, system: System) -> Cost:
         return self._drain(system, 2)
 
@@ -117,7 +147,9 @@ class Course:
 
     @contextmanager
     def _snapshot(self, name: str) -> Generator[None]:
-        with connect(self._ground.superuser_address(name), application_name="benchmark snapshot") as held:
+        with connect(
+            self._ground.superuser_address(name), application_name="benchmark snapshot"
+        ) as held:
             held.execute("set transaction isolation level repeatable read")
             held.execute("select txid_current()")  # holds the horizon of rows as a writer does
             yield

@@ -8,13 +8,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from negspace import migrate, server
-from negspace.database import Connection, connect, rows, sql
-
 from benchmarks.queueing.meter import Cost, Meter
 from benchmarks.queueing.systems import BARE, OURS, Driver, System
 
-MIGRATIONS = Path(__file__).parents[2] / "src/negspace/sql/migrations"
+import negspace
+from negspace import migrate, server
+from negspace.database import Connection, connect, rows, sql
+
+MIGRATIONS = Path(negspace.__file__).parent / "sql/migrations"
 BCRYPT = "$2b$04$" + "a" * 53
 IMAGES = """
     insert into images (user_id, file_name, original_filename, file_path, file_size, mime_type,
@@ -29,8 +30,8 @@ RESULTS = """
     insert into analysis_results (image_id, user_id, algorithm_version, algorithm_parameters,
                                   negative_space_data, anomalies, confidence_score,
                                   processing_time_ms)
-    select image_id, user_id, algorithm_version, algorithm_parameters, '{"schema": "negspace.benchmark/1"}', '[]',
-           0.9, 1
+    select image_id, user_id, algorithm_version, algorithm_parameters,
+           '{"schema": "negspace.benchmark/1"}', '[]', 0.9, 1
     from processing_queue_hot
 """
 
@@ -109,7 +110,7 @@ class Ground:
             with self.superuser(name) as connection:
                 connection.execute(RESULTS.encode())
 
-    def measure(  # noqa: PLR0913  each is its own
+    def measure(
         self,
         system: System,
         verb: str,

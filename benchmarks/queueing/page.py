@@ -9,6 +9,7 @@ from benchmarks.queueing.course import Result, Size
 from benchmarks.queueing.meter import Cost
 
 PAGE = Path(__file__).parents[2] / "docs/benchmarks.md"
+ESTIMATE = "error of estimated_completion_at"
 BEGIN, END = "<!-- queue -->", "<!-- /queue -->"
 
 
@@ -54,6 +55,8 @@ def goals(results: list[Result]) -> list[Line]:
         *most("idle latency p50", ours.latency(50), reference.latency(50), 2.5),
         *most("idle latency p99", ours.latency(99), reference.latency(99), 10.0),
     ]
+    if ours.estimate is not None:
+        lines.append(Line(ESTIMATE, ours.estimate, None, "its median", None, None, None))
     for result in results[3:]:
         lines += [
             Line(f"{what} against {result.system.name}", mine.rate, theirs.rate,
@@ -69,16 +72,21 @@ def goals(results: list[Result]) -> list[Line]:
     return lines
 
 
-def heading(version: str | None, size: Size, missing: dict[str, str]) -> str:
+def heading(version: str | None, size: Size, missing: dict[str, str], results: list[Result]) -> str:
     """What the tables hold."""
+    estimate = "".join(f"{r.estimate:,.0f} ms" for r in results if r.estimate is not None)
     text = (
         f"PostgreSQL {version}, fsync on; {size.jobs:,} jobs that do nothing, medians of"
         f" {size.repeats}. Dirty: a snapshot held, {size.finished:,} finished jobs, {size.dead:,}"
         " dead ones, statistics of an empty queue. Latency: from enqueue to start. Small: CPU of"
-        " the server, WAL, commits, each per job."
+        " the server, WAL, commits, each per job. Jobs that run for no time end at once, so what"
+        f" their estimated_completion_at is wrong by, {estimate}, is the time a batch takes."
     )
+    for result in results:
+        if result.failure:
+            missing = missing | {result.system.name: result.failure}
     for name, why in missing.items():
-        text += f" {name} could not be installed: {why}."
+        text += f" {name} could not be measured: {why}."
     return text
 
 

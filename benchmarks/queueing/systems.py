@@ -82,6 +82,7 @@ PEER_SYSTEMS = {
 def install(names: Sequence[str]) -> dict[str, str]:
     """Install what the peers need; for those that can't be: why."""
     INSTALLED.mkdir(parents=True, exist_ok=True)
+    (INSTALLED / "package.json").write_text('{"private": true}')  # or npm looks further up
     venv = INSTALLED / "venv/bin/python"
     why: dict[str, str] = {}
     for kind, commands in {
@@ -89,12 +90,14 @@ def install(names: Sequence[str]) -> dict[str, str]:
             [sys.executable, "-m", "venv", str(INSTALLED / "venv")],
             [str(venv), "-m", "pip", "install", "--quiet", "psycopg[binary,pool]", *PYPI],
         ),
-        ".mjs": (["npm", "install", "--no-audit", "--no-fund", "--prefix", str(INSTALLED), *NPM],),
+        ".mjs": (["npm", "install", "--no-audit", "--no-fund", *NPM],),
     }.items():
         wanted = [name for name in names if PEER_SYSTEMS[name].driver.endswith(kind)]
         try:
             for command in commands if wanted and not _installed(kind) else ():
-                subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
+                subprocess.run(
+                    command, cwd=INSTALLED, check=True, capture_output=True, text=True, timeout=600
+                )
         except (OSError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or str(error)
             why |= dict.fromkeys(wanted, said.strip().splitlines()[-1])
@@ -106,6 +109,10 @@ def install(names: Sequence[str]) -> dict[str, str]:
 def _installed(kind: str) -> bool:
     mark = INSTALLED / f"installed{kind}"
     return mark.is_file() and mark.read_text() == " ".join((*PYPI, *NPM))
+
+
+class DriverError(Exception):
+    """A driver ended without an answer; its own words are above."""
 
 
 class Driver:
@@ -122,7 +129,9 @@ class Driver:
 
     def ready(self) -> None:
         """Wait until it is."""
-        assert self._line() == "ready", self._name
+        said = self._line()
+        if said != "ready":
+            raise DriverError(f"{self._name}: said {said!r}")
 
     def go(self) -> None:
         """The word it waits for."""
@@ -156,5 +165,6 @@ class Driver:
     def _line(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline().strip()
-        assert line, f"{self._name}: ended with {self._process.wait()}"
+        if not line:
+            raise DriverError(f"{self._name}: ended with {self._process.wait()}")
         return line
