@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.queueing.meter import Cost, Meter
-from benchmarks.queueing.systems import BARE, OURS, Driver, System
+from benchmarks.queueing.systems import BARE, OURS, Driver, DriverError, System
 
 import negspace
 from negspace import migrate, server
@@ -159,6 +159,8 @@ class Ground:
         return answer["ms"] if answer else []
 
     def _done(self, system: System, name: str) -> int:
+        if not system.done:
+            raise DriverError(f"{system.name}: not done when it was broken off")
         with self.superuser(name) as connection:
             given = {"enqueued": self._jobs}
             return rows(connection, system.done.encode(), given)[0]["n"]

@@ -31,7 +31,8 @@ class System:
         drain: The verb that drains it.
         finished: SQL that makes %(n)s finished jobs, or nothing where finished jobs are removed.
         dead: SQL that makes %(n)s waiting jobs and removes them.
-        done: SQL that counts the jobs that are done, for a drain that is broken off.
+        done: SQL that counts the jobs that are done, for a drain that is broken off; nothing
+            where only the system's own code could tell.
     """
 
     name: str
@@ -61,7 +62,7 @@ def sql(name: str) -> dict[str, Any]:
     return {
         "finished": "".join(found.get("finished", [])),
         "dead": tuple(found.get("dead", [])),
-        "done": "".join(found["done"]),
+        "done": "".join(found.get("done", [])),
     }
 
 
