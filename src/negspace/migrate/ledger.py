@@ -71,10 +71,11 @@ class Applied:
 
 @dataclass(frozen=True)
 class Standing:
-    """The ledger's present state: what every plan starts from."""
+    """What every plan starts from: the ledger's present state, and which server it is on."""
 
     by_key: Mapping[tuple[int, str], Applied] = field(default_factory=dict)
     last_batch: int = 0
+    server_version: int = 180_000
 
     @property
     def applied(self) -> list[Applied]:
@@ -123,7 +124,7 @@ class Ledger:
         for row in sorted(rows, key=lambda row: row.pop("last_id")):
             last_batch = row.pop("last_batch")
             by_key[key_of(row["name"])] = Applied(**row)
-        return Standing(by_key, last_batch)
+        return Standing(by_key, last_batch, self._connection.info.server_version)
 
     def history(self, count: int | None) -> list[Entry]:
         """The newest rows first: ``count`` of them, or all."""

@@ -143,7 +143,7 @@ class Trial:
             fingerprint=False,
             left_out=lambda statement: self._is_left(connection, path, statement),
         )
-        plan = Plan(direction, 1, bounded((step,)))
+        plan = Plan(direction, 1, bounded((step,), connection.info.server_version))
         return Run(self._address, connection, self._lock, plan, options).result().failure
 
     def _is_left(self, connection: Connection, file: str, statement: Statement) -> bool:
