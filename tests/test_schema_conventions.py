@@ -237,6 +237,7 @@ COLUMN_PRIVILEGES = {
 SEQUENCES = {("api_keys_id_seq", "USAGE")}
 EXECUTES = {
     "aggregate_performance_metrics",
+    "applied_migrations",
     "archive_image",
     "cancel_jobs",
     "check_api_key",
