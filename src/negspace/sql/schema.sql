@@ -3165,25 +3165,18 @@ CREATE OR REPLACE FUNCTION public.record_batch_metrics(held public.processing_qu
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (
-        metric_name, value, unit, labels, context, sample_count, percentile_p50, percentile_p95, percentile_p99
-    )
-    select m.name, round(avg(m.ms)::numeric, 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context)
+    select m.name, round(greatest(m.ms, 0), 4), 'ms',
            jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
-           case when count(*) = 1 then jsonb_build_object('job_id', min(h.id)) else '{}' end,
-           count(*),
-           round((percentile_cont(0.50) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.95) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.99) within group (order by m.ms))::numeric, 4)
+           jsonb_build_object('job_id', h.id)
     from unnest(record_batch_metrics.held) h
     cross join lateral (values
-        ('job_wait_ms', greatest(extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)), 0)::double precision * 1000),
-        ('job_run_ms',  greatest(extract(epoch from record_batch_metrics.ended_at - h.started_at), 0)::double precision * 1000)
+        ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
     ) as m (name, ms)
     where m.ms is not null
-    group by m.name, h.algorithm_name
 $function$;
-comment on function public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone) is 'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): one row per analyser for the whole batch, with its percentiles.';
+comment on function public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone) is 'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): two metrics per job.';
 revoke execute on function public.record_batch_metrics(public.processing_queue[],public.queue_status,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.record_job_events(held public.processing_queue[], outcome public.audit_status, ended_at timestamp with time zone, changes jsonb, reasons jsonb DEFAULT '{}'::jsonb)

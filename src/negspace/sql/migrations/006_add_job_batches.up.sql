@@ -53,26 +53,19 @@ create function record_batch_metrics(held processing_queue[], outcome queue_stat
     language sql
     set search_path = pg_catalog, public, pg_temp
 as $$
-    insert into public.performance_metrics (
-        metric_name, value, unit, labels, context, sample_count, percentile_p50, percentile_p95, percentile_p99
-    )
-    select m.name, round(avg(m.ms)::numeric, 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context)
+    select m.name, round(greatest(m.ms, 0), 4), 'ms',
            jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
-           case when count(*) = 1 then jsonb_build_object('job_id', min(h.id)) else '{}' end,
-           count(*),
-           round((percentile_cont(0.50) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.95) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.99) within group (order by m.ms))::numeric, 4)
+           jsonb_build_object('job_id', h.id)
     from unnest(record_batch_metrics.held) h
     cross join lateral (values
-        ('job_wait_ms', greatest(extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)), 0)::double precision * 1000),
-        ('job_run_ms',  greatest(extract(epoch from record_batch_metrics.ended_at - h.started_at), 0)::double precision * 1000)
+        ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
     ) as m (name, ms)
     where m.ms is not null
-    group by m.name, h.algorithm_name
 $$;
 comment on function record_batch_metrics(processing_queue[], queue_status, timestamptz) is
-    'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): one row per analyser for the whole batch, with its percentiles.';
+    'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): two metrics per job.';
 revoke execute on function record_batch_metrics(processing_queue[], queue_status, timestamptz) from public;
 
 create function end_held_jobs(held processing_queue[], outcome queue_status, ended_at timestamptz, reasons jsonb default '{}') returns void
