@@ -117,6 +117,18 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _limit(connection: Connection, given: Row) -> Row:
+    return {"max_running": 2} | _owned(connection, given)
+
+
+def _count(connection: Connection, given: Row) -> Row:
+    return {"status": "queued", "priority": 5, "algorithm_name": "rehearsal", "jobs": 1}
+
+
+def _speed(connection: Connection, given: Row) -> Row:
+    return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -128,6 +140,9 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "queue_limits": _limit,
+    "algorithm_speeds": _speed,
+    "queue_counts": _count,
 }
 
 TABLES = tuple(_COMPLETE)
