@@ -237,6 +237,7 @@ COLUMN_PRIVILEGES = {
 SEQUENCES = {("api_keys_id_seq", "USAGE")}
 EXECUTES = {
     "aggregate_performance_metrics",
+    "answer_jobs",
     "archive_image",
     "cancel_jobs",
     "check_api_key",
@@ -244,10 +245,12 @@ EXECUTES = {
     "cleanup_expired_cache",
     "complete_job",
     "complete_job_from_cache",
+    "complete_jobs",
     "delete_image",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
+    "fail_jobs",
     "give_back_job",
     "heartbeat",
     "mark_duplicate_images",
@@ -272,6 +275,7 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "cache_key",
     "context_value",
+    "ends_by_job",
     "find_audit_timestamp",
     "refuse_change",
     "refuse_duplicate_chain",
