@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
+from negspace.errors import NegspaceError
 from negspace.settings import Settings
 from negspace.storage import Storage
 from negspace.worker import work
@@ -115,17 +117,19 @@ def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) 
             job: Claimed = pipe.recv()
             catcher.begin()
             send(Began(job.token))
-            send(_answer(setup, job))
+            send(_answer(setup, job, send))
         except (EOFError, ConnectionError):  # the worker has ended
             return
 
 
-def _answer(setup: Setup, job: Claimed) -> Done | Broke:
+def _answer(setup: Setup, job: Claimed, send: Callable[[Message], None]) -> Done | Broke:
     try:
         return Done(job.token, work.analyse(job, setup.storage, setup.settings))
     except BaseException as error:  # an analyser's own errors are of any class, exits too
+        if not isinstance(error, NegspaceError) or error.__cause__ is not None:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                send(Said(Line.now("ERROR", "negspace.worker", line)))
         reason = work.reason(error, job, setup.storage)
-        log.info("job %s: where it failed", job.id, exc_info=error)
         return Broke(job.token, reason, work.may_help(error))
 
 
