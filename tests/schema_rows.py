@@ -117,6 +117,10 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _log(connection: Connection, given: Row) -> Row:
+    return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -128,6 +132,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "job_logs": _log,
 }
 
 TABLES = tuple(_COMPLETE)
