@@ -8,6 +8,7 @@ database: a job is held by a lease, and only who has the lease can end it.
     foreman    the main thread: what is held, who computes it, how each job ends
     stock      jobs that wait in the worker, and how many it should hold
     claimer    a thread: claims jobs
+    wakeups    a thread: hears of new jobs, where notifications come through
     finisher   a thread: ends jobs, many in a transaction
     keeper     a thread: heartbeats, cancelled jobs, jobs of workers that are gone
     reach      how these threads wait for a server that went away

@@ -13,6 +13,7 @@ from negspace.errors import NegspaceError, UnavailableError
 from negspace.worker import leases
 from negspace.worker.leases import Claimed
 from negspace.worker.reach import Identity, Reach
+from negspace.worker.wakeups import Wakeups
 
 log = logging.getLogger("negspace.worker")
 
@@ -46,6 +47,8 @@ class Claimer(threading.Thread):
         self._changed = threading.Condition()
         self._wanted = 0
         self._woken = False
+        self._before: int | None = None  # workers that sleep and were first; None: awake
+        self._wakeups = Wakeups(identity, self._heard)
 
     def want(self, how_many: int) -> None:
         """Claim so many."""
@@ -60,6 +63,17 @@ class Claimer(threading.Thread):
             self._woken = True
             self._changed.notify()
 
+    def _heard(self, jobs: int) -> None:
+        """New jobs came: as many sleepers wake, who sleeps longest first."""
+        with self._changed:
+            if self._before is None:
+                return
+            if self._before < jobs:
+                self._woken = True
+                self._changed.notify()
+            else:
+                self._before -= jobs
+
     def stop(self) -> None:
         """Claim no more; a claim that is under way still reports."""
         self._reach.ended.set()
@@ -67,12 +81,16 @@ class Claimer(threading.Thread):
 
     def run(self) -> None:
         """The thread's life."""
+        if not self._identity.options.drain:
+            self._wakeups.start()
         try:
             self._work()
         except UnavailableError:
             pass  # told to end while there is no server
         except NegspaceError as error:
             self._failed(error)
+        if self._wakeups.is_alive():
+            self._wakeups.end()
         self._reach.database.close()
 
     def _work(self) -> None:
@@ -87,10 +105,13 @@ class Claimer(threading.Thread):
                 with self._changed:
                     self._wanted = 0
                 self._claimed(jobs)
+                self._rest(resting=False)
                 continue
             if self._identity.options.drain and self._reach.insist(self._is_drained):
                 self._drained()
                 return
+            if self._rest(resting=True):
+                continue  # a job may have come before we were known to sleep
             self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
             pause = min(2 * pause, self._identity.options.poll)
 
@@ -100,6 +121,20 @@ class Claimer(threading.Thread):
             self._woken = False
             return self._wanted
 
+    def _rest(self, *, resting: bool) -> bool:
+        """Say whether we sleep, where there is somebody to hear it; whether that is new."""
+        new = resting == (self._before is None)
+        if self._identity.options.drain or not (new or resting):
+            return False
+        if resting and not self._wakeups.work:
+            self._before = None
+            return False
+        step = partial(self._say_resting, resting if new else None)
+        before = self._reach.insist(step)
+        with self._changed:
+            self._before = before if resting else None
+        return new and resting
+
     def _sleep(self, seconds: float) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._woken, seconds)
@@ -107,6 +142,11 @@ class Claimer(threading.Thread):
     def _claim(self, how_many: int) -> list[Claimed]:
         who = self._identity
         return leases.claim(self._reach.database, who.worker, who.algorithms, how_many)
+
+    def _say_resting(self, resting: bool | None) -> int:
+        who = self._identity
+        lease = who.options.lease_time
+        return leases.rest(self._reach.database, who.worker, lease, resting=resting)
 
     def _is_drained(self) -> bool:
         return leases.is_drained(self._reach.database, self._identity.algorithms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Final, Literal, LiteralString, TypeAlias
 from uuid import UUID
 
@@ -182,6 +183,24 @@ def is_drained(database: Database, algorithms: Sequence[str]) -> bool:
     with database.transaction(read_only=True) as connection:
         row = only(connection, query, [list(algorithms)])
     return row is not None and not row["left"]
+
+
+def rest(database: Database, worker: str, lease: timedelta, *, resting: bool | None) -> int:
+    """Say that a worker sleeps, or is awake; None: as before.
+
+    Returns:
+        How many others of those that were heard of within the lease sleep longer.
+    """
+    query = (
+        "select count(*) as n from workers w join workers mine on mine.id = %s"
+        " where w.stopped_at is null and w.heartbeat_at > clock_timestamp() - %s"
+        " and (w.sleeping_since, w.id) < (mine.sleeping_since, mine.id)"
+    )
+    with database.transaction() as connection:
+        if resting is not None:
+            connection.execute("select rest_worker(%s, %s)", [worker, resting])
+        row = only(connection, query, [worker, lease])
+    return row["n"] if row else 0
 
 
 def finish(database: Database, how: How, ends: Sequence[End]) -> dict[int, Outcome]:
