@@ -1,7 +1,7 @@
 """The thread that ends jobs in the database: many in one transaction where many wait.
 
-It stores what there is as soon as it can, and what ends meanwhile goes with the next round: a
-slow job holds nothing back, and quick ones share their commits.
+What has ended waits a moment for others, and what ends while they are stored goes with the next
+round: a slow job holds nothing back, and quick ones share their commits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from negspace.worker.reach import Identity, Reach
 log = logging.getLogger("negspace.worker")
 
 MOST: Final = 200  # ends in one transaction
+MOMENT: Final = 0.05  # seconds that the first of them waits for others
 
 
 class Finisher(threading.Thread):
@@ -61,6 +62,7 @@ class Finisher(threading.Thread):
         while True:
             with self._some:
                 self._some.wait_for(lambda: self._ends or self._closing)
+                self._some.wait_for(lambda: len(self._ends) >= MOST or self._closing, MOMENT)
                 ends, self._ends = self._ends[:MOST], self._ends[MOST:]
             if not ends:
                 break
