@@ -49,6 +49,32 @@ $$;
 comment on function hold_jobs(jsonb) is 'Locks the images of jobs and then those jobs that are still held with the attempt and token given, and returns these.';
 revoke execute on function hold_jobs(jsonb) from public;
 
+create function record_batch_metrics(held processing_queue[], outcome queue_status, ended_at timestamptz) returns void
+    language sql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    insert into public.performance_metrics (
+        metric_name, value, unit, labels, context, sample_count, percentile_p50, percentile_p95, percentile_p99
+    )
+    select m.name, round(avg(m.ms)::numeric, 4), 'ms',
+           jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
+           case when count(*) = 1 then jsonb_build_object('job_id', min(h.id)) else '{}' end,
+           count(*),
+           round((percentile_cont(0.50) within group (order by m.ms))::numeric, 4),
+           round((percentile_cont(0.95) within group (order by m.ms))::numeric, 4),
+           round((percentile_cont(0.99) within group (order by m.ms))::numeric, 4)
+    from unnest(record_batch_metrics.held) h
+    cross join lateral (values
+        ('job_wait_ms', greatest(extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)), 0)::double precision * 1000),
+        ('job_run_ms',  greatest(extract(epoch from record_batch_metrics.ended_at - h.started_at), 0)::double precision * 1000)
+    ) as m (name, ms)
+    where m.ms is not null
+    group by m.name, h.algorithm_name
+$$;
+comment on function record_batch_metrics(processing_queue[], queue_status, timestamptz) is
+    'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): one row per analyser for the whole batch, with its percentiles.';
+revoke execute on function record_batch_metrics(processing_queue[], queue_status, timestamptz) from public;
+
 create function end_held_jobs(held processing_queue[], outcome queue_status, ended_at timestamptz, reasons jsonb default '{}') returns void
     language plpgsql
     set search_path = pg_catalog, public, pg_temp
@@ -66,23 +92,7 @@ begin
         last_error_at = case when end_held_jobs.outcome = 'failed' then end_held_jobs.ended_at else q.last_error_at end
     where q.id = any (array(select h.id from unnest(held) h))
       and q.status in ('queued', 'processing', 'retrying');
-    insert into public.performance_metrics (
-        metric_name, value, unit, labels, context, sample_count, percentile_p50, percentile_p95, percentile_p99
-    )
-    select m.name, round(avg(m.ms)::numeric, 4), 'ms',
-           jsonb_build_object('algorithm', h.algorithm_name, 'outcome', end_held_jobs.outcome),
-           case when count(*) = 1 then jsonb_build_object('job_id', min(h.id)) else '{}' end,
-           count(*),
-           round((percentile_cont(0.50) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.95) within group (order by m.ms))::numeric, 4),
-           round((percentile_cont(0.99) within group (order by m.ms))::numeric, 4)
-    from unnest(held) h
-    cross join lateral (values
-        ('job_wait_ms', greatest(extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)), 0)::double precision * 1000),
-        ('job_run_ms',  greatest(extract(epoch from end_held_jobs.ended_at - h.started_at), 0)::double precision * 1000)
-    ) as m (name, ms)
-    where m.ms is not null
-    group by m.name, h.algorithm_name;
+    perform public.record_batch_metrics(held, end_held_jobs.outcome, end_held_jobs.ended_at);
     perform 1 from public.workers w where w.id = any (workers) order by w.id for no key update;
     update public.workers w
     set jobs_completed = w.jobs_completed + case when end_held_jobs.outcome = 'completed' then c.jobs else 0 end,
@@ -92,7 +102,7 @@ begin
 end
 $$;
 comment on function end_held_jobs(processing_queue[], queue_status, timestamptz, jsonb) is
-    'Moves running jobs that the caller has locked to their end, counts them on their workers, and keeps two metrics per analyser: one row for the whole batch, with its percentiles. reasons: by job.';
+    'Moves running jobs that the caller has locked to their end, counts them on their workers, and keeps their metrics. reasons: by job.';
 revoke execute on function end_held_jobs(processing_queue[], queue_status, timestamptz, jsonb) from public;
 
 create function record_job_events(held processing_queue[], outcome audit_status, ended_at timestamptz, changes jsonb, reasons jsonb default '{}') returns void
@@ -148,6 +158,7 @@ begin
         as h (pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
     cross join lateral (select not w.id = any (busy) as done, h.pixel_hash is not null as hashed) d
     where i.id = w.id
+      and i.id = any (images)
       and (d.done and i.analysis_status = 'processing'
            or d.hashed and (i.pixel_hash, i.perceptual_hash, i.perceptual_hash_algorithm)
               is distinct from (h.pixel_hash, h.perceptual_hash, h.perceptual_hash_algorithm));
@@ -177,6 +188,9 @@ as $$
             negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
             quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
             optimization_suggestions jsonb, cache_ttl_seconds integer)
+    ), prints as (
+        select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
+        from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
     ), stored as (
         insert into public.analysis_results (
             image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
@@ -193,17 +207,20 @@ as $$
         on conflict on constraint analysis_results_identity_key do nothing
         returning id, image_id, algorithm_name, algorithm_version, parameters_hash
     ), known as materialized (
+        -- the key as cache_key() makes it, whose call would cost as much as the row
         -- analysed again on purpose: the same in, the same out
         select d.*, coalesce(s.id, (
                    select r.id from public.analysis_results r
                    where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
                      and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               public.algorithm_fingerprint(d.algorithm_name, d.algorithm_version, d.algorithm_parameters) as print
+               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
         from done d
+        join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
+        join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
         left join stored s using (image_id, algorithm_name, algorithm_version, parameters_hash)
     ), entered as (
         insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-        select distinct on (c.key) c.key, k.image_id, k.result, k.print,
+        select distinct on (k.key) k.key, k.image_id, k.result, k.print,
                jsonb_build_object(
                    'negative_space_data', k.negative_space_data, 'anomalies', k.anomalies,
                    'confidence_score', k.confidence_score, 'processing_time_ms', k.processing_time_ms,
@@ -211,9 +228,7 @@ as $$
                    'visualization_path', k.visualization_path),
                now() + make_interval(secs => k.cache_ttl_seconds)
         from known k
-        join public.images i on i.id = k.image_id
-        cross join lateral (select public.cache_key(i.file_hash, k.print) as key) c
-        order by c.key
+        order by k.key
         on conflict (cache_key) do update
             set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
                 cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at
@@ -228,6 +243,7 @@ create function complete_jobs(ends jsonb) returns table (job_id bigint, outcome 
     language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
+    set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -261,6 +277,7 @@ create function answer_jobs(ends jsonb) returns table (job_id bigint, outcome te
     language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
+    set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -367,6 +384,7 @@ create function fail_jobs(ends jsonb, counts boolean default true) returns table
     language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
+    set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
