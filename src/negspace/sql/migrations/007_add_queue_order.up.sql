@@ -3,6 +3,9 @@
 -- Order: ageing · low-water marks · deadlines · limits of running jobs · counters · claim.
 -- Why it is so: docs/decisions/0008.
 
+-- negspace: allow ban-drop-function in this file because claim_jobs() comes back with one argument more, which has a default
+-- negspace: allow require-concurrent-index-deletion in this file because the hot partition is small by design
+-- negspace: allow prefer-bigint-over-smallint in this file because a priority is 1 to 10
 -- negspace: allow prefer-bigint-over-int in this file because they are counts of jobs that run at once, none is an id
 -- negspace: allow constraint-missing-not-valid in this file because the hot partition is small by design, and ended months are read once
 -- negspace: allow require-concurrent-index-creation in this file because the hot partition is small by design

@@ -1,6 +1,9 @@
 -- Jobs for many images in one statement, wake-ups of sleeping workers, many jobs cancelled at
 -- once, and months of ended jobs that are dropped.
 
+-- negspace: allow ban-drop-function in this file because enqueue_jobs() comes back with further arguments, which have defaults
+-- negspace: allow require-concurrent-index-creation in this file because there are few workers
+
 
 -- ── Wake-ups ────────────────────────────────────────────────────────────────────────────
 
