@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import Bench, WorkerRun
+from conftest import programs
 from negspace import jobs, server
 from negspace.database import connect
 from negspace.errors import NegspaceError
@@ -175,10 +176,10 @@ class Chaos:
             return connection.info.backend_pid
 
     def _kill_server(self) -> None:
-        found = server.ensure(self.home, options=self.options)
+        found = server.ensure(self.home, options=self.options, binaries=programs())
         assert found.process
         self._signal(found.process, signal.SIGKILL)
-        _insist(lambda: server.ensure(self.home, options=self.options))
+        _insist(lambda: server.ensure(self.home, options=self.options, binaries=programs()))
         self.bench.services.close()
         self.bench.owner.close()
         self.bench.owner = _insist(lambda: connect(self.bench.database.superuser, autocommit=True))

@@ -47,7 +47,8 @@ def test_as_many_sleepers_wake_as_there_are_jobs_and_the_longest_first(bench: Be
     sleepers = []
     for number in range(3):
         sleepers.append(Sleeper(bench, f"w{number}"))
-        until(lambda n=number: asleep(bench) == n + 1, "it sleeps")
+        until(lambda n=number: asleep(bench) == n + 1, "it says that it sleeps")
+        until(lambda n=number: sleepers[n].claimer.asleep, "it has looked once more")
     first = bench.enqueue(bench.add_image())
     until(lambda: sleepers[0].jobs == [first], "who sleeps longest wakes")
     second, third = bench.enqueue(bench.add_images(2))

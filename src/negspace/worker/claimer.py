@@ -21,7 +21,11 @@ _FIRST_POLL: Final = 0.05  # seconds; doubled up to Options.poll while there is 
 
 
 class Claimer(threading.Thread):
-    """Claims until it is ended."""
+    """Claims until it is ended.
+
+    Attributes:
+        asleep: Whether it waits for a wake-up, or for the next poll.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Claimer(threading.Thread):
         self._changed = threading.Condition()
         self._wanted = 0
         self._woken = False
+        self.asleep = False
         self._before: int | None = None  # workers that sleep and were first; None: awake
         self._wakeups = Wakeups(identity, self._heard)
 
@@ -112,6 +117,8 @@ class Claimer(threading.Thread):
                 return
             if self._rest(resting=True):
                 continue  # a job may have come before we were known to sleep
+            if self._before is not None:
+                pause = self._identity.options.poll  # it will be woken
             self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
             pause = min(2 * pause, self._identity.options.poll)
 
@@ -137,7 +144,9 @@ class Claimer(threading.Thread):
 
     def _sleep(self, seconds: float) -> None:
         with self._changed:
+            self.asleep = True
             self._changed.wait_for(lambda: self._woken, seconds)
+            self.asleep = False
 
     def _claim(self, how_many: int) -> list[Claimed]:
         who = self._identity
