@@ -328,6 +328,16 @@ CHECKS: dict[str, Case] = (
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
     | number("workers", "jobs_failed", 0)
+    | number("job_logs", "attempt", 1)
+    | number("job_logs", "left_out", 0)
+    | {
+        "job_logs_lines_array": Case("job_logs", [{"lines": {}}], [{"lines": []}]),
+        "job_logs_lines_bounded": Case(
+            "job_logs",
+            [{"lines": [1] * 1001}, {"lines": ["x" * 2_000_000]}],
+            [{"lines": [1] * 1000}, {"lines": ["x" * 1_900_000]}],
+        ),
+    }
     | given("processing_queue", "job_group")
     | {
         "queue_limits_of_user_or_group": Case(

@@ -117,6 +117,10 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _log(connection: Connection, given: Row) -> Row:
+    return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
+
+
 def _limit(connection: Connection, given: Row) -> Row:
     return {"max_running": 2} | _owned(connection, given)
 
@@ -140,6 +144,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "job_logs": _log,
     "queue_limits": _limit,
     "algorithm_speeds": _speed,
     "queue_counts": _count,

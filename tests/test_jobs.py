@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench, png, until
 from negspace import jobs, queue
 from negspace.database import Connection, connect, rows
@@ -20,7 +21,7 @@ from negspace.errors import (
     NotFoundError,
     RefusedError,
 )
-from negspace.worker import leases, registry
+from negspace.worker import registry
 from queue_steps import ALL, claimed, completion, enlist
 
 

@@ -11,6 +11,7 @@ from negspace import jobs, queue, users
 from negspace.cli import output, session
 from negspace.cli.analyze import parsed
 from negspace.cli.asking import see_wanted
+from negspace.cli.job_log import log
 from negspace.cli.times import ahead, span
 from negspace.jobs import Job
 
@@ -18,6 +19,9 @@ from negspace.jobs import Job
 @click.group("jobs")
 def group() -> None:
     """The queue: what waits, runs and failed. JOB and IMAGE are numbers."""
+
+
+group.add_command(log)
 
 
 @group.command()

@@ -674,6 +674,35 @@ AS $function$
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
 
+CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    by_job constant jsonb := public.ends_by_job(count_deaths.ends);
+    held   constant bigint[] := array(select h.id from public.hold_jobs(by_job) h);
+    deadly bigint[];
+begin
+    with counted as (
+        update public.processing_queue_hot q
+        set processing_metadata = q.processing_metadata
+            || jsonb_build_object('deaths', coalesce((q.processing_metadata ->> 'deaths')::integer, 0) + 1)
+        where q.id = any (held)
+        returning q.id, (q.processing_metadata ->> 'deaths')::integer as deaths
+    )
+    select array_agg(c.id) into deadly from counted c where c.deaths >= count_deaths.most;
+    return (
+        select coalesce(jsonb_agg(
+            case when (e.value ->> 'job')::bigint = any (deadly) then e.value || '{"again": false}' else e.value end), '[]')
+        from jsonb_array_elements(count_deaths.ends) e);
+end
+$function$;
+comment on function public.count_deaths(ends jsonb, most integer) is 'Counts, for held jobs, that a process ended while it computed them. Returns the ends for fail_jobs(), with "again": false where it happened most times: such a job is not tried again, however many tries it has left.';
+grant execute on function public.count_deaths(jsonb,integer) to app_user;
+revoke execute on function public.count_deaths(jsonb,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.count_jobs()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1202,6 +1231,23 @@ $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
+CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    insert into public.job_logs (job_id, attempt, worker_id, lines, left_out)
+    select t.job, t.attempt, t.worker, t.lines, coalesce(t.left_out, 0)
+    from jsonb_to_recordset(keep_job_logs.tries) as t (job bigint, attempt integer, worker text, lines jsonb, left_out integer)
+    order by t.job, t.attempt
+    on conflict on constraint job_logs_pkey do update
+        set lines = excluded.lines, left_out = excluded.left_out, logged_at = excluded.logged_at
+$function$;
+comment on function public.keep_job_logs(tries jsonb) is 'Keeps what tries of jobs said: an array of objects with job, attempt, worker, lines and left_out. Given again for the same try, it takes the place of what was there.';
+grant execute on function public.keep_job_logs(jsonb) to app_user;
+revoke execute on function public.keep_job_logs(jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.limit_running_jobs(max_running integer, user_id bigint DEFAULT NULL::bigint, job_group text DEFAULT NULL::text)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1300,6 +1346,23 @@ end
 $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.lost_jobs(jobs bigint[], tokens uuid[])
+ RETURNS bigint[]
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select array(
+        select h.job
+        from unnest(lost_jobs.jobs, lost_jobs.tokens) as h (job, token)
+        where not exists (
+            select from public.processing_queue_hot q
+            where q.id = h.job and q.lease_token = h.token))
+$function$;
+comment on function public.lost_jobs(jobs bigint[], tokens uuid[]) is 'Those of a worker''s jobs that it no longer holds with the token given: cancelled, rescued, or ended. One look for all its jobs.';
+grant execute on function public.lost_jobs(bigint[],uuid[]) to app_user;
+revoke execute on function public.lost_jobs(bigint[],uuid[]) from public;
 
 CREATE OR REPLACE FUNCTION public.mark_duplicate_images()
  RETURNS integer
@@ -1524,6 +1587,37 @@ AS $function$
     select interval '10 minutes'
 $function$;
 comment on function public.priority_step() is 'How much waiting one step of priority is worth: a job of priority 1 that waits for 90 minutes comes before one of priority 10 that was asked for now. Within a priority the order is that of time, so nothing is sorted again as jobs age: a claim merges ten ordered lists.';
+
+CREATE OR REPLACE FUNCTION public.purge_job_logs(older_than interval, how_many integer DEFAULT 10000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    purged integer;
+begin
+    if purge_job_logs.older_than < interval '0' then
+        raise exception 'the age must not be negative, as % is', purge_job_logs.older_than using errcode = 'NS004';
+    end if;
+    with old as (
+        select l.job_id, l.attempt from public.job_logs l
+        where l.logged_at < now() - purge_job_logs.older_than
+        order by l.logged_at
+        limit greatest(purge_job_logs.how_many, 0)
+        for update skip locked
+    ), gone as (
+        delete from public.job_logs l using old
+        where l.job_id = old.job_id and l.attempt = old.attempt
+        returning 1
+    )
+    select count(*) into purged from gone;
+    return purged;
+end
+$function$;
+comment on function public.purge_job_logs(older_than interval, how_many integer) is 'Removes the logs of up to how_many tries that ended longer ago, oldest first, and returns how many.';
+grant execute on function public.purge_job_logs(interval,integer) to app_user;
+revoke execute on function public.purge_job_logs(interval,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.purge_jobs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
@@ -2696,6 +2790,35 @@ $function$;
 comment on function public.register_image(user_id bigint, original_filename text, file_name text, file_path text, file_size bigint, mime_type text, file_hash text, image_dimensions jsonb, metadata jsonb) is 'Takes an image in and returns its row: a duplicate of the original where its owner has the same file already.';
 grant execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) to app_user;
 revoke execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) from public;
+
+create table public.job_logs (
+    job_id    bigint                   not null,
+    attempt   integer                  not null,
+    worker_id text                     not null,
+    logged_at timestamp with time zone not null default clock_timestamp(),
+    lines     jsonb                    not null,
+    left_out  integer                  not null default 0,
+    constraint job_logs_pkey PRIMARY KEY (job_id, attempt),
+    constraint job_logs_attempt_positive CHECK (attempt > 0),
+    constraint job_logs_left_out_not_negative CHECK (left_out >= 0),
+    constraint job_logs_lines_array CHECK (jsonb_typeof(lines) = 'array'::text),
+    constraint job_logs_lines_bounded CHECK (
+CASE
+    WHEN jsonb_typeof(lines) = 'array'::text THEN jsonb_array_length(lines) <= 1000
+    ELSE NULL::boolean
+END AND octet_length(lines::text) <= 2000000)
+);
+comment on table public.job_logs is 'What was logged while a try of a job was computed; a try that said nothing has no row. No foreign key: jobs are partitioned by status and month, and their numbers alone are no key.';
+comment on column public.job_logs.job_id is 'The job.';
+comment on column public.job_logs.attempt is 'Its try, as processing_queue.attempt counts them.';
+comment on column public.job_logs.worker_id is 'The worker that ran it.';
+comment on column public.job_logs.logged_at is 'When the lines were stored last: at the end of the try, and now and then while it runs.';
+comment on column public.job_logs.lines is 'The lines, in order: objects with logged_at, level, logger and message.';
+comment on column public.job_logs.left_out is 'How many lines there were besides, between the first and the last ones.';
+grant select on public.job_logs to app_user;
+
+CREATE INDEX job_logs_logged_at_idx ON public.job_logs USING btree (logged_at);
+comment on index public.job_logs_logged_at_idx is 'The oldest first: purge_job_logs().';
 
 create table public.performance_metrics (
     id             bigint                   not null generated always as identity,
