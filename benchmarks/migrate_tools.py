@@ -251,6 +251,7 @@ def install() -> list[str]:
 
 
 def environment(address: str) -> Mapping[str, str]:
-    """Of every tool: the address, and nothing of ours from outside."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DB_", "NEGSPACE_", "PG"))}
+    """Of every tool: the address, and nothing from outside that would change what it does."""
+    others = ("DB_", "NEGSPACE_", "PG", "PYTHON", "NODE_", "PIP_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     return kept | {"DATABASE_URL": address}

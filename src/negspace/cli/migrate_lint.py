@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +13,6 @@ from negspace.cli.migrate_options import address, folder_option, strip_option
 
 if TYPE_CHECKING:
     from negspace.migrate.lint import Finding, LintResult
-    from negspace.migrate.plan import Plan
     from negspace.migrate.script import Problem
 
 FOUND: Final = 3
@@ -98,18 +96,6 @@ def _summary(found: LintResult) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def guard(where: str, folder: Path, lock_timeout: float | None) -> Callable[[Plan], None]:
-    """What ``up`` asks before it runs; squawk is imported when there is something to run."""
-
-    def check(plan: Plan) -> None:
-        from negspace.migrate.lint import linted
-
-        has_timeout = lock_timeout is not None
-        linted(where, folder, lock_timeout=has_timeout, on_warnings=say_warnings)(plan)
-
-    return check
 
 
 @click.command()

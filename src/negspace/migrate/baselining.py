@@ -15,13 +15,13 @@ from negspace.database import Connection, translated
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.migrate.adopting import adopted
 from negspace.migrate.catalog import Catalog, read
-from negspace.migrate.execute import open_session
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.histories import without_histories
 from negspace.migrate.ledger import Holder, Ledger, RunLock
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import built
 from negspace.migrate.plan import check, find
+from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground
 from negspace.migrate.trial import Trial
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
-from negspace.migrate.autocommit import command
-from negspace.migrate.boundaries import Values
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
-from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
-from negspace.migrate.statements import copies, ends_transaction
+
+if TYPE_CHECKING:
+    from negspace.migrate.lexer import Statement
 
 __all__ = [
     "Plan",
@@ -120,9 +120,9 @@ def is_edited(migration: Migration, row: Applied) -> bool:
 
 def is_late(migration: Migration, standing: Standing) -> bool:
     """Whether a migration that isn't applied comes before one that is."""
-    newest = max((_key(row) for row in standing.applied), default=None)
     row = standing.by_key.get(migration.key)
-    return newest is not None and migration.key < newest and not (row and row.applied)
+    is_before = standing.newest is not None and migration.key < standing.newest
+    return is_before and not (row and row.applied)
 
 
 def _key(row: Applied) -> tuple[int, str]:
@@ -151,6 +151,8 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
 
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
+    from negspace.migrate.statements import copies, ends_transaction
+
     for statement in file.statements:
         if copies(statement):
             yield _problem(
@@ -338,6 +340,8 @@ def _alone_because(file: MigrationFile) -> str | None:
     """Why a file runs outside the run's transaction, or None where it runs inside."""
     if file.transaction:
         return None
+    from negspace.migrate.autocommit import command
+
     for statement in file.statements:
         found = command(statement)
         if found is not None and file.directives.transaction:
@@ -347,6 +351,10 @@ def _alone_because(file: MigrationFile) -> str | None:
 
 def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
     """The steps, with the commits that new enum values need."""
+    if not steps:
+        return ()
+    from negspace.migrate.boundaries import Values
+
     values = Values()
     out: list[Step] = []
     for step in steps:
