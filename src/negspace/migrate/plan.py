@@ -93,9 +93,9 @@ def disagreements(
     stand = squashed(folder, standing)
     yield from stand.problems
     for row in standing.applied:
-        migration = there.get(_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
-            if _key(row) not in stand.replaced:
+            if key_of(row.name) not in stand.replaced:
                 yield _gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
@@ -125,10 +125,6 @@ def is_late(migration: Migration, standing: Standing) -> bool:
     return is_before and not (row and row.applied)
 
 
-def _key(row: Applied) -> tuple[int, str]:
-    return key_of(row.name)
-
-
 def _gone(folder: Folder, row: Applied) -> Problem:
     return Problem(
         folder.path / row.name,
@@ -141,7 +137,7 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
     aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         if migration.key not in aside and is_late(migration, standing):
-            newest = max(standing.applied, key=_key)
+            newest = max(standing.applied, key=lambda row: key_of(row.name))
             yield Problem(
                 migration.up.path,
                 f"comes before {newest.name}, which is applied already",
@@ -238,7 +234,7 @@ def plan_up(
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, bounded(steps))
+    return Plan("up", batch, bounded(steps, standing.server_version))
 
 
 def plan_down(
@@ -267,11 +263,15 @@ def plan_down(
     there = {migration.key: migration for migration in folder.migrations}
     chosen: list[Step] = []
     for row in _to_undo(folder, standing, steps, to, batch=batch):
-        migration = there.get(_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, bounded(chosen))
+    return Plan(
+        "down",
+        chosen[0].batch if chosen else standing.last_batch,
+        bounded(chosen, standing.server_version),
+    )
 
 
 def plan_redo(folder: Folder, standing: Standing) -> Plan:
@@ -290,7 +290,7 @@ def plan_redo(folder: Folder, standing: Standing) -> Plan:
         migration = there[step.name]
         _runnable(migration.up)
         again.append(_step(migration, "up", migration.up, step.batch))
-    return Plan("redo", down.batch, bounded((*down.steps, *again)))
+    return Plan("redo", down.batch, bounded((*down.steps, *again), standing.server_version))
 
 
 def _to_undo(
@@ -299,7 +299,7 @@ def _to_undo(
     newest_first = standing.applied[::-1]
     if to is not None:
         floor = None if to.isdecimal() and int(to) == 0 else find(folder, to).key
-        return [row for row in newest_first if floor is None or _key(row) > floor]
+        return [row for row in newest_first if floor is None or key_of(row.name) > floor]
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
@@ -349,13 +349,13 @@ def _alone_because(file: MigrationFile) -> str | None:
     return "declared no-transaction"
 
 
-def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps, with the commits that new enum values need."""
+def bounded(steps: Sequence[Step], server_version: int) -> tuple[Step, ...]:
+    """The steps, with the commits that new enum values need on such a server."""
     if not steps:
         return ()
     from negspace.migrate.boundaries import Values
 
-    values = Values()
+    values = Values(server_version)
     out: list[Step] = []
     for step in steps:
         if not step.transaction:
