@@ -270,6 +270,24 @@ CHECKS: dict[str, Case] = (
     | number("audit_log_details", "failure_count", 0)
     | json_object("audit_log_details", "event_data")
     | json_object("audit_log_details", "system_state")
+    | number("audit_seals", "number", 1)
+    | number("audit_seals", "lineage", 0)
+    | number("audit_seals", "leaf_count", 1)
+    | {
+        "audit_seals_relation_known": Case(
+            "audit_seals",
+            [{"relation": w} for w in ["", "users"]],
+            [{"relation": r} for r in ["security_audit", "audit_log_details"]],
+        )
+    }
+    | {
+        f"audit_seals_{column}_sha256": Case(
+            "audit_seals",
+            [{column: bytes(n)} for n in (0, 31, 33)],
+            [{column: b"\xff" * 32}],
+        )
+        for column in ("merkle_root", "previous_hash", "seal_hash")
+    }
     | {
         "analysis_cache_cache_key_given": Case(
             "analysis_cache",

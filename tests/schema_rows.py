@@ -117,6 +117,24 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _seal(connection: Connection, given: Row) -> Row:
+    number = next(_numbers)
+    return {
+        "number": number,
+        "relation": "security_audit",
+        "month": "2026-01-01 00:00:00+00",
+        "lineage": 0,
+        "last_xid": "7",
+        "last_id": 7,
+        "highest_id": 7,
+        "leaf_count": 1,
+        "merkle_root": bytes(32),
+        "previous_hash": bytes(32),
+        "seal_hash": bytes(32),
+        "sealed_at": "2026-01-01 00:00:00+00",
+    }
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -128,6 +146,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "audit_seals": _seal,
 }
 
 TABLES = tuple(_COMPLETE)

@@ -103,7 +103,7 @@ def test_times_have_a_zone_and_texts_no_length(owner):
     types = {row["type"] for row in rows(owner, COLUMNS)}
     plain = {"bigint", "integer", "smallint", "numeric", "text", "text[]", "boolean", "jsonb"}
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid"}
+    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid", "bytea", "xid8"}
 
 
 def test_no_extension_is_required(owner):
@@ -186,6 +186,7 @@ def test_temporary_objects_hijack_nothing(schema):
         app.execute("select public.record_event('login', 'user')")
         app.execute("select public.ensure_partitions(4)")
         app.execute("select public.refresh_user_counters()")
+        app.execute("select public.seal_audit()")
         assert caught(app) == []
         for table in ("security_audit", "analysis_results", "performance_metrics", "workers"):
             trap = sql.SQL("select from pg_temp.{}").format(sql.Identifier(table))
@@ -217,6 +218,7 @@ PRIVILEGES = {
     "api_keys": {READ, ADD, CHANGE},
     "security_audit": {READ},
     "audit_log_details": {READ},
+    "audit_seals": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
     "workers": {READ},
@@ -234,7 +236,8 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "optimization_suggestions", CHANGE),
 }
 # To draw the number of a key before its row is written.
-SEQUENCES = {("api_keys_id_seq", "USAGE")}
+# And to see whether seals were cut off.
+SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
     "aggregate_performance_metrics",
     "archive_image",
@@ -262,6 +265,7 @@ EXECUTES = {
     "register_worker",
     "rescue_jobs",
     "retry_jobs",
+    "seal_audit",
     "set_image_hashes",
     "stop_worker",
 }
@@ -270,9 +274,13 @@ EVERYBODY_EXECUTES = {
     "algorithm_fingerprint",
     "append_processing_history",
     "audit_context",
+    "audit_leaf",
+    "audit_seal_hash",
     "cache_key",
     "context_value",
     "find_audit_timestamp",
+    "hash_audit_row",
+    "merkle_root",
     "refuse_change",
     "refuse_duplicate_chain",
     "refuse_scopes_beyond_role",

@@ -9,7 +9,7 @@ import click
 
 from negspace import audit, users
 from negspace.audit import Cursor, Event
-from negspace.cli import output, session
+from negspace.cli import audit_seals, output, session
 from negspace.cli.times import past
 
 _COLUMNS = ("id", "timestamp", "who", "action", "resource", "status", "ip_address", "what")
@@ -152,3 +152,10 @@ def _changes(before: Mapping[str, object] | None, after: Mapping[str, object] | 
         shown = " → ".join(output.cell(value) for value in values)
         parts.append(f"{name}: {shown}" if len(shown) <= 40 else name)
     return ", ".join(parts)
+
+
+group.add_command(audit_seals.seal)
+group.add_command(audit_seals.verify)
+group.add_command(audit_seals.keygen)
+group.add_command(audit_seals.anchor)
+group.add_command(audit_seals.prove)

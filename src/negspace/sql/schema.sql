@@ -67,6 +67,10 @@ create type public.user_role as enum (
 );
 comment on type public.user_role is 'What an account may do. admin: everything, accounts and settings too. analyst: take in images, run analyses, read results. viewer: read only. api_user: a program, through API keys and their scopes.';
 
+create sequence public.audit_seals_seen as bigint minvalue 0;
+comment on sequence public.audit_seals_seen is 'The highest number of a seal that was seen committed.';
+grant select on sequence public.audit_seals_seen to app_user;
+
 CREATE OR REPLACE FUNCTION public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, having_labels jsonb DEFAULT '{}'::jsonb)
  RETURNS TABLE(window_start timestamp with time zone, window_end timestamp with time zone, sample_count bigint, mean double precision, minimum numeric, maximum numeric, p50 double precision, p95 double precision, p99 double precision)
  LANGUAGE plpgsql
@@ -718,6 +722,19 @@ comment on function public.give_back_job(job bigint, token uuid, reason text) is
 grant execute on function public.give_back_job(bigint,uuid,text) to app_user;
 revoke execute on function public.give_back_job(bigint,uuid,text) from public;
 
+CREATE OR REPLACE FUNCTION public.hash_audit_row()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    new.recorded_in := pg_current_xact_id();
+    new.leaf_hash := public.audit_leaf(new);
+    return new;
+end
+$function$;
+comment on function public.hash_audit_row() is 'Fills recorded_in and leaf_hash of a new row of the audit trail, whatever was given for them.';
+
 CREATE OR REPLACE FUNCTION public.heartbeat(worker text)
  RETURNS bigint[]
  LANGUAGE plpgsql
@@ -811,6 +828,32 @@ $function$;
 comment on function public.mark_duplicate_images() is 'Marks images whose content their owner has already, and returns how many were marked. Content is the decoded pixels where they are known, else the file. The oldest is the original, also of what were duplicates of the others; nobody''s image becomes a duplicate of somebody else''s.';
 grant execute on function public.mark_duplicate_images() to app_user;
 revoke execute on function public.mark_duplicate_images() from public;
+
+CREATE OR REPLACE FUNCTION public.merkle_root(leaves bytea[])
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    level bytea[] := leaves;
+begin
+    -- Level by level; a last one without a partner goes up as it is. That is RFC 6962's tree.
+    while cardinality(level) > 1 loop
+        level := array(
+            select case when p.partner is null then p.hash
+                   else sha256('\x01'::bytea || p.hash || p.partner) end
+            from (
+                select n.hash, n.place, lead(n.hash) over (order by n.place) as partner
+                from unnest(level) with ordinality as n (hash, place)
+            ) p
+            where p.place % 2 = 1
+            order by p.place);
+    end loop;
+    return level[1];
+end
+$function$;
+comment on function public.merkle_root(leaves bytea[]) is 'The root of RFC 6962''s tree over these leaves; null for none.';
 
 CREATE OR REPLACE FUNCTION public.missing_partitions(first timestamp without time zone, last timestamp without time zone)
  RETURNS TABLE(parent text, month timestamp without time zone, name text)
@@ -1179,6 +1222,81 @@ AS $function$
     end
 $function$;
 comment on function public.role_scopes(role public.user_role) is 'The scopes that an API key of an account in this role may have. read:images: list and show images. write:images: take in, change, archive and remove them. read:results: read and export what analyses found. run:analyses: enqueue, cancel and retry jobs. read:metrics: metrics and the queue. read:audit: the audit trail. manage:accounts: accounts and keys.';
+
+CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    relation text;
+    made     integer := 0;
+begin
+    if batch_size is null or batch_size not between 1 and 100000 or how_many is null or how_many < 1 then
+        raise exception 'a seal holds from 1 to 100000 rows, and one or more are made, not % of %',
+                        coalesce(how_many::text, 'null'), coalesce(batch_size::text, 'null')
+            using errcode = 'NS004', hint = 'a thousand rows each is a good size';
+    end if;
+    -- One at a time, and no queue behind it: the one that seals does it for all.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.seal_audit', 0)) then
+        return 0;
+    end if;
+    perform setval('public.audit_seals_seen', s.number)
+    from (select max(number) as number from public.audit_seals where sealed_at < now()) s
+    cross join public.audit_seals_seen q
+    where s.number > q.last_value;
+    foreach relation in array array['security_audit', 'audit_log_details'] loop
+        exit when made >= how_many;
+        made := made + public.seal_audit_relation(relation, batch_size, how_many - made);
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit(batch_size integer, how_many integer) is 'Seals what can''t change any more of the audit trail, in batches of batch_size rows at most, and returns how many seals it made. Call it until it returns 0; workers do, every minute.';
+grant execute on function public.seal_audit(integer,integer) to app_user;
+revoke execute on function public.seal_audit(integer,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.seal_audit_relation(relation text, batch_size integer, how_many integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    newest  public.audit_seals%rowtype := public.newest_audit_seal(relation);
+    abroad  bigint := public.foreign_audit_rows(newest);
+    sealed  public.audit_seals%rowtype;
+    made    integer := 0;
+begin
+    while made < how_many loop
+        sealed := public.next_audit_seal(
+            newest, coalesce(abroad, 9223372036854775807),
+            case when abroad is null then horizon else '18446744073709551615' end, batch_size);
+        if sealed.leaf_count is not null then
+            select coalesce(max(s.number), 0) + 1 into sealed.number from public.audit_seals s;
+            sealed.previous_hash := coalesce(
+                (select s.seal_hash from public.audit_seals s where s.number = sealed.number - 1),
+                decode(repeat('00', 32), 'hex'));
+            sealed.sealed_at := now();
+            sealed.seal_hash := public.audit_seal_hash(sealed);
+            insert into public.audit_seals select sealed.*;
+            newest := sealed;
+            made := made + 1;
+        elsif abroad is not null then  -- all from before are sealed: now those of this server
+            newest.lineage := abroad;
+            newest.last_xid := '0';
+            newest.last_id := -9223372036854775808;
+            abroad := null;
+        else
+            exit;
+        end if;
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit_relation(relation text, batch_size integer, how_many integer) is 'Seals up to how_many batches of one relation, and returns how many.';
+revoke execute on function public.seal_audit_relation(text,integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.set_image_hashes(image bigint, pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
  RETURNS void
@@ -1579,6 +1697,8 @@ create table public.audit_log_details (
     success_count     integer                  not null default 0,
     failure_count     integer                  not null default 0,
     created_at        timestamp with time zone not null default now(),
+    recorded_in       xid8                     not null default '0'::xid8,
+    leaf_hash         bytea,
     constraint audit_log_details_pkey PRIMARY KEY (id, created_at),
     constraint audit_log_details_duration_ms_not_negative CHECK (duration_ms >= 0::numeric AND duration_ms <> 'NaN'::numeric),
     constraint audit_log_details_event_data_object CHECK (jsonb_typeof(event_data) = 'object'::text),
@@ -1599,6 +1719,8 @@ comment on column public.audit_log_details.duration_ms is 'How long it took, in 
 comment on column public.audit_log_details.success_count is 'How many parts of it succeeded.';
 comment on column public.audit_log_details.failure_count is 'How many parts of it failed.';
 comment on column public.audit_log_details.created_at is 'When the row was made.';
+comment on column public.audit_log_details.recorded_in is 'The transaction that wrote it; details are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.audit_log_details.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.audit_log_details to app_user;
 
 CREATE INDEX audit_log_details_audit_id_idx ON public.audit_log_details USING btree (audit_id, audit_timestamp);
@@ -1613,6 +1735,9 @@ comment on index public.audit_log_details_event_data_idx is 'Details by fact: ev
 CREATE INDEX audit_log_details_event_name_idx ON public.audit_log_details USING btree (event_name, created_at DESC);
 comment on index public.audit_log_details_event_name_idx is 'The newest details of one kind.';
 
+CREATE INDEX audit_log_details_recorded_in_idx ON public.audit_log_details USING btree (recorded_in, id);
+comment on index public.audit_log_details_recorded_in_idx is 'The details of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE TRIGGER audit_log_details_append_only BEFORE DELETE OR UPDATE ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_append_only;
 comment on trigger audit_log_details_append_only on public.audit_log_details is 'No detail is ever changed or removed.';
@@ -1620,9 +1745,209 @@ comment on trigger audit_log_details_append_only on public.audit_log_details is 
 CREATE TRIGGER audit_log_details_find_timestamp BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.find_audit_timestamp();
 comment on trigger audit_log_details_find_timestamp on public.audit_log_details is 'Fills audit_timestamp.';
 
+CREATE TRIGGER audit_log_details_hash BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.audit_log_details enable always trigger audit_log_details_hash;
+comment on trigger audit_log_details_hash on public.audit_log_details is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER audit_log_details_no_truncate BEFORE TRUNCATE ON public.audit_log_details FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_no_truncate;
 comment on trigger audit_log_details_no_truncate on public.audit_log_details is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(detail public.audit_log_details)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace audit_log_details 1'
+        || E'\nid='                || detail.id
+        || E'\naudit_id='          || detail.audit_id
+        || E'\naudit_timestamp='   || (extract(epoch from detail.audit_timestamp) * 1000000)::bigint
+        || E'\nevent_name='        || length(detail.event_name) || ':' || detail.event_name
+        || E'\nevent_description=' || coalesce(length(detail.event_description) || ':' || detail.event_description, '-')
+        || E'\nevent_data='        || length(detail.event_data::text) || ':' || detail.event_data::text
+        || E'\nsystem_state='      || length(detail.system_state::text) || ':' || detail.system_state::text
+        || E'\nduration_ms='       || coalesce(detail.duration_ms::text, '-')
+        || E'\nsuccess_count='     || detail.success_count
+        || E'\nfailure_count='     || detail.failure_count
+        || E'\ncreated_at='        || (extract(epoch from detail.created_at) * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(detail public.audit_log_details) is 'The leaf of an event''s details: SHA-256 of a zero byte and their canonical text, form 1.';
+
+create table public.audit_seals (
+    number        bigint                   not null,
+    relation      text                     not null,
+    month         timestamp with time zone not null,
+    lineage       bigint                   not null,
+    last_xid      xid8                     not null,
+    last_id       bigint                   not null,
+    highest_id    bigint                   not null,
+    leaf_count    bigint                   not null,
+    merkle_root   bytea                    not null,
+    previous_hash bytea                    not null,
+    seal_hash     bytea                    not null,
+    sealed_at     timestamp with time zone not null,
+    constraint audit_seals_pkey PRIMARY KEY (number),
+    constraint audit_seals_leaf_count_positive CHECK (leaf_count > 0),
+    constraint audit_seals_lineage_not_negative CHECK (lineage >= 0),
+    constraint audit_seals_merkle_root_sha256 CHECK (octet_length(merkle_root) = 32),
+    constraint audit_seals_number_positive CHECK (number > 0),
+    constraint audit_seals_previous_hash_sha256 CHECK (octet_length(previous_hash) = 32),
+    constraint audit_seals_relation_known CHECK (relation = ANY (ARRAY['security_audit'::text, 'audit_log_details'::text])),
+    constraint audit_seals_seal_hash_sha256 CHECK (octet_length(seal_hash) = 32)
+);
+comment on table public.audit_seals is 'Seals of the audit trail: each says what rows a batch held, and leads to the seal before it.';
+comment on column public.audit_seals.number is 'Number of the seal, from 1 without a gap.';
+comment on column public.audit_seals.relation is 'The table whose rows it seals: security_audit or audit_log_details.';
+comment on column public.audit_seals.month is 'The month of its rows, as the time at which it began (UTC): a batch is of one month, which leaves as a whole.';
+comment on column public.audit_seals.lineage is 'From which row number on transactions are counted anew: 0, or more once the trail was loaded into another server from a dump.';
+comment on column public.audit_seals.last_xid is 'With last_id, its last row in the order of (recorded_in, id). Its first is the next after the last of the seal before, of the same relation.';
+comment on column public.audit_seals.last_id is 'See last_xid.';
+comment on column public.audit_seals.highest_id is 'The highest row number of the relation that this seal, or one before it, holds.';
+comment on column public.audit_seals.leaf_count is 'How many rows it holds.';
+comment on column public.audit_seals.merkle_root is 'The root of the tree over their leaves, as RFC 6962 builds it.';
+comment on column public.audit_seals.previous_hash is 'seal_hash of the seal before; 32 zero bytes at the first.';
+comment on column public.audit_seals.seal_hash is 'SHA-256 of the byte 2 and this seal''s canonical text, previous_hash in it.';
+comment on column public.audit_seals.sealed_at is 'When it was made.';
+grant select on public.audit_seals to app_user;
+
+CREATE INDEX audit_seals_month_idx ON public.audit_seals USING btree (month, relation, number);
+comment on index public.audit_seals_month_idx is 'The seals of a month, before it leaves.';
+
+CREATE INDEX audit_seals_relation_number_idx ON public.audit_seals USING btree (relation, number DESC);
+comment on index public.audit_seals_relation_number_idx is 'Where a relation''s newest seal ends; seal_audit().';
+
+CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON public.audit_seals FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_append_only;
+comment on trigger audit_seals_append_only on public.audit_seals is 'No seal is ever changed or removed.';
+
+CREATE TRIGGER audit_seals_no_truncate BEFORE TRUNCATE ON public.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_no_truncate;
+comment on trigger audit_seals_no_truncate on public.audit_seals is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_seal_hash(seal public.audit_seals)
+ RETURNS bytea
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select sha256('\x02'::bytea || convert_to(
+        'negspace audit_seals 1'
+        || E'\nnumber='        || seal.number
+        || E'\nrelation='      || seal.relation
+        || E'\nmonth='         || (extract(epoch from seal.month) * 1000000)::bigint
+        || E'\nlineage='       || seal.lineage
+        || E'\nlast_xid='      || seal.last_xid::text
+        || E'\nlast_id='       || seal.last_id
+        || E'\nhighest_id='    || seal.highest_id
+        || E'\nleaf_count='    || seal.leaf_count
+        || E'\nmerkle_root='   || encode(seal.merkle_root, 'hex')
+        || E'\nprevious_hash=' || encode(seal.previous_hash, 'hex')
+        || E'\nsealed_at='     || (extract(epoch from seal.sealed_at) * 1000000)::bigint,
+        'UTF8'))
+$function$;
+comment on function public.audit_seal_hash(seal public.audit_seals) is 'The hash of a seal: SHA-256 of the byte 2 and its canonical text, all columns but seal_hash, form 1.';
+
+CREATE OR REPLACE FUNCTION public.foreign_audit_rows(newest public.audit_seals)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    first constant text := format(
+        'select r.id from public.%I r where r.id > $1 and r.recorded_in < $2 order by r.id limit 1',
+        newest.relation);
+    found_id bigint;
+begin
+    -- A row that is newer than all that are sealed, and of an older transaction: this server
+    -- counts its transactions from lower on than the one that the trail was dumped from.
+    execute first into found_id using newest.highest_id, newest.last_xid;
+    if found_id is not null then
+        execute format('lock table public.%I in share mode', newest.relation);  -- every writer is done
+        execute first into found_id using newest.highest_id, newest.last_xid;
+    end if;
+    return found_id;
+end
+$function$;
+comment on function public.foreign_audit_rows(newest public.audit_seals) is 'The first row that was written after the trail was loaded into another server from a dump, where its seals don''t know of that yet; else null.';
+revoke execute on function public.foreign_audit_rows(public.audit_seals) from public;
+
+CREATE OR REPLACE FUNCTION public.newest_audit_seal(relation text)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    found_seal public.audit_seals%rowtype;
+begin
+    select s.* into found_seal from public.audit_seals s
+    where s.relation = newest_audit_seal.relation
+    order by s.number desc limit 1;
+    if not found then
+        found_seal.relation := relation;
+        found_seal.lineage := 0;
+        found_seal.last_xid := '0';
+        found_seal.last_id := -9223372036854775808;
+        found_seal.highest_id := -9223372036854775808;
+    end if;
+    return found_seal;
+end
+$function$;
+comment on function public.newest_audit_seal(relation text) is 'A relation''s newest seal; where it has none, one that ends before every row.';
+revoke execute on function public.newest_audit_seal(text) from public;
+
+CREATE OR REPLACE FUNCTION public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    made   public.audit_seals%rowtype := newest;
+    leaves bytea[];
+    xids   xid8[];
+    ids    bigint[];
+begin
+    execute format($query$
+        select array_agg(b.leaf order by b.recorded_in, b.id),
+               array_agg(b.recorded_in order by b.recorded_in, b.id),
+               array_agg(b.id order by b.recorded_in, b.id),
+               min(b.month)
+        from (
+            select r.recorded_in, r.id, r.month, coalesce(r.leaf_hash, r.computed) as leaf,
+                   bool_and(r.month = r.first) over (order by r.recorded_in, r.id) as is_of_first_month
+            from (
+                select a.recorded_in, a.id, a.leaf_hash, m.month,
+                       first_value(m.month) over (order by a.recorded_in, a.id) as first,
+                       case when a.leaf_hash is null then public.audit_leaf(a) end as computed
+                from public.%I a
+                cross join lateral (select date_trunc('month', a.%I, 'UTC') as month) m
+                where (a.recorded_in, a.id) > ($1, $2) and a.recorded_in < $3
+                  and case when a.id >= $4 then a.id < $5 end  -- to the planner: no index to go by
+                order by a.recorded_in, a.id
+                limit $6
+            ) r
+        ) b
+        where b.is_of_first_month
+        $query$,
+        newest.relation,
+        case newest.relation when 'security_audit' then 'timestamp' else 'created_at' end)
+    into leaves, xids, ids, made.month
+    using newest.last_xid, newest.last_id, horizon, newest.lineage, below_id, batch_size;
+    made.leaf_count := cardinality(ids);
+    made.merkle_root := public.merkle_root(leaves);
+    made.last_xid := xids[cardinality(xids)];
+    made.last_id := ids[cardinality(ids)];
+    made.highest_id := greatest(newest.highest_id, (select max(i.id) from unnest(ids) as i (id)));
+    return made;
+end
+$function$;
+comment on function public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer) is 'What the next batch of a relation holds; leaf_count is null where there is none. The rest of the seal is not filled in.';
+revoke execute on function public.next_audit_seal(public.audit_seals,bigint,xid8,integer) from public;
 
 create table public.images (
     id                        bigint                   not null generated always as identity,
@@ -2142,6 +2467,8 @@ create table public.security_audit (
     changes_before jsonb,
     changes_after  jsonb,
     "timestamp"    timestamp with time zone not null default now(),
+    recorded_in    xid8                     not null default '0'::xid8,
+    leaf_hash      bytea,
     constraint security_audit_pkey PRIMARY KEY (id, "timestamp"),
     constraint security_audit_changes_after_object CHECK (jsonb_typeof(changes_after) = 'object'::text),
     constraint security_audit_changes_before_object CHECK (jsonb_typeof(changes_before) = 'object'::text),
@@ -2162,6 +2489,8 @@ comment on column public.security_audit.error_message is 'Why it failed.';
 comment on column public.security_audit.changes_before is 'The changed keys before; never a secret.';
 comment on column public.security_audit.changes_after is 'The changed keys after; never a secret.';
 comment on column public.security_audit."timestamp" is 'When, as the time of the transaction.';
+comment on column public.security_audit.recorded_in is 'The transaction that wrote it; events are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.security_audit.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.security_audit to app_user;
 
 CREATE INDEX security_audit_action_timestamp_idx ON public.security_audit USING btree (action, "timestamp" DESC);
@@ -2176,6 +2505,9 @@ comment on index public.security_audit_failures_idx is 'What was refused or brok
 CREATE INDEX security_audit_ip_address_idx ON public.security_audit USING btree (ip_address, "timestamp" DESC) WHERE ip_address IS NOT NULL;
 comment on index public.security_audit_ip_address_idx is 'What came from one address.';
 
+CREATE INDEX security_audit_recorded_in_idx ON public.security_audit USING btree (recorded_in, id);
+comment on index public.security_audit_recorded_in_idx is 'The events of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE INDEX security_audit_resource_idx ON public.security_audit USING btree (resource_type, resource_id, "timestamp" DESC);
 comment on index public.security_audit_resource_idx is 'What was done to something, and who saw it.';
 
@@ -2189,9 +2521,41 @@ CREATE TRIGGER security_audit_append_only BEFORE DELETE OR UPDATE ON public.secu
 alter table public.security_audit enable always trigger security_audit_append_only;
 comment on trigger security_audit_append_only on public.security_audit is 'No event is ever changed or removed.';
 
+CREATE TRIGGER security_audit_hash BEFORE INSERT ON public.security_audit FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.security_audit enable always trigger security_audit_hash;
+comment on trigger security_audit_hash on public.security_audit is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER security_audit_no_truncate BEFORE TRUNCATE ON public.security_audit FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.security_audit enable always trigger security_audit_no_truncate;
 comment on trigger security_audit_no_truncate on public.security_audit is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(event public.security_audit)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace security_audit 1'
+        || E'\nid='             || event.id
+        || E'\nuser_id='        || coalesce(event.user_id::text, '-')
+        || E'\napi_key_id='     || coalesce(event.api_key_id::text, '-')
+        || E'\naction='         || event.action
+        || E'\nresource_type='  || length(event.resource_type) || ':' || event.resource_type
+        || E'\nresource_id='    || coalesce(length(event.resource_id) || ':' || event.resource_id, '-')
+        || E'\nstatus='         || event.status
+        || E'\nip_address='     || coalesce(event.ip_address::text, '-')
+        || E'\nuser_agent='     || coalesce(length(event.user_agent) || ':' || event.user_agent, '-')
+        || E'\nrequest_id='     || coalesce(length(event.request_id) || ':' || event.request_id, '-')
+        || E'\nerror_message='  || coalesce(length(event.error_message) || ':' || event.error_message, '-')
+        || E'\nchanges_before=' || coalesce(length(event.changes_before::text) || ':' || event.changes_before::text, '-')
+        || E'\nchanges_after='  || coalesce(length(event.changes_after::text) || ':' || event.changes_after::text, '-')
+        || E'\ntimestamp='      || (extract(epoch from event."timestamp") * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(event public.security_audit) is 'The leaf of an event: SHA-256 of a zero byte and its canonical text, form 1.';
 
 create table public.users (
     id                    bigint                   not null generated always as identity,

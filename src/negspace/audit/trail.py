@@ -1,4 +1,4 @@
-"""The audit trail: who did what, when, from where, and what it changed.
+"""The events of the audit trail: who did what, when, from where, and what it changed.
 
 Nearly every event is written by the database itself, in the transaction of what it speaks of:
 new and removed images, changed accounts and keys, ended jobs, read results. ``record`` adds
