@@ -270,6 +270,25 @@ CHECKS: dict[str, Case] = (
     | number("audit_log_details", "failure_count", 0)
     | json_object("audit_log_details", "event_data")
     | json_object("audit_log_details", "system_state")
+    | given("audit_holds", "reason")
+    | {
+        "audit_holds_until_after_since": Case(
+            "audit_holds",
+            [{"since": "2026-01-02", "until": "2026-01-02"}],
+            [{"since": "2026-01-02", "until": "2026-01-03"}, {"until": "2026-01-01"}],
+        ),
+        "audit_holds_released_after": Case(
+            "audit_holds",
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-01"}],
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-02"}],
+        ),
+        "audit_retirements_anchored": Case(
+            "audit_retirements", [{"last_seal": 2, "anchored_seal": 1}], [{"last_seal": 0}]
+        ),
+    }
+    | number("audit_retirements", "event_count", 0)
+    | number("audit_retirements", "detail_count", 0)
+    | sha256("audit_retirements", "export_sha256")
     | number("audit_seals", "number", 1)
     | number("audit_seals", "lineage", 0)
     | number("audit_seals", "leaf_count", 1)

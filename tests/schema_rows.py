@@ -135,6 +135,21 @@ def _seal(connection: Connection, given: Row) -> Row:
     }
 
 
+def _hold(connection: Connection, given: Row) -> Row:
+    return {"reason": "a matter"}
+
+
+def _retirement(connection: Connection, given: Row) -> Row:
+    return {
+        "month": f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00",
+        "event_count": 1,
+        "detail_count": 1,
+        "last_seal": 1,
+        "anchored_seal": 1,
+        "export_sha256": "a" * 64,
+    }
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -147,6 +162,8 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "performance_metrics": _metric,
     "workers": _worker,
     "audit_seals": _seal,
+    "audit_holds": _hold,
+    "audit_retirements": _retirement,
 }
 
 TABLES = tuple(_COMPLETE)

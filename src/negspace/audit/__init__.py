@@ -12,7 +12,9 @@ offline        the page that checks such a proof, of the standard library only
 from __future__ import annotations
 
 from negspace.audit.anchors import Anchor, Anchored, anchor, keygen, read_public_key
+from negspace.audit.exports import Exported, check_export, export_month
 from negspace.audit.proofs import Proof, checking_page, prove
+from negspace.audit.retention import Hold, Leaving, hold, holds, old_months, release, retain
 from negspace.audit.seals import Seal, seal
 from negspace.audit.trail import (
     ACTIONS,
@@ -41,7 +43,10 @@ __all__ = [
     "Cursor",
     "Detail",
     "Event",
+    "Exported",
     "FullEvent",
+    "Hold",
+    "Leaving",
     "Page",
     "Problem",
     "Proof",
@@ -50,13 +55,20 @@ __all__ = [
     "Status",
     "Verification",
     "anchor",
+    "check_export",
     "checking_page",
     "events",
+    "export_month",
     "find",
+    "hold",
+    "holds",
     "keygen",
+    "old_months",
     "prove",
     "read_public_key",
     "record",
+    "release",
+    "retain",
     "seal",
     "verify",
     "who_saw",

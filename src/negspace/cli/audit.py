@@ -9,7 +9,7 @@ import click
 
 from negspace import audit, users
 from negspace.audit import Cursor, Event
-from negspace.cli import audit_seals, output, session
+from negspace.cli import audit_retention, audit_seals, output, session
 from negspace.cli.times import past
 
 _COLUMNS = ("id", "timestamp", "who", "action", "resource", "status", "ip_address", "what")
@@ -159,3 +159,9 @@ group.add_command(audit_seals.verify)
 group.add_command(audit_seals.keygen)
 group.add_command(audit_seals.anchor)
 group.add_command(audit_seals.prove)
+group.add_command(audit_retention.hold)
+group.add_command(audit_retention.holds)
+group.add_command(audit_retention.release)
+group.add_command(audit_retention.export)
+group.add_command(audit_retention.check_export)
+group.add_command(audit_retention.retain)

@@ -755,6 +755,27 @@ comment on function public.heartbeat(worker text) is 'A worker lives. Returns th
 grant execute on function public.heartbeat(text) to app_user;
 revoke execute on function public.heartbeat(text) from public;
 
+CREATE OR REPLACE FUNCTION public.hold_audit(reason text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    placed public.audit_holds%rowtype;
+begin
+    insert into public.audit_holds (reason, since, until)
+    values (hold_audit.reason, hold_audit.since, hold_audit.until)
+    returning * into placed;
+    perform public.record_event('config_change', 'audit_hold', placed.id::text,
+                                changes_after => to_jsonb(placed) - 'id');
+    return placed.id;
+end
+$function$;
+comment on function public.hold_audit(reason text, since timestamp with time zone, until timestamp with time zone) is 'Places a legal hold on the audit trail and returns its number; an event says so.';
+grant execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) to app_user;
+revoke execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION public.lock_for_partitions(urgent boolean)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -1018,6 +1039,61 @@ comment on function public.refresh_user_counters() is 'Brings audit_event_count 
 grant execute on function public.refresh_user_counters() to app_user;
 revoke execute on function public.refresh_user_counters() from public;
 
+CREATE OR REPLACE FUNCTION public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    held     constant bigint := (
+        select min(h.id) from public.audit_holds h
+        where h.released_at is null
+          and coalesce(h.since, '-infinity') < month + interval '1 month'
+          and coalesce(h.until, 'infinity') > month);
+    unsealed constant bigint := (
+        (select count(*) from public.security_audit a
+         where a."timestamp" >= month and a."timestamp" < month + interval '1 month')
+        + (select count(*) from public.audit_log_details d
+           where d.created_at >= month and d.created_at < month + interval '1 month')
+        - (select coalesce(sum(s.leaf_count), 0) from public.audit_seals s
+           where s.month = refuse_audit_retirement.month));
+    strays   constant bigint := (
+        select count(*) from public.audit_log_details d
+        where d.audit_timestamp >= month and d.audit_timestamp < month + interval '1 month'
+          and not (d.created_at >= month and d.created_at < month + interval '1 month'));
+    reason   text;
+    advice   text;
+begin
+    if month + interval '1 month' > now() then
+        reason := 'it has not ended';
+        advice := 'only whole months leave';
+    elsif held is not null then
+        reason := format('hold %s keeps it', held);
+        advice := 'negspace audit holds';
+    elsif unsealed <> 0 then
+        reason := format('%s of its rows are not sealed', unsealed);
+        advice := 'negspace audit seal; where it stays so, negspace audit verify';
+    elsif not exists (
+        select from public.audit_seals s
+        where s.number = anchored_seal and s.seal_hash = anchored_hash
+          and s.number >= coalesce((select max(m.number) from public.audit_seals m where m.month = refuse_audit_retirement.month), 0)
+    ) then
+        reason := 'its seals are not anchored';
+        advice := 'negspace audit anchor FILE --key KEY';
+    elsif strays > 0 then
+        reason := format('%s details of other months speak of its events', strays);
+        advice := 'it can leave after those months';
+    end if;
+    if reason is not null then
+        raise exception '% of the audit trail can''t leave: %', to_char(month at time zone 'UTC', 'YYYY-MM'), reason
+            using errcode = 'NS006', hint = advice;
+    end if;
+end
+$function$;
+comment on function public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea) is 'Refuses that a month of the audit trail leaves: it has not ended, a hold keeps it, or it is not sealed and anchored.';
+revoke execute on function public.refuse_audit_retirement(timestamp with time zone,bigint,bytea) from public;
+
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1114,6 +1190,30 @@ $function$;
 comment on function public.register_worker(worker text, hostname text, process_id integer, algorithms text[]) is 'A worker begins.';
 grant execute on function public.register_worker(text,text,integer,text[]) to app_user;
 revoke execute on function public.register_worker(text,text,integer,text[]) from public;
+
+CREATE OR REPLACE FUNCTION public.release_audit_hold(hold bigint, reason text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if coalesce(release_audit_hold.reason, '') = '' then
+        raise exception 'a hold is released for a reason, and none was given'
+            using errcode = 'NS004', hint = 'who decided it, and where that is written';
+    end if;
+    update public.audit_holds h set released_at = now()
+    where h.id = release_audit_hold.hold and h.released_at is null;
+    if not found then
+        raise exception 'there is no hold % that is in force', release_audit_hold.hold
+            using errcode = 'NS003', hint = 'negspace audit holds shows them';
+    end if;
+    perform public.record_event('config_change', 'audit_hold', release_audit_hold.hold::text,
+                                changes_before => '{"released_at": null}',
+                                changes_after => jsonb_build_object('released_at', now(), 'reason', release_audit_hold.reason));
+end
+$function$;
+comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
+revoke execute on function public.release_audit_hold(bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
@@ -1685,6 +1785,27 @@ comment on trigger api_keys_audit_update on public.api_keys is 'Every decided ch
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
 
+create table public.audit_holds (
+    id          bigint                   not null generated always as identity,
+    reason      text                     not null,
+    since       timestamp with time zone,
+    until       timestamp with time zone,
+    placed_at   timestamp with time zone not null default now(),
+    released_at timestamp with time zone,
+    constraint audit_holds_pkey PRIMARY KEY (id),
+    constraint audit_holds_reason_given CHECK (reason <> ''::text),
+    constraint audit_holds_released_after CHECK (released_at >= placed_at),
+    constraint audit_holds_until_after_since CHECK (until > since)
+);
+comment on table public.audit_holds is 'Legal holds: of what time the audit trail may not leave, whatever its age.';
+comment on column public.audit_holds.id is 'Number of the hold.';
+comment on column public.audit_holds.reason is 'Why, such as the matter''s number.';
+comment on column public.audit_holds.since is 'From when on events are held; null: from the first.';
+comment on column public.audit_holds.until is 'Before when; null: without end.';
+comment on column public.audit_holds.placed_at is 'When it was placed.';
+comment on column public.audit_holds.released_at is 'When it was released; null: it holds.';
+grant select on public.audit_holds to app_user;
+
 create table public.audit_log_details (
     id                bigint                   not null generated always as identity,
     audit_id          bigint                   not null,
@@ -1777,6 +1898,78 @@ begin
 end
 $function$;
 comment on function public.audit_leaf(detail public.audit_log_details) is 'The leaf of an event''s details: SHA-256 of a zero byte and their canonical text, form 1.';
+
+create table public.audit_retirements (
+    month         timestamp with time zone not null,
+    retired_at    timestamp with time zone not null default now(),
+    event_count   bigint                   not null,
+    detail_count  bigint                   not null,
+    last_seal     bigint                   not null,
+    anchored_seal bigint                   not null,
+    export_sha256 text                     not null,
+    constraint audit_retirements_pkey PRIMARY KEY (month),
+    constraint audit_retirements_anchored CHECK (anchored_seal >= last_seal),
+    constraint audit_retirements_detail_count_not_negative CHECK (detail_count >= 0),
+    constraint audit_retirements_event_count_not_negative CHECK (event_count >= 0),
+    constraint audit_retirements_export_sha256_sha256 CHECK (length(export_sha256) = 64 AND export_sha256 !~ '[^0-9a-f]'::text)
+);
+comment on table public.audit_retirements is 'Months of the audit trail that have left; their seals stay.';
+comment on column public.audit_retirements.month is 'The month, as the time at which it began (UTC).';
+comment on column public.audit_retirements.retired_at is 'When it left.';
+comment on column public.audit_retirements.event_count is 'How many events it had.';
+comment on column public.audit_retirements.detail_count is 'How many details.';
+comment on column public.audit_retirements.last_seal is 'The newest seal of its rows; 0 where it had none.';
+comment on column public.audit_retirements.anchored_seal is 'The seal up to which the trail was anchored when it left.';
+comment on column public.audit_retirements.export_sha256 is 'SHA-256 of the file that it was exported to.';
+grant select on public.audit_retirements to app_user;
+
+CREATE TRIGGER audit_retirements_append_only BEFORE DELETE OR UPDATE ON public.audit_retirements FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_retirements enable always trigger audit_retirements_append_only;
+comment on trigger audit_retirements_append_only on public.audit_retirements is 'What has left stays on record.';
+
+CREATE OR REPLACE FUNCTION public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text)
+ RETURNS public.audit_retirements
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    retired public.audit_retirements%rowtype;
+    suffix  text;
+    parent  text;
+begin
+    retired.month := date_trunc('month', retire_audit_month.month, 'UTC');
+    suffix := to_char(retired.month at time zone 'UTC', 'YYYYMM');
+    if to_regclass('public.security_audit_' || suffix) is null then
+        raise exception 'the audit trail has no month %', to_char(retired.month at time zone 'UTC', 'YYYY-MM')
+            using errcode = 'NS003', hint = 'it was never there, or has left';
+    end if;
+    -- in the order in which events are written; from here on nothing changes
+    lock table public.security_audit, public.audit_log_details in access exclusive mode;
+    perform public.refuse_audit_retirement(retired.month, anchored_seal, anchored_hash);
+    retired.retired_at := now();
+    retired.event_count := (select count(*) from public.security_audit a
+                            where a."timestamp" >= retired.month and a."timestamp" < retired.month + interval '1 month');
+    retired.detail_count := (select count(*) from public.audit_log_details d
+                             where d.created_at >= retired.month and d.created_at < retired.month + interval '1 month');
+    retired.last_seal := coalesce((select max(s.number) from public.audit_seals s where s.month = retired.month), 0);
+    retired.anchored_seal := anchored_seal;
+    retired.export_sha256 := export_sha256;
+    insert into public.audit_retirements select retired.*;
+    perform public.record_event('config_change', 'audit_month', to_char(retired.month at time zone 'UTC', 'YYYY-MM'),
+                                changes_before => jsonb_build_object('event_count', retired.event_count, 'detail_count', retired.detail_count),
+                                changes_after => to_jsonb(retired) - 'month' - 'event_count' - 'detail_count');
+    -- details first: they lead to the events
+    foreach parent in array array['audit_log_details', 'security_audit'] loop
+        if to_regclass(format('public.%s_%s', parent, suffix)) is not null then
+            execute format('alter table public.%I detach partition public.%I', parent, parent || '_' || suffix);
+            execute format('drop table public.%I', parent || '_' || suffix);
+        end if;
+    end loop;
+    return retired;
+end
+$function$;
+comment on function public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text) is 'Lets a month of the audit trail leave: it has ended, no hold keeps it, every row is sealed and the seals are anchored. The caller has checked the export whose SHA-256 it names. Its seals stay; an event says so. For the owner alone.';
+revoke execute on function public.retire_audit_month(timestamp with time zone,bigint,bytea,text) from public;
 
 create table public.audit_seals (
     number        bigint                   not null,
