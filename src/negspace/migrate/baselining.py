@@ -14,16 +14,15 @@ from pathlib import Path
 from negspace.database import Connection, translated
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.migrate.adopting import adopted
-from negspace.migrate.catalog import Catalog, read
 from negspace.migrate.execute import open_session
 from negspace.migrate.files import Folder, Migration, read_folder
-from negspace.migrate.histories import without_histories
 from negspace.migrate.ledger import Holder, Ledger, RunLock
+from negspace.migrate.live import Live, read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import built
 from negspace.migrate.plan import check, find
 from negspace.migrate.shadow import Ground
-from negspace.migrate.trial import Trial
+from negspace.migrate.trial import Built, Trial
 
 __all__ = ["Baseline", "baseline"]
 
@@ -92,7 +91,7 @@ def baseline(
     check(there)
     with open_session(address) as connection, RunLock(address, on_wait):
         _refuse_ledger(connection)
-        live = read(connection)
+        live = read_live(connection)
         found = None
         if adopt:
             found = adopted(connection, there, tool=tool, revisions=revisions)
@@ -120,11 +119,11 @@ def _refuse_ledger(connection: Connection) -> None:
         )
 
 
-def _differing(expected: Catalog, live: Catalog) -> list[str]:
-    return [one.identity for one in differences(expected, without_histories(live, expected))]
+def _differing(expected: Built, live: Live) -> list[str]:
+    return [one.identity for one in differences(*live.beside(expected))]
 
 
-def _recognised(place: Ground, folder: Folder, live: Catalog) -> Sequence[Migration]:
+def _recognised(place: Ground, folder: Folder, live: Live) -> Sequence[Migration]:
     """The migrations after which the shadow is as the database."""
     fits: list[int] = []
     nearest: tuple[int, int, list[str]] | None = None
@@ -135,7 +134,7 @@ def _recognised(place: Ground, folder: Folder, live: Catalog) -> Sequence[Migrat
                 failure = trial.up(folder.migrations[count - 1])
                 if failure is not None:
                     raise failure.error()
-            differing = _differing(trial.catalog(), live)
+            differing = _differing(trial.built(), live)
             if not differing:
                 fits.append(count)
             if nearest is None or len(differing) <= nearest[0]:
@@ -166,7 +165,7 @@ def _none(folder: Folder, nearest: tuple[int, int, list[str]] | None) -> Refused
     )
 
 
-def _refuse_difference(expected: Catalog, live: Catalog) -> None:
+def _refuse_difference(expected: Built, live: Live) -> None:
     differing = _differing(expected, live)
     if differing:
         raise RefusedError(

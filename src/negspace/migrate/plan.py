@@ -236,7 +236,7 @@ def plan_up(
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, bounded(steps))
+    return Plan("up", batch, bounded(steps, standing.server_version))
 
 
 def plan_down(
@@ -269,7 +269,11 @@ def plan_down(
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, bounded(chosen))
+    return Plan(
+        "down",
+        chosen[0].batch if chosen else standing.last_batch,
+        bounded(chosen, standing.server_version),
+    )
 
 
 def plan_redo(folder: Folder, standing: Standing) -> Plan:
@@ -288,7 +292,7 @@ def plan_redo(folder: Folder, standing: Standing) -> Plan:
         migration = there[step.name]
         _runnable(migration.up)
         again.append(_step(migration, "up", migration.up, step.batch))
-    return Plan("redo", down.batch, bounded((*down.steps, *again)))
+    return Plan("redo", down.batch, bounded((*down.steps, *again), standing.server_version))
 
 
 def _to_undo(
@@ -345,9 +349,9 @@ def _alone_because(file: MigrationFile) -> str | None:
     return "declared no-transaction"
 
 
-def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps, with the commits that new enum values need."""
-    values = Values()
+def bounded(steps: Sequence[Step], server_version: int) -> tuple[Step, ...]:
+    """The steps, with the commits that new enum values need on such a server."""
+    values = Values(server_version)
     out: list[Step] = []
     for step in steps:
         if not step.transaction:
