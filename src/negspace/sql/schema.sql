@@ -222,13 +222,55 @@ CREATE OR REPLACE FUNCTION public.audit_context(OUT user_id bigint, OUT api_key_
  STABLE PARALLEL SAFE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select public.context_value('user_id')::bigint,
-           public.context_value('api_key_id')::bigint,
-           public.context_value('ip_address')::inet,
-           public.context_value('user_agent'),
-           public.context_value('request_id')
+    select nullif(current_setting('negspace.user_id', true), '')::bigint,
+           nullif(current_setting('negspace.api_key_id', true), '')::bigint,
+           nullif(current_setting('negspace.ip_address', true), '')::inet,
+           nullif(current_setting('negspace.user_agent', true), ''),
+           nullif(current_setting('negspace.request_id', true), '')
 $function$;
 comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+
+CREATE OR REPLACE FUNCTION public.audit_image_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Jobs change images all the time, and write events of their own: those are left out first.
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select c.user_id, c.api_key_id, 'config_change', 'image', n.id::text, c.ip_address, c.user_agent,
+           c.request_id, d.was, d.becomes
+    from old_rows o
+    join new_rows n using (id)
+    cross join public.audit_context() c
+    cross join lateral public.changed_keys(o.metadata, n.metadata) m
+    cross join lateral public.changed_keys(
+        jsonb_build_object(
+            'user_id', o.user_id, 'original_filename', o.original_filename, 'file_path', o.file_path,
+            'file_size', o.file_size, 'mime_type', o.mime_type, 'file_hash', o.file_hash,
+            'is_duplicate', o.is_duplicate, 'duplicate_of', o.duplicate_of, 'metadata', m.was)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', o.analysis_status) else '{}' end,
+        jsonb_build_object(
+            'user_id', n.user_id, 'original_filename', n.original_filename, 'file_path', n.file_path,
+            'file_size', n.file_size, 'mime_type', n.mime_type, 'file_hash', n.file_hash,
+            'is_duplicate', n.is_duplicate, 'duplicate_of', n.duplicate_of, 'metadata', m.becomes)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', n.analysis_status) else '{}' end
+    ) d
+    where (o.user_id, o.original_filename, o.file_path, o.file_size, o.mime_type, o.file_hash,
+           o.is_duplicate, o.duplicate_of, o.metadata, o.analysis_status = 'archived')
+          is distinct from
+          (n.user_id, n.original_filename, n.file_path, n.file_size, n.mime_type, n.file_hash,
+           n.is_duplicate, n.duplicate_of, n.metadata, n.analysis_status = 'archived')
+    order by n.id;
+    return null;
+end
+$function$;
+comment on function public.audit_image_changes() is 'Writes what somebody decided about images into the audit trail: the changed keys before and after. What jobs change of them is told by run_analysis.';
+revoke execute on function public.audit_image_changes() from public;
 
 CREATE OR REPLACE FUNCTION public.audit_images()
  RETURNS trigger
@@ -261,6 +303,38 @@ end
 $function$;
 comment on function public.audit_images() is 'Writes create_image and delete_image into the audit trail, one event per image.';
 revoke execute on function public.audit_images() from public;
+
+CREATE OR REPLACE FUNCTION public.audit_result_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op = 'DELETE' then
+        perform public.record_event(
+            'config_change', 'result', o.id::text,
+            changes_before => jsonb_build_object(
+                'image_id', o.image_id, 'user_id', o.user_id, 'algorithm_name', o.algorithm_name,
+                'algorithm_version', o.algorithm_version, 'parameters_hash', o.parameters_hash,
+                'confidence_score', o.confidence_score, 'notes', o.notes))
+        from old_rows o order by o.id;
+    else
+        perform public.record_event('config_change', 'result', n.id::text,
+                                    changes_before => d.was, changes_after => d.becomes)
+        from old_rows o
+        join new_rows n using (id)
+        cross join lateral public.changed_keys(
+            to_jsonb(o) - '{updated_at,cache_hit,cached_at}'::text[],
+            to_jsonb(n) - '{updated_at,cache_hit,cached_at}'::text[]) d
+        where d.was is not null
+        order by n.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
+revoke execute on function public.audit_result_changes() from public;
 
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
@@ -328,6 +402,18 @@ end
 $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
+
+CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
+ RETURNS record
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select jsonb_object_agg(k.key, before -> k.key), jsonb_object_agg(k.key, after -> k.key)
+    from (select jsonb_object_keys(before) union select jsonb_object_keys(after)) as k (key)
+    where before -> k.key is distinct from after -> k.key
+$function$;
+comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
 
 CREATE OR REPLACE FUNCTION public.check_api_key(key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet)
  RETURNS TABLE(api_key_id bigint, user_id bigint, accepted boolean, reason text)
@@ -987,6 +1073,28 @@ $function$;
 comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number.';
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.record_export(resource_type text, resource_id text, purpose text, selection jsonb DEFAULT NULL::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    event bigint;
+begin
+    if coalesce(btrim(record_export.purpose), '') = '' then
+        raise exception 'data are taken out for a purpose, and none was given'
+            using errcode = 'NS004', hint = 'say in a few words what they are for; it enters the audit trail';
+    end if;
+    event := public.record_event('export_data', record_export.resource_type, record_export.resource_id,
+                                 changes_after => record_export.selection);
+    perform public.record_event_details(event, record_export.resource_type || 's_exported', record_export.purpose);
+    return event;
+end
+$function$;
+comment on function public.record_export(resource_type text, resource_id text, purpose text, selection jsonb) is 'Writes the export_data event of data that are taken out, with the purpose stated, and returns its number. selection: what narrowed them.';
+grant execute on function public.record_export(text,text,text,jsonb) to app_user;
+revoke execute on function public.record_export(text,text,text,jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.record_login(user_id bigint, accepted boolean, reason text DEFAULT NULL::text)
  RETURNS void
@@ -1681,6 +1789,12 @@ comment on index public.analysis_results_user_id_created_at_idx is 'A user''s re
 CREATE INDEX analysis_results_visualization_path_idx ON public.analysis_results USING btree (visualization_path) WHERE visualization_path IS NOT NULL;
 comment on index public.analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 
+CREATE TRIGGER analysis_results_audit_delete AFTER DELETE ON public.analysis_results REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_delete on public.analysis_results is 'Every removed result is an event.';
+
+CREATE TRIGGER analysis_results_audit_update AFTER UPDATE ON public.analysis_results REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_update on public.analysis_results is 'Every changed result is an event.';
+
 CREATE TRIGGER analysis_results_set_updated_at BEFORE UPDATE ON public.analysis_results FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger analysis_results_set_updated_at on public.analysis_results is 'Keeps updated_at.';
 
@@ -2263,6 +2377,9 @@ comment on trigger images_audit_delete on public.images is 'Every removed image 
 
 CREATE TRIGGER images_audit_insert AFTER INSERT ON public.images REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.audit_images();
 comment on trigger images_audit_insert on public.images is 'Every new image is an event.';
+
+CREATE TRIGGER images_audit_update AFTER UPDATE ON public.images REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_image_changes();
+comment on trigger images_audit_update on public.images is 'Every decided change of an image is an event.';
 
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
 comment on trigger images_duplicate_names_an_original on public.images is 'No chains of duplicates.';
