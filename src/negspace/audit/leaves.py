@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, LiteralString
+from typing import Final, LiteralString, NamedTuple
 
 from negspace.audit import offline
 from negspace.database import Connection
@@ -31,8 +31,7 @@ _SELECT: Final[dict[str, LiteralString]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A row: where it stands, and what its hash is made of.
 
     Attributes:

@@ -54,6 +54,10 @@ FIELDS: dict[str, dict[str, bool]] = {
         "created_at": False,
     },
 }
+_LINES = {
+    relation: [(f"\n{name}=", counted) for name, counted in fields.items()]
+    for relation, fields in FIELDS.items()
+}
 SEAL = (
     "number", "relation", "month", "lineage", "last_xid", "last_id", "highest_id",
     "leaf_count", "merkle_root", "previous_hash", "sealed_at",
@@ -62,15 +66,17 @@ SEAL = (
 
 def leaf(relation: str, values: Sequence[str | None]) -> bytes:
     """The leaf of a row: SHA-256 of a zero byte and its canonical text, form 1."""
-    lines = [f"negspace {relation} 1"]
-    for (name, counted), value in zip(FIELDS[relation].items(), values, strict=True):
-        if value is None:
-            lines.append(f"{name}=-")
-        elif counted:
-            lines.append(f"{name}={len(value)}:{value}")
-        else:
-            lines.append(f"{name}={value}")
-    return hashlib.sha256(b"\0" + "\n".join(lines).encode()).digest()
+    text = f"negspace {relation} 1" + "".join(
+        [
+            f"{name}-"
+            if value is None
+            else f"{name}{len(value)}:{value}"
+            if counted
+            else name + value
+            for (name, counted), value in zip(_LINES[relation], values, strict=True)
+        ]
+    )
+    return hashlib.sha256(b"\0" + text.encode()).digest()
 
 
 def node(left: bytes, right: bytes) -> bytes:

@@ -207,10 +207,12 @@ class _Verifier:
     def _lineage(self, relation: str, found: list[Seal], span: Span) -> None:
         left = iter(found)
         seal, batch = next(left, None), list[bytes]()
+        end = seal.end if seal else None
         for leaf in leaves.read(self.connection, relation, span):
-            while seal is not None and leaf.place > seal.end:
+            while seal is not None and end is not None and leaf.place > end:
                 self._batch(seal, batch)
                 seal, batch = next(left, None), []
+                end = seal.end if seal else None
             batch.append(self._leaf(relation, leaf, seal))
             if seal is None:
                 self.unsealed += 1

@@ -107,8 +107,8 @@ def _show(found: Verification) -> None:
     for problem in found.problems:
         output.show_text(f"{problem.kind}: {problem.message}")
     output.show_text(
-        f"{found.seals:,} seals, {found.rows:,} rows in them, {found.unsealed:,} not sealed yet"
-        + (f", {found.retired:,} seals of months that have left" if found.retired else "")
+        f"seals: {found.seals:,}; rows in them: {found.rows:,}; not sealed yet: {found.unsealed:,}"
+        + (f"; seals of months that have left: {found.retired:,}" if found.retired else "")
         + (f"; anchored up to seal {found.anchored}" if found.anchored else "")
     )
     output.show_text("verified" if found.fine else "NOT what was sealed")
