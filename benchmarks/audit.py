@@ -143,14 +143,15 @@ def sealed_and_verified(address: str) -> list[Measured]:
         began = time.perf_counter()
         audit.seal(opened)
         took = time.perf_counter() - began
-        began = time.perf_counter()
+        began, computed = time.perf_counter(), time.process_time()
         found = audit.verify(opened)
-        checked = time.perf_counter() - began
+        checked, computed = time.perf_counter() - began, time.process_time() - computed
     assert found.fine, found.problems
     assert found.unsealed == 0
     return [
         alone("sealing", found.rows / took, None),
         alone("verifying", found.rows / checked, 100_000),
+        alone("verifying, by the client's processor time", found.rows / computed, None),
     ]
 
 

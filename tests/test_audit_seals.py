@@ -15,7 +15,7 @@ from negspace.audit import leaves, offline, seals
 from negspace.database import sql
 from negspace.errors import AccessError, InvalidInputError
 from schema_rows import add
-from tampering import seal_all, settle
+from tampering import master, seal_all, settle
 
 # RFC 6962's own example, as the logs of Certificate Transparency test it.
 INPUTS = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657"]
@@ -288,3 +288,53 @@ def test_rows_from_before_there_were_seals_are_sealed_too(services, database):
     assert (found.fine, found.rows) == (True, 4)
     proof = audit.prove(services, 1)
     assert offline.check(json.loads(json.dumps({"form": proof.form, "rows": proof.rows})))
+
+
+# ── loaded into another server ───────────────────────────────────────────────────────────
+
+
+def come_from_elsewhere(database) -> None:
+    """Make it as if a server that had counted 10^9 more transactions had written all of it."""
+    shift = "(({0}::text)::bigint + 1000000000)::text::xid8"
+    with master(database.superuser) as connection:
+        for table, column in (
+            ("security_audit", "recorded_in"),
+            ("audit_log_details", "recorded_in"),
+            ("audit_seals", "last_xid"),
+        ):
+            connection.execute(f"update {table} set {column} = {shift.format(column)}".encode())
+        connection.execute("update audit_seals s set seal_hash = audit_seal_hash(s)")
+
+
+def test_a_trail_from_another_server_goes_on(services, database):
+    first = write(services, 3)
+    assert seal_all(services) == 1
+    tail = write(services, 2)  # not sealed when the dump was made
+    come_from_elsewhere(database)
+    assert audit.verify(services).fine
+    later = write(services, 4)
+    assert seal_all(services) == 2
+    assert [(s.lineage, s.leaf_count) for s in stored(services)] == [(0, 3), (0, 2), (later[0], 4)]
+    more = write(services)
+    assert seal_all(services) == 1
+    found = audit.verify(services)
+    assert (found.fine, found.rows, found.unsealed) == (True, 10, 0)
+    for number in (*first, *tail, *later, *more):
+        proof = audit.prove(services, number)
+        assert offline.check({"form": proof.form, "rows": proof.rows})
+
+
+def test_without_a_new_lineage_rows_would_stand_in_old_seals(services, database):
+    """The twin: a seal that doesn't notice."""
+    with db.connect(database.owner) as owner:
+        body = db.only(owner, "select pg_get_functiondef('foreign_audit_rows'::regproc) as sql")
+        broken = body["sql"].replace("r.recorded_in < $2", "r.recorded_in < ''0''")
+        assert broken != body["sql"]
+        owner.execute(broken.replace("using newest.highest_id, newest.last_xid",
+                                     "using newest.highest_id").encode())  # fmt: skip
+    write(services, 3)
+    seal_all(services)
+    come_from_elsewhere(database)
+    write(services)
+    assert seal_all(services) == 0
+    assert not audit.verify(services).fine

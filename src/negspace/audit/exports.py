@@ -152,7 +152,9 @@ def _write(connection: Connection, month: str, target: Path) -> None:
             for row in rows(connection, _SEALS, [begins]):
                 after = (row.pop("before_xid"), row.pop("before_id"))
                 seal = Seal(**row)
-                span = Span(leaves.FIRST if after[1] is None else after, seal.end, seal.lineage)
+                start = leaves.FIRST if after[1] is None else after
+                below = seals.next_lineage(connection, seal)
+                span = Span(start, seal.end, seal.lineage, below)
                 values = [leaf.fields for leaf in leaves.read(connection, seal.relation, span)]
                 line = {"seal": seal.as_dict(), "rows": values}
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")

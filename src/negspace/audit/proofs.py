@@ -102,4 +102,5 @@ def _row(connection: Connection, relation: str, place: Mapping[str, Any]) -> Map
 def _batch(connection: Connection, seal: Seal) -> Iterator[leaves.Leaf]:
     before = only(connection, _BEFORE, [seal.relation, seal.lineage, seal.number])
     after = leaves.FIRST if before is None else Seal(**before).end
-    return leaves.read(connection, seal.relation, Span(after, seal.end, seal.lineage))
+    below = seals.next_lineage(connection, seal)
+    return leaves.read(connection, seal.relation, Span(after, seal.end, seal.lineage, below))

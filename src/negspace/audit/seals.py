@@ -111,6 +111,15 @@ def after(connection: Connection, number: int) -> Iterator[Seal]:
         yield from map(_seal, cursor)
 
 
+def next_lineage(connection: Connection, seal: Seal) -> int | None:
+    """The row number at which the lineage after a seal's own begins, or None."""
+    query: LiteralString = (
+        "select min(lineage) as first from audit_seals where relation = %s and lineage > %s"
+    )
+    row = only(connection, query, [seal.relation, seal.lineage])
+    return row["first"] if row else None
+
+
 def _seal(row: Row) -> Seal:
     return Seal(**row)
 
