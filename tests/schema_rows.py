@@ -150,6 +150,22 @@ def _retirement(connection: Connection, given: Row) -> Row:
     }
 
 
+def _log(connection: Connection, given: Row) -> Row:
+    return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
+
+
+def _limit(connection: Connection, given: Row) -> Row:
+    return {"max_running": 2} | _owned(connection, given)
+
+
+def _count(connection: Connection, given: Row) -> Row:
+    return {"status": "queued", "priority": 5, "algorithm_name": "rehearsal", "jobs": 1}
+
+
+def _speed(connection: Connection, given: Row) -> Row:
+    return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -164,6 +180,10 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_seals": _seal,
     "audit_holds": _hold,
     "audit_retirements": _retirement,
+    "job_logs": _log,
+    "queue_limits": _limit,
+    "algorithm_speeds": _speed,
+    "queue_counts": _count,
 }
 
 TABLES = tuple(_COMPLETE)

@@ -1,19 +1,22 @@
-"""What must happen now and then, whoever does it: partitions, expired answers, counters, seals."""
+"""What must happen now and then: partitions, expired answers, old logs, counters, seals."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 from typing import Final
 
 from negspace import audit, cache
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
+from negspace.worker import logs
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
 SEALING: Final = 60.0  # seconds: how long an event may stand unsealed
+LOGS_KEPT: Final = timedelta(days=30)
 
 
 def ensure_partitions(database: Database) -> None:
@@ -50,6 +53,7 @@ class Housekeeper(threading.Thread):
                 if rounds % int(INTERVAL / SEALING) == 0:
                     ensure_partitions(self._database)
                     cache.purge_expired(self._database)
+                    logs.purge(self._database, LOGS_KEPT)
                     refresh_counters(self._database)
                 audit.seal(self._database)
             except UnavailableError:
