@@ -115,7 +115,7 @@ def test_a_way_that_anybody_can_listen_on(other):
         relay = threading.Thread(target=relayed, args=(listener, made.port))
         relay.start()
         beyond = f"{own}:{listener.getsockname()[1]}"
-        address = env["DATABASE_URL"].replace(f"127.0.0.1:{made.port}", beyond)
+        address = made.url("superuser").replace(f"127.0.0.1:{made.port}", beyond)
         said = faults("encryption", env | {"DATABASE_URL": address})
         relay.join()
     assert said == [f"the connection to {own} is not encrypted"]

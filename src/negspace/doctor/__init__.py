@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from negspace import database, server
-from negspace.doctor import configuration, connecting, queue, room, schema, security, vacuum
+from negspace.doctor import configuration, connecting, keeping, queue, schema, security, vacuum
 from negspace.doctor.examining import Check, Fault, Finding, Limits, Patient, run
 from negspace.errors import NegspaceError
 from negspace.settings import Settings
@@ -29,7 +29,7 @@ CHECKS: Final = (
     *schema.CHECKS,
     *vacuum.CHECKS,
     *queue.CHECKS,
-    *room.CHECKS,
+    *keeping.CHECKS,
     *security.CHECKS,
 )
 

@@ -1,4 +1,4 @@
-"""Checks of what takes room: the cache, disks, files; and of the audit trail's seals."""
+"""Checks of what is kept: the cache, disks, files, the seals of the audit trail."""
 
 from __future__ import annotations
 
@@ -6,14 +6,40 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 from negspace import server, upkeep
 from negspace.database import Database, PoolSize
-from negspace.doctor.examining import Check, Fault, Patient, listed, size
+from negspace.doctor.examining import Check, Fault, Patient, listed, size, span
 from negspace.errors import RefusedError
 
 __all__ = ["CHECKS"]
+
+
+_UNSEALED: Final[LiteralString] = (
+    "with seals as (select r.name, public.newest_audit_seal(r.name) as newest"
+    "               from unnest(array['security_audit', 'audit_log_details']) as r (name)),"
+    " unsealed as ("
+    "  select a.timestamp as at from public.security_audit a, seals s"
+    "  where s.name = 'security_audit' and a.id >= (s.newest).lineage"
+    "  and (a.recorded_in, a.id) > ((s.newest).last_xid, (s.newest).last_id)"
+    "  union all"
+    "  select d.created_at from public.audit_log_details d, seals s"
+    "  where s.name = 'audit_log_details' and d.id >= (s.newest).lineage"
+    "  and (d.recorded_in, d.id) > ((s.newest).last_xid, (s.newest).last_id))"
+    " select count(*) as rows from unsealed u where u.at <= now() - %s"
+)
+
+
+def seals(patient: Patient) -> Iterator[Fault]:
+    """What was written into the audit trail is sealed soon."""
+    waiting = patient.row(_UNSEALED, [patient.limits.unsealed])["rows"]
+    if waiting:
+        since = span(patient.limits.unsealed.total_seconds())
+        yield Fault(
+            f"{waiting} rows of the audit trail wait for their seal for more than {since}",
+            "negspace audit seal; a running worker does it every minute",
+        )
 
 
 def cache(patient: Patient) -> Iterator[Fault]:
@@ -95,6 +121,7 @@ def _old(path: Path) -> bool:
 
 
 CHECKS: Final = (
+    Check("audit seals", "until it is sealed, a change of the trail leaves no trace", seals),
     Check("cache", "it takes room from what matters", cache),
     Check("disk space", "a full disk stops the server, or refuses every new image", disk),
     Check("files", "an image that is listed can't be analysed, or room is wasted", files),
