@@ -249,6 +249,8 @@ CHECKS: dict[str, Case] = (
     | number("api_keys", "request_count_current_window", 0)
     | number("api_keys", "total_requests", 0)
     | json_object("api_keys", "usage_stats")
+    | number("api_key_limits", "busy_requests", 0)
+    | number("api_key_limits", "uncounted", 0)
     | {
         "security_audit_resource_type_valid": Case(
             "security_audit",
@@ -344,6 +346,7 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("processing_queue", "image_id")
     | gone("processing_queue", "user_id")
     | gone("api_keys", "user_id")
+    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")
     | {

@@ -94,6 +94,24 @@ def _key(connection: Connection, given: Row) -> Row:
     return owner | {"key_hash": digest(), "name": "a key"}
 
 
+def _limit(connection: Connection, given: Row) -> Row:
+    if "api_key_id" in given:
+        key = {"id": given["api_key_id"], "user_id": -1, "key_hash": digest()}
+    else:
+        key = add(connection, "api_keys")
+    return {
+        "api_key_id": key["id"],
+        "user_id": key["user_id"],
+        "key_hash": key["key_hash"],
+        "is_active": True,
+        "scopes": "{read:images}",
+        "owner_is_active": True,
+        "owner_scopes": "{read:images}",
+        "step": "600 milliseconds",
+        "slack": "59.4 seconds",
+    }
+
+
 def _event(connection: Connection, given: Row) -> Row:
     return {"action": "config_change", "resource_type": "setting"}
 
@@ -123,6 +141,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_results": _result,
     "processing_queue": _job,
     "api_keys": _key,
+    "api_key_limits": _limit,
     "security_audit": _event,
     "audit_log_details": _details,
     "analysis_cache": _entry,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from schema_rows import add
+
 
 @dataclass(frozen=True)
 class Unique:
@@ -12,7 +14,7 @@ class Unique:
 
     table: str
     shared: dict[str, Any]
-    differs: dict[str, Any]
+    differs: dict[str, Any]  # a value may be a function of the connection
     own: frozenset[str] = frozenset()  # further columns that the second row takes from the first
 
 
@@ -43,6 +45,12 @@ UNIQUE: dict[str, Unique] = {
     ),
     "api_keys_pkey": Unique("api_keys", {"id": 1 << 40}, {"id": 1 << 41}),
     "api_keys_key_hash_key": Unique("api_keys", {"key_hash": "a" * 64}, {"key_hash": "b" * 64}),
+    "api_key_limits_pkey": Unique(
+        "api_key_limits",
+        {},
+        {"api_key_id": lambda connection: add(connection, "api_keys")["id"]},
+        frozenset({"api_key_id"}),
+    ),
     "security_audit_pkey": Unique("security_audit", {"id": 1 << 40}, {"id": 1 << 41}),
     "audit_log_details_pkey": Unique("audit_log_details", {"id": 1 << 40}, {"id": 1 << 41}),
     "analysis_cache_pkey": Unique("analysis_cache", {"id": 1 << 40}, {"id": 1 << 41}),

@@ -101,9 +101,19 @@ def test_names_begin_with_their_table(owner):
 
 def test_times_have_a_zone_and_texts_no_length(owner):
     types = {row["type"] for row in rows(owner, COLUMNS)}
-    plain = {"bigint", "integer", "smallint", "numeric", "text", "text[]", "boolean", "jsonb"}
+    plain = {
+        "bigint",
+        "integer",
+        "smallint",
+        "numeric",
+        "text",
+        "text[]",
+        "boolean",
+        "jsonb",
+        "interval",
+    }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid"}
+    assert types <= plain | enums | {"timestamp with time zone", "inet", "inet[]", "uuid"}
 
 
 def test_no_extension_is_required(owner):
@@ -215,6 +225,7 @@ PRIVILEGES = {
     "processing_queue_hot": set(),
     "processing_queue_ended": set(),
     "api_keys": {READ, ADD, CHANGE},
+    "api_key_limits": set(),
     "security_audit": {READ},
     "audit_log_details": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
@@ -239,11 +250,11 @@ EXECUTES = {
     "aggregate_performance_metrics",
     "archive_image",
     "cancel_jobs",
-    "check_api_key",
     "claim_jobs",
     "cleanup_expired_cache",
     "complete_job",
     "complete_job_from_cache",
+    "count_api_key_uses",
     "delete_image",
     "enqueue_jobs",
     "ensure_partitions",
@@ -262,8 +273,10 @@ EXECUTES = {
     "register_worker",
     "rescue_jobs",
     "retry_jobs",
+    "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "verify_api_key",
 }
 # They read nothing and change nothing, or are called by triggers alone.
 EVERYBODY_EXECUTES = {
@@ -273,8 +286,11 @@ EVERYBODY_EXECUTES = {
     "cache_key",
     "context_value",
     "find_audit_timestamp",
+    "network_array",
+    "rate_limit_step",
     "refuse_change",
     "refuse_duplicate_chain",
+    "refuse_misleading_networks",
     "refuse_scopes_beyond_role",
     "refuse_transition",
     "retry_delay",

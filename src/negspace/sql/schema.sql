@@ -325,44 +325,6 @@ $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
 
-CREATE OR REPLACE FUNCTION public.check_api_key(key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet)
- RETURNS TABLE(api_key_id bigint, user_id bigint, accepted boolean, reason text)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$
-#variable_conflict use_column
-declare
-    found_key public.api_keys%rowtype;
-    owner     public.users%rowtype;
-begin
-    select k.* into found_key from public.api_keys k where k.key_hash = check_api_key.key_hash;
-    select u.* into owner from public.users u where u.id = found_key.user_id;
-    api_key_id := found_key.id;
-    user_id := found_key.user_id;
-    reason := case
-        when found_key.id is null then 'unknown key'
-        when not found_key.is_active then 'revoked key'
-        when not owner.is_active then 'inactive account'
-        when found_key.expires_at <= now() then 'expired key'
-        when check_api_key.scope is not null and not found_key.scopes ? check_api_key.scope then 'scope not granted'
-        when check_api_key.scope <> all (public.role_scopes(owner.role)) then 'scope beyond the owner''s role'
-        when found_key.ip_whitelist is not null and not exists (
-            select from jsonb_array_elements_text(found_key.ip_whitelist) as n (network)
-            where check_api_key.address <<= n.network::inet) then 'address not allowed'
-    end;
-    accepted := reason is null;
-    if accepted then
-        update public.api_keys k
-        set last_used_at = now(), total_requests = k.total_requests + 1
-        where k.id = found_key.id;
-    end if;
-    return next;
-end
-$function$;
-comment on function public.check_api_key(key_hash text, scope text, address inet) is 'Answers in one round trip whether a key, named by its SHA-256, may be used for a scope from an address, and why not. Counts what it accepts.';
-grant execute on function public.check_api_key(text,text,inet) to app_user;
-revoke execute on function public.check_api_key(text,text,inet) from public;
-
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
  LANGUAGE sql
@@ -485,6 +447,69 @@ AS $function$
     select nullif(current_setting('negspace.' || name, true), '')
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
+
+CREATE OR REPLACE FUNCTION public.count_api_key_uses(how_many integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    keys    bigint[];
+    counted integer;
+begin
+    -- One at a time, and no queue behind it.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.count_api_key_uses', 0)) then
+        return 0;
+    end if;
+    keys := array(
+        select k.id from public.api_keys k
+        where k.id = any (array(
+            select l.api_key_id from public.api_key_limits l where l.uncounted > 0
+            order by l.api_key_id limit greatest(how_many, 0)))
+        order by k.id
+        for no key update);
+    with used as (
+        select l.* from public.api_key_limits l
+        where l.api_key_id = any (keys) order by l.api_key_id for update
+    ), reset as (
+        update public.api_key_limits l set uncounted = 0
+        from used where l.api_key_id = used.api_key_id
+    )
+    update public.api_keys k
+    set total_requests               = k.total_requests + used.uncounted,
+        last_used_at                 = greatest(k.last_used_at, used.last_accepted_at),
+        last_rate_limit_reset        = used.busy_since,
+        request_count_current_window = least(used.busy_requests, 2147483647),
+        usage_stats                  = k.usage_stats || jsonb_build_object(d.day, coalesce(k.usage_stats -> d.day, '{}')
+            || jsonb_build_object('accepted', coalesce((k.usage_stats -> d.day ->> 'accepted')::bigint, 0) + used.uncounted))
+    from used
+    cross join lateral (select to_char(used.last_accepted_at at time zone 'UTC', 'YYYY-MM-DD') as day) d
+    where k.id = used.api_key_id;
+    get diagnostics counted = row_count;
+
+    -- Refusals are events already; of those of a flood against the limit none is kept.
+    update public.api_keys k
+    set usage_stats = k.usage_stats || r.stats
+    from (
+        select k2.id, jsonb_object_agg(e.day, coalesce(k2.usage_stats -> e.day, '{}') || jsonb_build_object('refused', e.refused)) as stats
+        from (
+            select a.resource_id, to_char(a."timestamp" at time zone 'UTC', 'YYYY-MM-DD') as day, count(*) as refused
+            from public.security_audit a
+            where a.action = 'api_call' and a.resource_type = 'api_key' and a.status = 'failure'
+              and a."timestamp" >= date_trunc('day', now() at time zone 'UTC') at time zone 'UTC' - interval '1 day'
+            group by 1, 2
+        ) e
+        join public.api_keys k2 on k2.id::text = e.resource_id
+        group by k2.id
+    ) r
+    where k.id = r.id and not k.usage_stats @> r.stats;
+    return counted;
+end
+$function$;
+comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys; call it until it returns 0. Housekeeping does: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
+grant execute on function public.count_api_key_uses(integer) to app_user;
+revoke execute on function public.count_api_key_uses(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.delete_image(image bigint)
  RETURNS text
@@ -738,6 +763,37 @@ comment on function public.heartbeat(worker text) is 'A worker lives. Returns th
 grant execute on function public.heartbeat(text) to app_user;
 revoke execute on function public.heartbeat(text) from public;
 
+CREATE OR REPLACE FUNCTION public.keep_api_key_limit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_table_name = 'users' then
+        update public.api_key_limits l
+        set owner_is_active = new.is_active, owner_scopes = public.role_scopes(new.role)
+        from public.api_keys k
+        where k.user_id = new.id and l.api_key_id = k.id;
+    elsif new.user_id <> old.user_id then
+        delete from public.api_key_limits l where l.api_key_id = new.id;
+    else
+        update public.api_key_limits l
+        set key_hash   = new.key_hash,
+            is_active  = new.is_active,
+            expires_at = new.expires_at,
+            scopes     = array(select jsonb_array_elements_text(new.scopes)),
+            networks   = public.network_array(new.ip_whitelist),
+            step       = public.rate_limit_step(new.rate_limit_per_minute),
+            slack      = public.rate_limit_step(new.rate_limit_per_minute) * (new.rate_limit_per_minute - 1)
+        where l.api_key_id = new.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.keep_api_key_limit() is 'Carries a change of a key or of its owner to api_key_limits, in the transaction that changes it: a key that is revoked is refused from its commit on.';
+revoke execute on function public.keep_api_key_limit() from public;
+
 CREATE OR REPLACE FUNCTION public.lock_for_partitions(urgent boolean)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -770,6 +826,36 @@ end
 $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.make_api_key_limit(key bigint, key_hash text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Whoever changes the account or the key at this moment goes first, or finds the row.
+    perform 1 from public.users u
+    where u.id = (select k.user_id from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash)
+    for share;
+    perform 1 from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash for share;
+    insert into public.api_key_limits (
+        api_key_id, user_id, key_hash, is_active, expires_at, scopes, networks, owner_is_active, owner_scopes, step, slack
+    )
+    select k.id, k.user_id, k.key_hash, k.is_active, k.expires_at,
+           array(select jsonb_array_elements_text(k.scopes)), public.network_array(k.ip_whitelist),
+           u.is_active, public.role_scopes(u.role),
+           public.rate_limit_step(k.rate_limit_per_minute),
+           public.rate_limit_step(k.rate_limit_per_minute) * (k.rate_limit_per_minute - 1)
+    from public.api_keys k
+    join public.users u on u.id = k.user_id
+    where k.id = key and k.key_hash = make_api_key_limit.key_hash
+    on conflict on constraint api_key_limits_pkey do nothing;
+    return exists (
+        select from public.api_key_limits l where l.api_key_id = key and l.key_hash = make_api_key_limit.key_hash);
+end
+$function$;
+comment on function public.make_api_key_limit(key bigint, key_hash text) is 'Makes the row of a key''s first request, from its key and its owner; false where there is no such key.';
+revoke execute on function public.make_api_key_limit(bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.mark_duplicate_images()
  RETURNS integer
@@ -851,6 +937,16 @@ comment on function public.near_images(image bigint, distance integer) is 'The s
 grant execute on function public.near_images(bigint,integer) to app_user;
 revoke execute on function public.near_images(bigint,integer) from public;
 
+CREATE OR REPLACE FUNCTION public.network_array(networks jsonb)
+ RETURNS inet[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when networks is not null then array(select n.network::inet from jsonb_array_elements_text(networks) as n (network)) end
+$function$;
+comment on function public.network_array(networks jsonb) is 'An API key''s networks as an array; null stays null.';
+
 CREATE OR REPLACE FUNCTION public.purge_jobs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
  LANGUAGE plpgsql
@@ -880,6 +976,16 @@ $function$;
 comment on function public.purge_jobs(older_than interval, how_many integer) is 'Removes up to how_many jobs that ended longer ago, and returns how many. Their results and audit events stay.';
 grant execute on function public.purge_jobs(interval,integer) to app_user;
 revoke execute on function public.purge_jobs(interval,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.rate_limit_step(per_minute integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select interval '1 microsecond' * greatest(1, 60000000 / per_minute)
+$function$;
+comment on function public.rate_limit_step(per_minute integer) is 'A minute divided by a rate limit, rounded down to whole microseconds, of which there is one at least.';
 
 CREATE OR REPLACE FUNCTION public.record_event(action public.audit_action, resource_type text, resource_id text DEFAULT NULL::text, status public.audit_status DEFAULT 'success'::public.audit_status, changes_before jsonb DEFAULT NULL::jsonb, changes_after jsonb DEFAULT NULL::jsonb, error_message text DEFAULT NULL::text, user_id bigint DEFAULT NULL::bigint)
  RETURNS bigint
@@ -1018,6 +1124,34 @@ begin
 end
 $function$;
 comment on function public.refuse_duplicate_chain() is 'Refuses a duplicate of a duplicate, or of somebody else''s image: every duplicate names its owner''s original.';
+
+CREATE OR REPLACE FUNCTION public.refuse_misleading_networks()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    wrong text;
+begin
+    begin
+        select n.network into wrong
+        from jsonb_array_elements_text(new.ip_whitelist) as n (network)
+        where n.network::cidr::text <> n.network
+           or (n.network::cidr && cidr '::ffff:0.0.0.0/96' and n.network <> '::/0')
+        limit 1;
+    exception
+        when invalid_text_representation then
+            wrong := new.ip_whitelist::text;
+    end;
+    if wrong is not null then
+        raise exception 'ip_whitelist holds %, which is no canonical network', wrong
+            using errcode = 'NS004',
+                  hint = 'such as 192.0.2.0/24: the prefix always given, no bits beyond it, IPv4 never written as IPv6';
+    end if;
+    return new;
+end
+$function$;
+comment on function public.refuse_misleading_networks() is 'Refuses networks that are not written as PostgreSQL writes them, and those of IPv6 that hold IPv4 addresses: they would not mean what they seem to.';
 
 CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  RETURNS trigger
@@ -1318,6 +1452,75 @@ $function$;
 comment on function public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'The result that an image has already, or one made from the cache for it, or null. Counts the hit.';
 revoke execute on function public.store_cached_result(bigint,bigint,text,text,jsonb) from public;
 
+CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    -- ::ffff:a.b.c.d is a.b.c.d, so that no network of IPv4 is walked round, or missed, by it
+    origin constant inet := case
+        when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
+        then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
+        else address end;
+    held   public.api_key_limits%rowtype;
+begin
+    for try in 1 .. 2 loop
+        -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
+        -- again with what it holds then; a limit that is used up changes no row and locks none.
+        update public.api_key_limits l
+        set unused_at        = greatest(l.unused_at, clock_timestamp()) + l.step,
+            busy_since       = case when l.unused_at < clock_timestamp() then clock_timestamp() else l.busy_since end,
+            busy_requests    = case when l.unused_at < clock_timestamp() then 1 else l.busy_requests + 1 end,
+            uncounted        = l.uncounted + 1,
+            last_accepted_at = clock_timestamp()
+        where l.api_key_id = key
+          and l.key_hash = verify_api_key.key_hash
+          and l.is_active
+          and l.owner_is_active
+          and (l.expires_at is null or l.expires_at > clock_timestamp())
+          and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
+          and (l.networks is null or origin <<= any (l.networks))
+          and l.unused_at <= clock_timestamp() + l.slack
+        returning l.api_key_id, l.user_id, true,
+                  floor(extract(epoch from clock_timestamp() + l.slack + l.step - l.unused_at) / extract(epoch from l.step))
+        into api_key_id, user_id, accepted, remaining;
+        if accepted then
+            return;
+        end if;
+        select l.* into held from public.api_key_limits l where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
+        exit when found;
+        if not public.make_api_key_limit(key, key_hash) then
+            accepted := false;
+            reason := 'unknown key';
+            return;
+        end if;
+    end loop;
+
+    api_key_id := held.api_key_id;
+    user_id := held.user_id;
+    accepted := false;
+    reason := case
+        when not held.is_active then 'revoked key'
+        when not held.owner_is_active then 'inactive account'
+        when held.expires_at <= clock_timestamp() then 'expired key'
+        when scope <> all (held.scopes) then 'scope not granted'
+        when scope <> all (held.owner_scopes) then 'scope beyond the owner''s role'
+        when held.networks is not null and (origin <<= any (held.networks)) is not true then 'address not allowed'
+        else 'rate limit reached'
+    end;
+    if reason = 'rate limit reached' then
+        remaining := 0;
+        retry_after := greatest(held.unused_at - held.slack - clock_timestamp(), interval '0');
+    end if;
+end
+$function$;
+comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
+grant execute on function public.verify_api_key(bigint,text,text,inet) to app_user;
+revoke execute on function public.verify_api_key(bigint,text,text,inet) from public;
+
 create table public.analysis_cache (
     id                    bigint                   not null generated always as identity,
     cache_key             text                     not null,
@@ -1495,6 +1698,45 @@ comment on function public.read_results(image bigint, purpose text) is 'An image
 grant execute on function public.read_results(bigint,text) to app_user;
 revoke execute on function public.read_results(bigint,text) from public;
 
+create unlogged table public.api_key_limits (
+    api_key_id       bigint                   not null,
+    user_id          bigint                   not null,
+    key_hash         text                     not null,
+    is_active        boolean                  not null,
+    expires_at       timestamp with time zone,
+    scopes           text[]                   not null,
+    networks         inet[],
+    owner_is_active  boolean                  not null,
+    owner_scopes     text[]                   not null,
+    step             interval                 not null,
+    slack            interval                 not null,
+    unused_at        timestamp with time zone not null default now(),
+    busy_since       timestamp with time zone not null default now(),
+    busy_requests    bigint                   not null default 0,
+    uncounted        bigint                   not null default 0,
+    last_accepted_at timestamp with time zone,
+    constraint api_key_limits_pkey PRIMARY KEY (api_key_id),
+    constraint api_key_limits_busy_requests_not_negative CHECK (busy_requests >= 0),
+    constraint api_key_limits_uncounted_not_negative CHECK (uncounted >= 0)
+) with (autovacuum_vacuum_scale_factor = '0.02', fillfactor = '20');
+comment on table public.api_key_limits is 'What decides on a request with a key, and how far its rate limit is used up. Unlogged: empty after a crash, and made again. Nobody''s to read or write: verify_api_key() does.';
+comment on column public.api_key_limits.api_key_id is 'The key; its row is made by its first request.';
+comment on column public.api_key_limits.user_id is 'Whose key it is.';
+comment on column public.api_key_limits.key_hash is 'The key''s hash.';
+comment on column public.api_key_limits.is_active is 'The key is not revoked.';
+comment on column public.api_key_limits.expires_at is 'When the key ends by itself; null: never.';
+comment on column public.api_key_limits.scopes is 'What the key may do.';
+comment on column public.api_key_limits.networks is 'Where it may be used from; null: anywhere.';
+comment on column public.api_key_limits.owner_is_active is 'Its owner''s account is switched on.';
+comment on column public.api_key_limits.owner_scopes is 'What keys of its owner''s role may do: role_scopes().';
+comment on column public.api_key_limits.step is 'A minute divided by the limit, in whole microseconds: how far each request moves unused_at.';
+comment on column public.api_key_limits.slack is 'How far unused_at may lie ahead for one more request: all steps of the limit but one.';
+comment on column public.api_key_limits.unused_at is 'When its limit is wholly unused again: the theoretical arrival time of GCRA.';
+comment on column public.api_key_limits.busy_since is 'Since when the limit was never wholly unused.';
+comment on column public.api_key_limits.busy_requests is 'Accepted requests since then.';
+comment on column public.api_key_limits.uncounted is 'Accepted requests that count_api_key_uses() has not yet carried to api_keys.';
+comment on column public.api_key_limits.last_accepted_at is 'The last accepted request; null: none yet.';
+
 create table public.api_keys (
     id                           bigint                   not null generated always as identity,
     user_id                      bigint                   not null,
@@ -1531,16 +1773,16 @@ comment on column public.api_keys.key_hash is 'SHA-256 of the key, 64 hexadecima
 comment on column public.api_keys.name is 'What its owner calls it.';
 comment on column public.api_keys.description is 'What it is for.';
 comment on column public.api_keys.is_active is 'False once it is revoked.';
-comment on column public.api_keys.last_used_at is 'Last accepted request.';
+comment on column public.api_keys.last_used_at is 'Last accepted request; brought up to date in batches.';
 comment on column public.api_keys.created_at is 'When it was made.';
 comment on column public.api_keys.expires_at is 'When it ends by itself; null: never.';
 comment on column public.api_keys.scopes is 'What it may do, an array of texts.';
 comment on column public.api_keys.ip_whitelist is 'Networks it may be used from, an array of CIDR texts; null: any.';
 comment on column public.api_keys.rate_limit_per_minute is 'Requests a minute.';
-comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began.';
-comment on column public.api_keys.request_count_current_window is 'Requests in that window.';
-comment on column public.api_keys.total_requests is 'Requests since it was made.';
-comment on column public.api_keys.usage_stats is 'Requests by day and outcome, as a JSON object.';
+comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began: since then the limit was never wholly unused. Brought up to date in batches.';
+comment on column public.api_keys.request_count_current_window is 'Requests in that window; brought up to date in batches.';
+comment on column public.api_keys.total_requests is 'Requests since it was made; brought up to date in batches.';
+comment on column public.api_keys.usage_stats is 'Requests by day (UTC) and outcome, {"2026-01-31": {"accepted": 7, "refused": 1}}; brought up to date in batches.';
 grant insert, select, update on public.api_keys to app_user;
 
 CREATE INDEX api_keys_expires_at_idx ON public.api_keys USING btree (expires_at) WHERE is_active AND expires_at IS NOT NULL;
@@ -1564,8 +1806,57 @@ comment on trigger api_keys_audit_insert on public.api_keys is 'Every new key is
 CREATE TRIGGER api_keys_audit_update AFTER UPDATE ON public.api_keys REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('api_key');
 comment on trigger api_keys_audit_update on public.api_keys is 'Every decided change of a key is an event.';
 
+CREATE TRIGGER api_keys_keep_limit AFTER UPDATE OF user_id, key_hash, is_active, expires_at, scopes, ip_whitelist, rate_limit_per_minute ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger api_keys_keep_limit on public.api_keys is 'Revoked at once, and so every other change.';
+
+CREATE TRIGGER api_keys_networks_canonical BEFORE INSERT OR UPDATE OF ip_whitelist ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.ip_whitelist) = 'array'::text AND NOT new.ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_misleading_networks();
+comment on trigger api_keys_networks_canonical on public.api_keys is 'Networks mean what they seem to.';
+
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
+
+CREATE OR REPLACE FUNCTION public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval DEFAULT '1 day'::interval)
+ RETURNS public.api_keys
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    old_key public.api_keys%rowtype;
+    new_key public.api_keys%rowtype;
+begin
+    if overlap is null or overlap < interval '0' or overlap > interval '90 days' then
+        raise exception 'the overlap must be from 0 to 90 days, not %', coalesce(overlap::text, 'null')
+            using errcode = 'NS004', hint = 'long enough to give the new key to all who use the old one';
+    end if;
+    select k.* into old_key from public.api_keys k where k.id = key for no key update;
+    if not found then
+        raise exception 'there is no API key %', key using errcode = 'NS003', hint = 'negspace keys list shows those there are';
+    end if;
+    if not old_key.is_active or old_key.expires_at <= now() then
+        raise exception 'API key % has ended and can''t be rotated', key using errcode = 'NS006', hint = 'negspace keys create makes another';
+    end if;
+    insert into public.api_keys (
+        id, user_id, key_hash, name, description, scopes, ip_whitelist, rate_limit_per_minute, expires_at
+    )
+    overriding system value
+    values (
+        successor, old_key.user_id, key_hash, old_key.name, old_key.description, old_key.scopes, old_key.ip_whitelist,
+        old_key.rate_limit_per_minute, now() + (old_key.expires_at - old_key.created_at)
+    )
+    returning * into new_key;
+    update public.api_keys k
+    set is_active  = overlap > interval '0',
+        expires_at = case when overlap > interval '0' then least(k.expires_at, now() + overlap) else k.expires_at end
+    where k.id = key;
+    perform public.record_event(
+        'permission_change', 'api_key', successor::text, changes_after => jsonb_build_object('replaces', key));
+    return new_key;
+end
+$function$;
+comment on function public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval) is 'Makes a successor of a key, with all that the key has and as long to live as it had, and ends the key after the overlap; at once where that is 0.';
+grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to app_user;
+revoke execute on function public.rotate_api_key(bigint,bigint,text,interval) from public;
 
 create table public.audit_log_details (
     id                bigint                   not null generated always as identity,
@@ -2265,6 +2556,9 @@ comment on trigger users_audit_insert on public.users is 'Every new account is a
 CREATE TRIGGER users_audit_update AFTER UPDATE ON public.users REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('user');
 comment on trigger users_audit_update on public.users is 'Every decided change of an account is an event.';
 
+CREATE TRIGGER users_keep_api_key_limits AFTER UPDATE OF role, is_active ON public.users FOR EACH ROW WHEN (old.role <> new.role OR old.is_active <> new.is_active) EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger users_keep_api_key_limits on public.users is 'What an account may no longer do its keys may no longer do.';
+
 CREATE TRIGGER users_set_updated_at BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger users_set_updated_at on public.users is 'Keeps updated_at.';
 
@@ -2525,6 +2819,7 @@ alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Final
 
-from negspace import cache
+from negspace import cache, keys
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 
@@ -47,6 +47,7 @@ class Housekeeper(threading.Thread):
             try:
                 ensure_partitions(self._database)
                 cache.purge_expired(self._database)
+                keys.count_uses(self._database)
                 refresh_counters(self._database)
             except UnavailableError:
                 self._database.close()
