@@ -27,6 +27,9 @@ def sibling(connection: Connection, row: Row) -> int:
     return add(connection, "images", user_id=row["user_id"])["id"]
 
 
+OLD = "2026-01-01 00:00:00+00"
+
+
 def nobody(connection: Connection, row: Row) -> int:
     """No number of anything; the rest of the row is as it was."""
     return -1
@@ -330,6 +333,25 @@ CHECKS: dict[str, Case] = (
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
     | number("workers", "jobs_failed", 0)
+    | sha256("login_attempts", "account_hash")
+    | given("login_attempts", "network")
+    | number("login_attempts", "failures", 0)
+    | sha256("sessions", "token_hash")
+    | sha256("account_tokens", "token_hash")
+    | given("account_tokens", "email")
+    | {
+        f"{table}_expires_after_creation": Case(
+            table,
+            [{"created_at": OLD, "expires_at": OLD}],
+            [{"created_at": OLD, "expires_at": "2026-01-01 00:00:01+00"}],
+        )
+        for table in ("sessions", "account_tokens")
+    }
+    | {
+        "account_tokens_purpose_known": Case(
+            "account_tokens", [{"purpose": "login"}], [{"purpose": "reset_password"}]
+        )
+    }
 )
 
 FOREIGN_KEYS: dict[str, Case] = (
@@ -346,6 +368,8 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("processing_queue", "image_id")
     | gone("processing_queue", "user_id")
     | gone("api_keys", "user_id")
+    | gone("sessions", "user_id")
+    | gone("account_tokens", "user_id")
     | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")

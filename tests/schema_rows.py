@@ -112,6 +112,18 @@ def _limit(connection: Connection, given: Row) -> Row:
     }
 
 
+def _try(connection: Connection, given: Row) -> Row:
+    return {"account_hash": digest(), "network": "192.0.2.7"}
+
+
+def _session(connection: Connection, given: Row) -> Row:
+    return _owned(connection, given) | {"token_hash": digest(), "expires_at": "2100-01-01 00:00+00"}
+
+
+def _token(connection: Connection, given: Row) -> Row:
+    return _session(connection, given) | {"purpose": "verify_email", "email": "a@b.org"}
+
+
 def _event(connection: Connection, given: Row) -> Row:
     return {"action": "config_change", "resource_type": "setting"}
 
@@ -147,6 +159,9 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "login_attempts": _try,
+    "sessions": _session,
+    "account_tokens": _token,
 }
 
 TABLES = tuple(_COMPLETE)

@@ -58,5 +58,16 @@ UNIQUE: dict[str, Unique] = {
         "analysis_cache", {"cache_key": "k"}, {"cache_key": "l"}
     ),
     "performance_metrics_pkey": Unique("performance_metrics", {"id": 1 << 40}, {"id": 1 << 41}),
+    "login_attempts_pkey": Unique(
+        "login_attempts", {"account_hash": "a" * 64}, {"network": "192.0.2.8"}
+    ),
+    "sessions_pkey": Unique("sessions", {"id": 1 << 40}, {"id": 1 << 41}),
+    "sessions_token_hash_key": Unique(
+        "sessions", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
+    ),
+    "account_tokens_pkey": Unique("account_tokens", {"id": 1 << 40}, {"id": 1 << 41}),
+    "account_tokens_token_hash_key": Unique(
+        "account_tokens", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
+    ),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
 }

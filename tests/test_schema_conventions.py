@@ -231,6 +231,9 @@ PRIVILEGES = {
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
     "workers": {READ},
+    "login_attempts": set(),
+    "sessions": set(),
+    "account_tokens": set(),
     "user_activity_summary": {READ},
     "queue_status_summary": {READ},
     "image_analysis_status": {READ},
@@ -243,6 +246,18 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "notes", CHANGE),
     ("analysis_results", "visualization_path", CHANGE),
     ("analysis_results", "optimization_suggestions", CHANGE),
+    *(
+        ("sessions", column, READ)  # all but the token's hash
+        for column in (
+            "id",
+            "user_id",
+            "ip_address",
+            "user_agent",
+            "created_at",
+            "expires_at",
+            "ended_at",
+        )
+    ),
 }
 # To draw the number of a key before its row is written.
 SEQUENCES = {("api_keys_id_seq", "USAGE")}
@@ -250,24 +265,29 @@ EXECUTES = {
     "aggregate_performance_metrics",
     "archive_image",
     "cancel_jobs",
+    "change_password",
     "claim_jobs",
     "cleanup_expired_cache",
     "complete_job",
     "complete_job_from_cache",
     "count_api_key_uses",
     "delete_image",
+    "end_sessions",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
+    "finish_login",
     "give_back_job",
     "heartbeat",
+    "issue_account_token",
     "mark_duplicate_images",
     "near_images",
     "purge_jobs",
     "read_results",
     "record_event",
     "record_event_details",
-    "record_login",
+    "redeem_account_token",
+    "refresh_login_counters",
     "refresh_user_counters",
     "register_image",
     "register_worker",
@@ -276,7 +296,9 @@ EXECUTES = {
     "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "unlock_account",
     "verify_api_key",
+    "verify_session",
 }
 # They read nothing and change nothing, or are called by triggers alone.
 EVERYBODY_EXECUTES = {
@@ -286,6 +308,8 @@ EVERYBODY_EXECUTES = {
     "cache_key",
     "context_value",
     "find_audit_timestamp",
+    "lock_out",
+    "login_network",
     "network_array",
     "rate_limit_step",
     "refuse_change",

@@ -325,6 +325,26 @@ $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
 
+CREATE OR REPLACE FUNCTION public.change_password(account bigint, password_hash text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    update public.users u set password_hash = change_password.password_hash where u.id = account;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = 'reset_password' and t.used_at is null;
+    perform public.end_sessions(account);
+end
+$function$;
+comment on function public.change_password(account bigint, password_hash text) is 'Gives an account another password, and ends all that the old one began: sessions, and tokens for a new one.';
+grant execute on function public.change_password(bigint,text) to app_user;
+revoke execute on function public.change_password(bigint,text) from public;
+
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
  LANGUAGE sql
@@ -541,6 +561,30 @@ comment on function public.delete_image(image bigint) is 'Removes an image with 
 grant execute on function public.delete_image(bigint) to app_user;
 revoke execute on function public.delete_image(bigint) from public;
 
+CREATE OR REPLACE FUNCTION public.end_sessions(account bigint, session bigint DEFAULT NULL::bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    ended bigint[];
+begin
+    with gone as (
+        update public.sessions s set ended_at = clock_timestamp()
+        where s.user_id = account and (session is null or s.id = session)
+          and s.ended_at is null and s.expires_at > clock_timestamp()
+        returning s.id
+    )
+    select array_agg(g.id order by g.id) into ended from gone g;
+    perform public.record_event('logout', 'session', e.id::text, user_id => account) from unnest(ended) as e (id);
+    return coalesce(cardinality(ended), 0);
+end
+$function$;
+comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
+grant execute on function public.end_sessions(bigint,bigint) to app_user;
+revoke execute on function public.end_sessions(bigint,bigint) from public;
+
 CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by bigint DEFAULT NULL::bigint, algorithm_name text DEFAULT 'negative_space'::text, algorithm_version text DEFAULT '1.0.0'::text, algorithm_parameters jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT 5, max_retries integer DEFAULT 3, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, use_cache boolean DEFAULT true)
  RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
  LANGUAGE plpgsql
@@ -731,6 +775,78 @@ end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
 
+CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, new_hash text DEFAULT NULL::text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    subject constant text := public.sha256_hex(lower(email));
+    context constant record := public.audit_context();
+    place   constant text := public.login_network(context.ip_address);
+    account public.users%rowtype;
+    here    public.login_attempts%rowtype;
+    everywhere    public.login_attempts%rowtype;
+    at      timestamptz;
+    locked  boolean;
+begin
+    -- Tries of one account come one after another, so that those that were begun together
+    -- can't all pass before the first is counted.
+    insert into public.login_attempts (account_hash, network) values (subject, '*'), (subject, place)
+    on conflict on constraint login_attempts_pkey do nothing;
+    select a.* into everywhere from public.login_attempts a where a.account_hash = subject and a.network = '*' for update;
+    select a.* into here from public.login_attempts a where a.account_hash = subject and a.network = place for update;
+    select u.* into account from public.users u where lower(u.email) = lower(finish_login.email);
+    at := clock_timestamp();
+    locked := coalesce(here.locked_until > at, false)
+              or (coalesce(greatest(everywhere.locked_until, account.account_locked_until) > at, false)
+                  and coalesce(here.trusted_until, at) <= at);
+    reason := case
+        when account.id is null then 'unknown account'
+        when locked then 'locked account'
+        when account.password_hash is distinct from fitting_hash then 'wrong password'
+        when not account.is_active then 'inactive account'
+    end;
+    accepted := reason is null;
+    user_id := account.id;
+
+    -- The same writes for all that are refused. A try while it is locked counts as none.
+    update public.login_attempts a
+    set failures      = case when locked then a.failures when accepted then 0 else n.failures end,
+        failed_at     = case when locked or accepted then a.failed_at else at end,
+        locked_until  = case when locked then a.locked_until
+                             when accepted then case when a.network = '*' then a.locked_until end
+                             else at + public.lock_out(n.failures, case when a.network = '*' then 50 else 5 end) end,
+        trusted_until = case when accepted and a.network not in ('*', 'unknown') then at + interval '90 days' else a.trusted_until end,
+        tried_at      = at
+    from (
+        select f.network, case when f.failed_at > at - interval '1 day' then f.failures + 1 else 1 end as failures
+        from public.login_attempts f where f.account_hash = subject
+    ) n
+    where a.account_hash = subject and a.network in ('*', place) and n.network = a.network;
+    perform public.record_event(
+        'login', 'user', account.id::text,
+        case when accepted then 'success' else 'failure' end::public.audit_status,
+        error_message => reason, user_id => account.id);
+    if not accepted then
+        return;
+    end if;
+    update public.users u
+    set last_login_at = at, failed_login_attempts = 0, password_hash = coalesce(new_hash, u.password_hash)
+    where u.id = account.id;
+    if token_hash is not null then
+        insert into public.sessions (user_id, token_hash, ip_address, user_agent, created_at, expires_at)
+        values (account.id, token_hash, context.ip_address, context.user_agent, at, at + lifetime)
+        returning id into session_id;
+    end if;
+end
+$function$;
+comment on function public.finish_login(email text, fitting_hash text, new_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at and a new hash of the password, and begins a session where a token''s hash is given.';
+grant execute on function public.finish_login(text,text,text,text,interval) to app_user;
+revoke execute on function public.finish_login(text,text,text,text,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.give_back_job(job bigint, token uuid, reason text DEFAULT 'given back by its worker'::text)
  RETURNS void
  LANGUAGE sql
@@ -762,6 +878,32 @@ $function$;
 comment on function public.heartbeat(worker text) is 'A worker lives. Returns the jobs it still holds: one that it runs and that is not among them was cancelled or given to another, and is to be dropped.';
 grant execute on function public.heartbeat(text) to app_user;
 revoke execute on function public.heartbeat(text) from public;
+
+CREATE OR REPLACE FUNCTION public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    address text;
+begin
+    select u.email into address from public.users u where u.id = account and u.is_active for no key update;
+    if not found then
+        raise exception 'there is no active user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = issue_account_token.purpose and t.used_at is null;
+    insert into public.account_tokens (user_id, purpose, token_hash, email, expires_at)
+    values (account, issue_account_token.purpose, issue_account_token.token_hash, address, now() + lifetime);
+    perform public.record_event(
+        'config_change', 'user', account::text, changes_after => jsonb_build_object('token_issued', purpose));
+    return address;
+end
+$function$;
+comment on function public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval) is 'Keeps the hash of a token for an account, makes its former ones for that purpose void, and returns the address to send it to.';
+grant execute on function public.issue_account_token(bigint,text,text,interval) to app_user;
+revoke execute on function public.issue_account_token(bigint,text,text,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.keep_api_key_limit()
  RETURNS trigger
@@ -826,6 +968,30 @@ end
 $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.lock_out(failures integer, free integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when failures >= free then least(interval '1 hour', interval '30 seconds' * 2 ^ least(failures - free, 20)) end
+$function$;
+comment on function public.lock_out(failures integer, free integer) is 'How long the failure of that number locks out, where so many are free: 30 seconds, doubled with each, an hour at most; null while they are free.';
+
+CREATE OR REPLACE FUNCTION public.login_network(address inet)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select coalesce(
+        case when family(address) = 4 then host(address)
+             when address <<= inet '::ffff:0.0.0.0/96' then host(inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0'))
+             else network(set_masklen(address, 64))::text
+        end, 'unknown')
+$function$;
+comment on function public.login_network(address inet) is 'What counts as one network at a login: an address of IPv4, also where it is written as IPv6, the /64 of an address of IPv6, or unknown.';
 
 CREATE OR REPLACE FUNCTION public.make_api_key_limit(key bigint, key_hash text)
  RETURNS boolean
@@ -1030,26 +1196,64 @@ comment on function public.record_event_details(audit_id bigint, event_name text
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
 
-CREATE OR REPLACE FUNCTION public.record_login(user_id bigint, accepted boolean, reason text DEFAULT NULL::text)
- RETURNS void
+CREATE OR REPLACE FUNCTION public.redeem_account_token(token_hash text, purpose text, password_hash text DEFAULT NULL::text)
+ RETURNS bigint
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+declare
+    account bigint;
 begin
-    -- One update and one event either way, for an unknown account too: what differs tells.
-    update public.users u
-    set last_login_at         = case when record_login.accepted then now() else u.last_login_at end,
-        failed_login_attempts = case when record_login.accepted then 0 else u.failed_login_attempts + 1 end
-    where u.id = record_login.user_id;
-    perform public.record_event(
-        'login', 'user', record_login.user_id::text,
-        case when record_login.accepted then 'success' else 'failure' end::public.audit_status,
-        error_message => record_login.reason, user_id => record_login.user_id);
+    -- One statement takes it, so that of two who bring it at once one finds it used.
+    update public.account_tokens t set used_at = clock_timestamp()
+    from public.users u
+    where t.token_hash = redeem_account_token.token_hash
+      and t.purpose = redeem_account_token.purpose
+      and t.used_at is null and t.expires_at > clock_timestamp()
+      and u.id = t.user_id and u.is_active and lower(u.email) = lower(t.email)
+    returning u.id into account;
+    if not found then
+        raise exception 'the token is unknown, used or expired' using errcode = 'NS002', hint = 'ask for another one';
+    end if;
+    update public.users u set is_email_verified = true where u.id = account;
+    if purpose = 'reset_password' then
+        perform public.change_password(account, redeem_account_token.password_hash);
+        perform public.unlock_account(account);
+    end if;
+    return account;
 end
 $function$;
-comment on function public.record_login(user_id bigint, accepted boolean, reason text) is 'Keeps last_login_at and failed_login_attempts, and writes the login event, accepted or not.';
-grant execute on function public.record_login(bigint,boolean,text) to app_user;
-revoke execute on function public.record_login(bigint,boolean,text) from public;
+comment on function public.redeem_account_token(token_hash text, purpose text, password_hash text) is 'Uses a token once and returns whose it was: the address is verified, and with reset_password the account has the new password, no session any more and no lock.';
+grant execute on function public.redeem_account_token(text,text,text) to app_user;
+revoke execute on function public.redeem_account_token(text,text,text) from public;
+
+CREATE OR REPLACE FUNCTION public.refresh_login_counters()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    changed integer;
+begin
+    -- Not by the login itself: an update for accounts alone would tell which ones exist.
+    update public.users u
+    set failed_login_attempts = a.failures,
+        account_locked_until  = greatest(u.account_locked_until, a.locked_until)
+    from public.login_attempts a
+    where a.account_hash = public.sha256_hex(lower(u.email)) and a.network = '*'
+      and (u.failed_login_attempts <> a.failures or a.locked_until > coalesce(u.account_locked_until, '-infinity'));
+    get diagnostics changed = row_count;
+    delete from public.login_attempts a
+    where a.tried_at < now() - interval '1 day' and coalesce(greatest(a.locked_until, a.trusted_until), now()) <= now();
+    delete from public.sessions s where s.expires_at < now() - interval '90 days';
+    return changed;
+end
+$function$;
+comment on function public.refresh_login_counters() is 'Brings failed_login_attempts and account_locked_until of the accounts up to date and returns how many changed; removes tries and sessions that are long past. Housekeeping calls it.';
+grant execute on function public.refresh_login_counters() to app_user;
+revoke execute on function public.refresh_login_counters() from public;
 
 CREATE OR REPLACE FUNCTION public.refresh_user_counters()
  RETURNS integer
@@ -1452,6 +1656,27 @@ $function$;
 comment on function public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'The result that an image has already, or one made from the cache for it, or null. Counts the hit.';
 revoke execute on function public.store_cached_result(bigint,bigint,text,text,jsonb) from public;
 
+CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    subject text;
+begin
+    update public.users u set account_locked_until = null, failed_login_attempts = 0
+    where u.id = account returning public.sha256_hex(lower(u.email)) into subject;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.login_attempts a set locked_until = null, failures = 0 where a.account_hash = subject;
+end
+$function$;
+comment on function public.unlock_account(account bigint) is 'Lets an account log in again from everywhere, whatever failed before.';
+grant execute on function public.unlock_account(bigint) to app_user;
+revoke execute on function public.unlock_account(bigint) from public;
+
 CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval)
  RETURNS record
  LANGUAGE plpgsql
@@ -1520,6 +1745,51 @@ $function$;
 comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
 grant execute on function public.verify_api_key(bigint,text,text,inet) to app_user;
 revoke execute on function public.verify_api_key(bigint,text,text,inet) from public;
+
+CREATE OR REPLACE FUNCTION public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone)
+ RETURNS record
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select s.id, u.id, u.role, s.expires_at
+    from public.sessions s
+    join public.users u on u.id = s.user_id
+    where s.token_hash = verify_session.token_hash
+      and s.ended_at is null and s.expires_at > clock_timestamp() and u.is_active
+$function$;
+comment on function public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone) is 'Whose session a token, named by its SHA-256, is, and what the account may do now; nulls where there is none, or it has ended.';
+grant execute on function public.verify_session(text) to app_user;
+revoke execute on function public.verify_session(text) from public;
+
+create table public.account_tokens (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    purpose    text                     not null,
+    token_hash text                     not null,
+    email      text                     not null,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    used_at    timestamp with time zone,
+    constraint account_tokens_pkey PRIMARY KEY (id),
+    constraint account_tokens_token_hash_key UNIQUE (token_hash),
+    constraint account_tokens_email_given CHECK (email <> ''::text),
+    constraint account_tokens_expires_after_creation CHECK (expires_at > created_at),
+    constraint account_tokens_purpose_known CHECK (purpose = ANY (ARRAY['verify_email'::text, 'reset_password'::text])),
+    constraint account_tokens_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.account_tokens is 'Tokens sent by e-mail, each for one use: who has it reads the account''s mail.';
+comment on column public.account_tokens.id is 'Number of the token.';
+comment on column public.account_tokens.user_id is 'Whose account it is for.';
+comment on column public.account_tokens.purpose is 'verify_email: the address is the account''s. reset_password: a new password.';
+comment on column public.account_tokens.token_hash is 'SHA-256 of the token, which is sent once and stored nowhere.';
+comment on column public.account_tokens.email is 'The address it was made for; it is void once the account has another.';
+comment on column public.account_tokens.created_at is 'When it was made.';
+comment on column public.account_tokens.expires_at is 'From then on it is void.';
+comment on column public.account_tokens.used_at is 'When it was used, or made void by the next one; null: neither.';
+
+CREATE INDEX account_tokens_user_id_created_at_idx ON public.account_tokens USING btree (user_id, created_at DESC);
+comment on index public.account_tokens_user_id_created_at_idx is 'An account''s tokens, newest first; the foreign key.';
 
 create table public.analysis_cache (
     id                    bigint                   not null generated always as identity,
@@ -2092,6 +2362,31 @@ comment on function public.register_image(user_id bigint, original_filename text
 grant execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) to app_user;
 revoke execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) from public;
 
+create table public.login_attempts (
+    account_hash  text                     not null,
+    network       text                     not null,
+    failures      integer                  not null default 0,
+    failed_at     timestamp with time zone,
+    locked_until  timestamp with time zone,
+    trusted_until timestamp with time zone,
+    tried_at      timestamp with time zone not null default now(),
+    constraint login_attempts_pkey PRIMARY KEY (account_hash, network),
+    constraint login_attempts_account_hash_sha256 CHECK (length(account_hash) = 64 AND account_hash !~ '[^0-9a-f]'::text),
+    constraint login_attempts_failures_not_negative CHECK (failures >= 0),
+    constraint login_attempts_network_given CHECK (network <> ''::text)
+) with (fillfactor = '70');
+comment on table public.login_attempts is 'Logins tried, per e-mail address and network: what decides on the next one.';
+comment on column public.login_attempts.account_hash is 'SHA-256 of the address in lower case: what is typed there may be a password.';
+comment on column public.login_attempts.network is 'The network, login_network(); * for all of them together.';
+comment on column public.login_attempts.failures is 'Failures since the last success, or since a day without any.';
+comment on column public.login_attempts.failed_at is 'The last failure that counted.';
+comment on column public.login_attempts.locked_until is 'No login before this time; null: never locked since the last success.';
+comment on column public.login_attempts.trusted_until is 'Until when the lock over all networks doesn''t hold here, since the account has logged in from here.';
+comment on column public.login_attempts.tried_at is 'The last try, counted or not.';
+
+CREATE INDEX login_attempts_tried_at_idx ON public.login_attempts USING btree (tried_at);
+comment on index public.login_attempts_tried_at_idx is 'What is long past, for refresh_login_counters().';
+
 create table public.performance_metrics (
     id             bigint                   not null generated always as identity,
     metric_name    text                     not null,
@@ -2484,6 +2779,37 @@ CREATE TRIGGER security_audit_no_truncate BEFORE TRUNCATE ON public.security_aud
 alter table public.security_audit enable always trigger security_audit_no_truncate;
 comment on trigger security_audit_no_truncate on public.security_audit is 'Nor all of them at once.';
 
+create table public.sessions (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    token_hash text                     not null,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    ended_at   timestamp with time zone,
+    constraint sessions_pkey PRIMARY KEY (id),
+    constraint sessions_token_hash_key UNIQUE (token_hash),
+    constraint sessions_expires_after_creation CHECK (expires_at > created_at),
+    constraint sessions_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.sessions is 'Logins that last: who holds the token acts for the account.';
+comment on column public.sessions.id is 'Number of the session.';
+comment on column public.sessions.user_id is 'Whose it is.';
+comment on column public.sessions.token_hash is 'SHA-256 of its token, which is given out once and stored nowhere.';
+comment on column public.sessions.ip_address is 'From where it was begun.';
+comment on column public.sessions.user_agent is 'With which program.';
+comment on column public.sessions.created_at is 'When it began.';
+comment on column public.sessions.expires_at is 'When it ends by itself; use doesn''t prolong it.';
+comment on column public.sessions.ended_at is 'When it was ended; null: it wasn''t.';
+grant select (created_at, ended_at, expires_at, id, ip_address, user_agent, user_id) on public.sessions to app_user;
+
+CREATE INDEX sessions_expires_at_idx ON public.sessions USING btree (expires_at);
+comment on index public.sessions_expires_at_idx is 'What ended long ago, for refresh_login_counters().';
+
+CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
+comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
+
 create table public.users (
     id                    bigint                   not null generated always as identity,
     email                 text                     not null,
@@ -2524,8 +2850,8 @@ comment on column public.users.updated_at is 'When the row last changed; kept by
 comment on column public.users.metadata is 'Anything else, as a JSON object.';
 comment on column public.users.audit_event_count is 'Events of the audit trail by this account; brought up to date in batches.';
 comment on column public.users.api_request_count is 'Requests with its API keys; brought up to date in batches.';
-comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one.';
-comment on column public.users.account_locked_until is 'No login before this time; null: not locked.';
+comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one; brought up to date in batches.';
+comment on column public.users.account_locked_until is 'No login before this time, but from networks it has logged in from of late; null: not locked. Brought up to date in batches, and obeyed where somebody sets it.';
 comment on column public.users.security_settings is 'The account''s own security settings, as a JSON object.';
 grant insert, select, update on public.users to app_user;
 
@@ -2815,6 +3141,7 @@ create view public.user_activity_summary as
 comment on view public.user_activity_summary is 'Per user: how many images and analyses, last upload, last analysis, last login.';
 grant select on public.user_activity_summary to app_user;
 
+alter table public.account_tokens add constraint account_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey FOREIGN KEY (analysis_id) REFERENCES public.analysis_results(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
@@ -2826,6 +3153,7 @@ alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (d
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.sessions add constraint sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 commit;
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Final
 
-from negspace import cache, keys
+from negspace import cache, keys, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 
@@ -49,6 +49,7 @@ class Housekeeper(threading.Thread):
                 cache.purge_expired(self._database)
                 keys.count_uses(self._database)
                 refresh_counters(self._database)
+                users.refresh_login_counters(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
