@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "disagreements",
     "has_way_down",
+    "lacks_down",
     "plan_down",
     "plan_redo",
     "plan_up",
@@ -46,6 +47,7 @@ class Step:
         cuts: Indexes of the statements that a commit inside the file comes before; a file
             that has some runs part by part, each part in a transaction of its own.
         after_commit: What is before it is committed first.
+        lacks_down: Nothing undoes it, and its file does not say why.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Step:
     reason: str | None = None
     cuts: tuple[int, ...] = ()
     after_commit: bool = False
+    lacks_down: bool = False
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,13 @@ def has_way_down(migration: Migration) -> bool:
     return not down.is_python or "down" in down.functions
 
 
+def lacks_down(migration: Migration) -> bool:
+    """Whether nothing undoes it, and nothing says why; False where a file of it is invalid."""
+    if migration.up.problem() is not None:
+        return False
+    return migration.up.directives.irreversible is None and not has_way_down(migration)
+
+
 def _way_down(migration: Migration) -> MigrationFile:
     """The file that undoes a migration, valid."""
     reason = None if migration.up.problem() else migration.up.directives.irreversible
@@ -335,7 +345,16 @@ def _way_down(migration: Migration) -> MigrationFile:
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
     alone = _alone_because(file)
     reason = alone and f"outside a transaction: {alone}"
-    return Step(migration.name, migration.version, direction, file, batch, file.transaction, reason)
+    return Step(
+        migration.name,
+        migration.version,
+        direction,
+        file,
+        batch,
+        file.transaction,
+        reason,
+        lacks_down=lacks_down(migration),
+    )
 
 
 def _alone_because(file: MigrationFile) -> str | None:
