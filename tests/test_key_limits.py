@@ -103,6 +103,19 @@ def test_sixty_four_threads_get_exactly_what_the_limit_allows(database, services
     assert found["uncounted"] == found["busy_requests"] == accepted
 
 
+def test_who_waited_for_the_last_request_of_a_limit_is_refused(database, here, slow):
+    for _ in range(SLOW - 1):
+        assert keys.verify(here, slow.text.reveal()).accepted
+    ask = "select accepted, reason from verify_api_key(%s, %s)"
+    given = [slow.key.id, keys.key_hash(slow.text.reveal())]
+    with db.connect(database.app) as one, Other(database.app) as other:
+        assert db.only(one, ask, given) == {"accepted": True, "reason": None}
+        later = other.start(lambda connection: db.only(connection, ask, given))
+        assert other.is_waiting(one, later)
+        one.commit()
+        assert later.result(DEADLINE) == {"accepted": False, "reason": keys.RATE_LIMIT_REACHED}
+
+
 def test_the_first_request_of_two_at_once_makes_one_row(database, slow):
     ask = "select accepted, remaining from verify_api_key(%s, %s)"
     given = [slow.key.id, keys.key_hash(slow.text.reveal())]

@@ -225,6 +225,20 @@ def test_tries_that_begin_together_are_counted_before_the_next_is_let_in(databas
     assert sorted(reasons) == ["locked account"] * (40 - FREE) + ["wrong password"] * FREE
 
 
+def test_who_tries_beside_the_failure_that_locks_is_locked_out(database, services, ada, come):
+    for _ in range(FREE - 1):
+        come(None, WRONG)
+    with services.transaction() as connection:
+        row = db.only(connection, "select password_hash from users")
+    ask = "select accepted, reason from finish_login('ada@example.org', %s)"
+    with db.connect(database.app) as one, Other(database.app) as other:
+        assert db.only(one, ask, [None]) == {"accepted": False, "reason": "wrong password"}
+        later = other.start(lambda connection: db.only(connection, ask, [row["password_hash"]]))
+        assert other.is_waiting(one, later)
+        one.commit()
+        assert later.result(DEADLINE) == {"accepted": False, "reason": "locked account"}
+
+
 def test_a_password_that_changes_while_it_is_compared_fits_no_more(database, services, ada):
     old = "select accepted, reason from finish_login('ada@example.org', %s)"
     with services.transaction() as connection:
