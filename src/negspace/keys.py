@@ -245,18 +245,14 @@ def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
 
 
 def count_uses(database: Database) -> int:
-    """Carry what keys were used for to their rows: housekeeping, in batches.
+    """Carry what keys were used for to their rows: housekeeping.
 
     Returns:
         How many keys were used since the last time.
     """
-    counted = 0
-    while True:
-        with database.transaction() as connection:
-            batch = only(connection, "select count_api_key_uses() as keys")
-        if not batch or not batch["keys"]:
-            return counted
-        counted += batch["keys"]
+    with database.transaction() as connection:
+        counted = only(connection, "select count_api_key_uses() as keys")
+    return counted["keys"] if counted else 0
 
 
 def well_formed(text: str) -> bool:

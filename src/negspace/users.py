@@ -224,22 +224,32 @@ def try_login(
         )
     kept = found["password_hash"] if found else None
     fits = passwords.fits(password, kept, cost=cost)
-    older = fits and kept is not None and passwords.cost_of(kept) < cost
-    new_hash = hash_password(password, cost=cost) if older else None
     query: LiteralString = (
         "select user_id, accepted, session_id"
-        " from finish_login(%s, %s, %s, %s, coalesce(%s, interval '12 hours'))"
+        " from finish_login(%s, %s, %s, coalesce(%s, interval '12 hours'))"
     )
     with database.transaction() as connection:
-        done = only(
-            connection, query, [email, kept if fits else None, new_hash, token_hash, lifetime]
-        )
+        done = only(connection, query, [email, kept if fits else None, token_hash, lifetime])
     if done is None or not done["accepted"]:
         raise AccessError(
             "the e-mail address or the password is wrong, or the account may not be used",
             hint="an administrator sees why: negspace audit list --action login",
         )
+    if kept is not None and passwords.cost_of(kept) < cost:
+        _rehash(database, done["user_id"], kept, password, cost)
     return Login(done["user_id"], done["session_id"])
+
+
+def _rehash(database: Database, user_id: int, kept: str, password: str, cost: int) -> None:
+    """Replace an older hash, once its password was let in: before, its time would tell."""
+    if len(password) < passwords.SHORTEST:  # of a time when shorter ones were taken
+        return
+    query: LiteralString = (
+        "update users set password_hash = %s where id = %s and password_hash = %s"
+    )
+    given = [hash_password(password, cost=cost), user_id, kept]
+    with database.transaction() as connection:
+        connection.execute(query, given)
 
 
 def unlock(database: Database, who: str | int) -> User:

@@ -468,7 +468,7 @@ AS $function$
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
 
-CREATE OR REPLACE FUNCTION public.count_api_key_uses(how_many integer DEFAULT 1000)
+CREATE OR REPLACE FUNCTION public.count_api_key_uses(how_many integer DEFAULT 10000)
  RETURNS integer
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -486,7 +486,7 @@ begin
         select k.id from public.api_keys k
         where k.id = any (array(
             select l.api_key_id from public.api_key_limits l where l.uncounted > 0
-            order by l.api_key_id limit greatest(how_many, 0)))
+            order by l.uncounted desc limit greatest(how_many, 0)))
         order by k.id
         for no key update);
     with used as (
@@ -527,7 +527,7 @@ begin
     return counted;
 end
 $function$;
-comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys; call it until it returns 0. Housekeeping does: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
+comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
 grant execute on function public.count_api_key_uses(integer) to app_user;
 revoke execute on function public.count_api_key_uses(integer) from public;
 
@@ -775,7 +775,7 @@ end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
 
-CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, new_hash text DEFAULT NULL::text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
+CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
  RETURNS record
  LANGUAGE plpgsql
  SECURITY DEFINER
@@ -834,7 +834,7 @@ begin
         return;
     end if;
     update public.users u
-    set last_login_at = at, failed_login_attempts = 0, password_hash = coalesce(new_hash, u.password_hash)
+    set last_login_at = at, failed_login_attempts = 0
     where u.id = account.id;
     if token_hash is not null then
         insert into public.sessions (user_id, token_hash, ip_address, user_agent, created_at, expires_at)
@@ -843,9 +843,9 @@ begin
     end if;
 end
 $function$;
-comment on function public.finish_login(email text, fitting_hash text, new_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at and a new hash of the password, and begins a session where a token''s hash is given.';
-grant execute on function public.finish_login(text,text,text,text,interval) to app_user;
-revoke execute on function public.finish_login(text,text,text,text,interval) from public;
+comment on function public.finish_login(email text, fitting_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
+grant execute on function public.finish_login(text,text,text,interval) to app_user;
+revoke execute on function public.finish_login(text,text,text,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.give_back_job(job bigint, token uuid, reason text DEFAULT 'given back by its worker'::text)
  RETURNS void

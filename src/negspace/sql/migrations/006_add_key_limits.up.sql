@@ -240,7 +240,7 @@ comment on index api_keys_key_hash_key is 'One key for one hash.';
 
 -- ── Counters, in batches ────────────────────────────────────────────────────────────────
 
-create function count_api_key_uses(how_many integer default 1000) returns integer
+create function count_api_key_uses(how_many integer default 10000) returns integer
     language plpgsql
     security definer
     set search_path = pg_catalog, public, pg_temp
@@ -257,7 +257,7 @@ begin
         select k.id from public.api_keys k
         where k.id = any (array(
             select l.api_key_id from public.api_key_limits l where l.uncounted > 0
-            order by l.api_key_id limit greatest(how_many, 0)))
+            order by l.uncounted desc limit greatest(how_many, 0)))
         order by k.id
         for no key update);
     with used as (
@@ -299,7 +299,7 @@ begin
 end
 $$;
 comment on function count_api_key_uses(integer) is
-    'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys; call it until it returns 0. Housekeeping does: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
+    'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
 revoke execute on function count_api_key_uses(integer) from public;
 grant execute on function count_api_key_uses(integer) to app_user;
 

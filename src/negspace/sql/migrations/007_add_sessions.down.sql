@@ -33,7 +33,7 @@ comment on function record_login(bigint, boolean, text) is 'Keeps last_login_at 
 revoke execute on function record_login(bigint, boolean, text) from public;
 grant execute on function record_login(bigint, boolean, text) to app_user;
 
-drop function finish_login(text, text, text, text, interval);
+drop function finish_login(text, text, text, interval);
 drop table sessions;
 drop function lock_out(integer, integer);
 drop function login_network(inet);

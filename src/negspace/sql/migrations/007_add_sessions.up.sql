@@ -105,7 +105,6 @@ grant select (id, user_id, ip_address, user_agent, created_at, expires_at, ended
 create function finish_login(
     email          text,
     fitting_hash   text,
-    new_hash       text     default null,
     token_hash     text     default null,
     lifetime       interval default interval '12 hours',
     out user_id    bigint,
@@ -170,7 +169,7 @@ begin
         return;
     end if;
     update public.users u
-    set last_login_at = at, failed_login_attempts = 0, password_hash = coalesce(new_hash, u.password_hash)
+    set last_login_at = at, failed_login_attempts = 0
     where u.id = account.id;
     if token_hash is not null then
         insert into public.sessions (user_id, token_hash, ip_address, user_agent, created_at, expires_at)
@@ -179,10 +178,10 @@ begin
     end if;
 end
 $$;
-comment on function finish_login(text, text, text, text, interval) is
-    'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at and a new hash of the password, and begins a session where a token''s hash is given.';
-revoke execute on function finish_login(text, text, text, text, interval) from public;
-grant execute on function finish_login(text, text, text, text, interval) to app_user;
+comment on function finish_login(text, text, text, interval) is
+    'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
+revoke execute on function finish_login(text, text, text, interval) from public;
+grant execute on function finish_login(text, text, text, interval) to app_user;
 
 -- It counted per account alone and locked nobody out.
 drop function record_login(bigint, boolean, text);
