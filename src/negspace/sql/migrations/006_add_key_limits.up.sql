@@ -196,7 +196,7 @@ begin
           and (l.networks is null or origin <<= any (l.networks))
           and l.unused_at <= clock_timestamp() + l.slack
         returning l.api_key_id, l.user_id, true,
-                  floor(extract(epoch from clock_timestamp() + l.slack + l.step - l.unused_at) / extract(epoch from l.step))
+                  floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
         into api_key_id, user_id, accepted, remaining;
         if accepted then
             return;
