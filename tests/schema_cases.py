@@ -352,6 +352,35 @@ CHECKS: dict[str, Case] = (
             "account_tokens", [{"purpose": "login"}], [{"purpose": "reset_password"}]
         )
     }
+    | number("job_logs", "attempt", 1)
+    | number("job_logs", "left_out", 0)
+    | {
+        "job_logs_lines_array": Case("job_logs", [{"lines": {}}], [{"lines": []}]),
+        "job_logs_lines_bounded": Case(
+            "job_logs",
+            [{"lines": [1] * 1001}, {"lines": ["x" * 2_000_000]}],
+            [{"lines": [1] * 1000}, {"lines": ["x" * 1_900_000]}],
+        ),
+    }
+    | given("processing_queue", "job_group")
+    | {
+        "queue_limits_of_user_or_group": Case(
+            "queue_limits",
+            [{"user_id": None}, {"job_group": "lab"}],
+            [{}, {"user_id": None, "job_group": "lab"}],
+        ),
+        "queue_limits_job_group_given": Case(
+            "queue_limits",
+            [{"user_id": None, "job_group": w} for w in ["", "g" * 201]],
+            [{"user_id": None, "job_group": "g" * 200}],
+        ),
+    }
+    | number("queue_limits", "max_running", 0)
+    | number("queue_limits", "running", 0)
+    | number("algorithm_speeds", "ms_per_job", 0)
+    | number("algorithm_speeds", "ms_per_megapixel", 0)
+    | number("algorithm_speeds", "jobs_ahead", 0)
+    | number("algorithm_speeds", "live_workers", 0)
 )
 
 FOREIGN_KEYS: dict[str, Case] = (
@@ -371,6 +400,7 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("sessions", "user_id")
     | gone("account_tokens", "user_id")
     | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
+    | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")
     | {

@@ -94,7 +94,7 @@ def _key(connection: Connection, given: Row) -> Row:
     return owner | {"key_hash": digest(), "name": "a key"}
 
 
-def _limit(connection: Connection, given: Row) -> Row:
+def _key_limit(connection: Connection, given: Row) -> Row:
     if "api_key_id" in given:
         key = {"id": given["api_key_id"], "user_id": -1, "key_hash": digest()}
     else:
@@ -147,13 +147,29 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _log(connection: Connection, given: Row) -> Row:
+    return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
+
+
+def _limit(connection: Connection, given: Row) -> Row:
+    return {"max_running": 2} | _owned(connection, given)
+
+
+def _count(connection: Connection, given: Row) -> Row:
+    return {"status": "queued", "priority": 5, "algorithm_name": "rehearsal", "jobs": 1}
+
+
+def _speed(connection: Connection, given: Row) -> Row:
+    return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
     "analysis_results": _result,
     "processing_queue": _job,
     "api_keys": _key,
-    "api_key_limits": _limit,
+    "api_key_limits": _key_limit,
     "security_audit": _event,
     "audit_log_details": _details,
     "analysis_cache": _entry,
@@ -162,6 +178,10 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "login_attempts": _try,
     "sessions": _session,
     "account_tokens": _token,
+    "job_logs": _log,
+    "queue_limits": _limit,
+    "algorithm_speeds": _speed,
+    "queue_counts": _count,
 }
 
 TABLES = tuple(_COMPLETE)

@@ -69,5 +69,17 @@ UNIQUE: dict[str, Unique] = {
     "account_tokens_token_hash_key": Unique(
         "account_tokens", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
     ),
+    "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
+    "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),
+    "queue_limits_user_id_key": Unique(
+        "queue_limits", {}, {"user_id": None, "job_group": "b"}, frozenset({"user_id"})
+    ),
+    "queue_limits_job_group_key": Unique(
+        "queue_limits", {"user_id": None, "job_group": "a"}, {"job_group": "b"}
+    ),
+    "queue_counts_pkey": Unique("queue_counts", {"id": 1 << 40}, {"id": 1 << 41}),
+    "algorithm_speeds_pkey": Unique(
+        "algorithm_speeds", {"algorithm_name": "a"}, {"algorithm_name": "b"}
+    ),
 }

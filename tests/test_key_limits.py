@@ -419,7 +419,7 @@ def test_the_services_reach_the_limits_by_the_function_alone(database):
 
 
 def test_the_function_that_was_replaced_comes_back_with_the_down(database):
-    name = "006_add_key_limits"
+    name = "add_key_limits.down"
     found = sorted(file.name for file in MIGRATIONS.glob("*_add_key_limits.*"))
     with db.connect(database.owner) as connection:
         for file in found[:1]:

@@ -8,12 +8,12 @@ import json
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench
 from negspace import results
 from negspace.database import Actor
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.results import Selection
-from negspace.worker import leases
 from queue_steps import claimed, completion, enlist
 
 

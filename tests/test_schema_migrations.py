@@ -84,6 +84,9 @@ def test_all_down_leaves_the_catalog_as_it_was_found_with_data_in_it(empty, full
             "login_attempts",
             "sessions",
             "account_tokens",
+            "queue_limits",
+            "algorithm_speeds",
+            "job_logs",
         ):
             add(full, table)
     assert {table: count(full, table) > 0 for table in TABLES} == dict.fromkeys(TABLES, True)

@@ -1,18 +1,21 @@
-"""What must happen now and then, whoever does it: partitions, expired answers, counters."""
+"""What must happen now and then: partitions, expired answers, old logs, counters."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 from typing import Final
 
 from negspace import cache, keys, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
+from negspace.worker import logs
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
+LOGS_KEPT: Final = timedelta(days=30)
 
 
 def ensure_partitions(database: Database) -> None:
@@ -48,6 +51,7 @@ class Housekeeper(threading.Thread):
                 ensure_partitions(self._database)
                 cache.purge_expired(self._database)
                 keys.count_uses(self._database)
+                logs.purge(self._database, LOGS_KEPT)
                 refresh_counters(self._database)
                 users.refresh_login_counters(self._database)
             except UnavailableError:
