@@ -275,6 +275,43 @@ CHECKS: dict[str, Case] = (
     | number("audit_log_details", "failure_count", 0)
     | json_object("audit_log_details", "event_data")
     | json_object("audit_log_details", "system_state")
+    | given("audit_holds", "reason")
+    | {
+        "audit_holds_until_after_since": Case(
+            "audit_holds",
+            [{"since": "2026-01-02", "until": "2026-01-02"}],
+            [{"since": "2026-01-02", "until": "2026-01-03"}, {"until": "2026-01-01"}],
+        ),
+        "audit_holds_released_after": Case(
+            "audit_holds",
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-01"}],
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-02"}],
+        ),
+        "audit_retirements_anchored": Case(
+            "audit_retirements", [{"last_seal": 2, "anchored_seal": 1}], [{"last_seal": 0}]
+        ),
+    }
+    | number("audit_retirements", "event_count", 0)
+    | number("audit_retirements", "detail_count", 0)
+    | sha256("audit_retirements", "export_sha256")
+    | number("audit_seals", "number", 1)
+    | number("audit_seals", "lineage", 0)
+    | number("audit_seals", "leaf_count", 1)
+    | {
+        "audit_seals_relation_known": Case(
+            "audit_seals",
+            [{"relation": w} for w in ["", "users"]],
+            [{"relation": r} for r in ["security_audit", "audit_log_details"]],
+        )
+    }
+    | {
+        f"audit_seals_{column}_sha256": Case(
+            "audit_seals",
+            [{column: bytes(n)} for n in (0, 31, 33)],
+            [{column: b"\xff" * 32}],
+        )
+        for column in ("merkle_root", "previous_hash", "seal_hash")
+    }
     | {
         "analysis_cache_cache_key_given": Case(
             "analysis_cache",

@@ -147,6 +147,39 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _seal(connection: Connection, given: Row) -> Row:
+    number = next(_numbers)
+    return {
+        "number": number,
+        "relation": "security_audit",
+        "month": "2026-01-01 00:00:00+00",
+        "lineage": 0,
+        "last_xid": "7",
+        "last_id": 7,
+        "highest_id": 7,
+        "leaf_count": 1,
+        "merkle_root": bytes(32),
+        "previous_hash": bytes(32),
+        "seal_hash": bytes(32),
+        "sealed_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _hold(connection: Connection, given: Row) -> Row:
+    return {"reason": "a matter"}
+
+
+def _retirement(connection: Connection, given: Row) -> Row:
+    return {
+        "month": f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00",
+        "event_count": 1,
+        "detail_count": 1,
+        "last_seal": 1,
+        "anchored_seal": 1,
+        "export_sha256": "a" * 64,
+    }
+
+
 def _log(connection: Connection, given: Row) -> Row:
     return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
 
@@ -178,6 +211,9 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "login_attempts": _try,
     "sessions": _session,
     "account_tokens": _token,
+    "audit_seals": _seal,
+    "audit_holds": _hold,
+    "audit_retirements": _retirement,
     "job_logs": _log,
     "queue_limits": _limit,
     "algorithm_speeds": _speed,

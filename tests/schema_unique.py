@@ -53,6 +53,11 @@ UNIQUE: dict[str, Unique] = {
     ),
     "security_audit_pkey": Unique("security_audit", {"id": 1 << 40}, {"id": 1 << 41}),
     "audit_log_details_pkey": Unique("audit_log_details", {"id": 1 << 40}, {"id": 1 << 41}),
+    "audit_seals_pkey": Unique("audit_seals", {"number": 1 << 40}, {"number": 1 << 41}),
+    "audit_holds_pkey": Unique("audit_holds", {"id": 1 << 40}, {"id": 1 << 41}),
+    "audit_retirements_pkey": Unique(
+        "audit_retirements", {"month": "2026-01-01"}, {"month": "2026-02-01"}
+    ),
     "analysis_cache_pkey": Unique("analysis_cache", {"id": 1 << 40}, {"id": 1 << 41}),
     "analysis_cache_cache_key_key": Unique(
         "analysis_cache", {"cache_key": "k"}, {"cache_key": "l"}

@@ -114,7 +114,8 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "inet[]", "uuid"}
+    others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
+    assert types <= plain | enums | others
 
 
 def test_no_extension_is_required(owner):
@@ -201,6 +202,7 @@ def test_temporary_objects_hijack_nothing(schema):
         app.execute("select public.record_event('login', 'user')")
         app.execute("select public.ensure_partitions(4)")
         app.execute("select public.refresh_user_counters()")
+        app.execute("select public.seal_audit()")
         assert caught(app) == []
         for table in ("security_audit", "analysis_results", "performance_metrics", "workers"):
             trap = sql.SQL("select from pg_temp.{}").format(sql.Identifier(table))
@@ -233,6 +235,9 @@ PRIVILEGES = {
     "api_key_limits": set(),
     "security_audit": {READ},
     "audit_log_details": {READ},
+    "audit_seals": {READ},
+    "audit_holds": {READ},
+    "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
     "workers": {READ},
@@ -270,7 +275,8 @@ COLUMN_PRIVILEGES = {
     ),
 }
 # To draw the number of a key before its row is written.
-SEQUENCES = {("api_keys_id_seq", "USAGE")}
+# And to see whether seals were cut off.
+SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
     "aggregate_performance_metrics",
     "answer_jobs",
@@ -296,6 +302,7 @@ EXECUTES = {
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
+    "hold_audit",
     "issue_account_token",
     "keep_job_logs",
     "limit_running_jobs",
@@ -309,6 +316,7 @@ EXECUTES = {
     "reconcile_queue_counts",
     "record_event",
     "record_event_details",
+    "record_export",
     "redeem_account_token",
     "refresh_login_counters",
     "refresh_user_counters",
@@ -317,6 +325,7 @@ EXECUTES = {
     "rescue_jobs",
     "rest_worker",
     "retry_jobs",
+    "seal_audit",
     "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
@@ -331,10 +340,15 @@ EVERYBODY_EXECUTES = {
     "append_processing_history",
     "as_microseconds",
     "audit_context",
+    "audit_leaf",
+    "audit_seal_hash",
     "cache_key",
+    "changed_keys",
     "context_value",
     "ends_by_job",
     "find_audit_timestamp",
+    "hash_audit_row",
+    "merkle_root",
     "lock_out",
     "login_network",
     "network_array",

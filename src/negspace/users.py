@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, LiteralString, NoReturn, TypeAlias, get_args
 
-from negspace import passwords
+from negspace import attempts, passwords
 from negspace.database import Database, Row, only, rows
 from negspace.errors import AccessError, AlreadyExistsError, InvalidInputError, NotFoundError
 
@@ -144,7 +144,8 @@ def set_role(database: Database, who: str | int, role: str) -> User:
         "update users set role = %s::user_role where id = %s or lower(email) = %s returning "
         + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "user", who)
+    with act, database.transaction() as connection:
         return _user(only(connection, query, [role, *_named(who)]), who)
 
 
@@ -157,7 +158,8 @@ def set_active(database: Database, who: str | int, active: bool) -> User:
     query: LiteralString = (
         "update users set is_active = %s where id = %s or lower(email) = %s returning " + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "user", who)
+    with act, database.transaction() as connection:
         return _user(only(connection, query, [active, *_named(who)]), who)
 
 
@@ -168,9 +170,11 @@ def set_password(database: Database, who: str | int, password: str, *, cost: int
         NotFoundError: There is no such account.
         InvalidInputError: The password is too short or too long.
     """
-    user, hashed = find(database, who), hash_password(password, cost=cost)
-    with database.transaction() as connection:
-        connection.execute("select change_password(%s, %s)", [user.id, hashed])
+    hashed = hash_password(password, cost=cost)
+    with attempts.recorded(database, "permission_change", "user", who):
+        user = find(database, who)
+        with database.transaction() as connection:
+            connection.execute("select change_password(%s, %s)", [user.id, hashed])
     return find(database, user.id)
 
 

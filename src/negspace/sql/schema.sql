@@ -67,6 +67,10 @@ create type public.user_role as enum (
 );
 comment on type public.user_role is 'What an account may do. admin: everything, accounts and settings too. analyst: take in images, run analyses, read results. viewer: read only. api_user: a program, through API keys and their scopes.';
 
+create sequence public.audit_seals_seen as bigint minvalue 0;
+comment on sequence public.audit_seals_seen is 'The highest number of a seal that was seen committed.';
+grant select on sequence public.audit_seals_seen to app_user;
+
 create sequence public.queue_mark_1 as bigint;
 comment on sequence public.queue_mark_1 is 'Low-water mark of priority 1, in microseconds since 1970.';
 
@@ -359,13 +363,55 @@ CREATE OR REPLACE FUNCTION public.audit_context(OUT user_id bigint, OUT api_key_
  STABLE PARALLEL SAFE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select public.context_value('user_id')::bigint,
-           public.context_value('api_key_id')::bigint,
-           public.context_value('ip_address')::inet,
-           public.context_value('user_agent'),
-           public.context_value('request_id')
+    select nullif(current_setting('negspace.user_id', true), '')::bigint,
+           nullif(current_setting('negspace.api_key_id', true), '')::bigint,
+           nullif(current_setting('negspace.ip_address', true), '')::inet,
+           nullif(current_setting('negspace.user_agent', true), ''),
+           nullif(current_setting('negspace.request_id', true), '')
 $function$;
 comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+
+CREATE OR REPLACE FUNCTION public.audit_image_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Jobs change images all the time, and write events of their own: those are left out first.
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select c.user_id, c.api_key_id, 'config_change', 'image', n.id::text, c.ip_address, c.user_agent,
+           c.request_id, d.was, d.becomes
+    from old_rows o
+    join new_rows n using (id)
+    cross join public.audit_context() c
+    cross join lateral public.changed_keys(o.metadata, n.metadata) m
+    cross join lateral public.changed_keys(
+        jsonb_build_object(
+            'user_id', o.user_id, 'original_filename', o.original_filename, 'file_path', o.file_path,
+            'file_size', o.file_size, 'mime_type', o.mime_type, 'file_hash', o.file_hash,
+            'is_duplicate', o.is_duplicate, 'duplicate_of', o.duplicate_of, 'metadata', m.was)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', o.analysis_status) else '{}' end,
+        jsonb_build_object(
+            'user_id', n.user_id, 'original_filename', n.original_filename, 'file_path', n.file_path,
+            'file_size', n.file_size, 'mime_type', n.mime_type, 'file_hash', n.file_hash,
+            'is_duplicate', n.is_duplicate, 'duplicate_of', n.duplicate_of, 'metadata', m.becomes)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', n.analysis_status) else '{}' end
+    ) d
+    where (o.user_id, o.original_filename, o.file_path, o.file_size, o.mime_type, o.file_hash,
+           o.is_duplicate, o.duplicate_of, o.metadata, o.analysis_status = 'archived')
+          is distinct from
+          (n.user_id, n.original_filename, n.file_path, n.file_size, n.mime_type, n.file_hash,
+           n.is_duplicate, n.duplicate_of, n.metadata, n.analysis_status = 'archived')
+    order by n.id;
+    return null;
+end
+$function$;
+comment on function public.audit_image_changes() is 'Writes what somebody decided about images into the audit trail: the changed keys before and after. What jobs change of them is told by run_analysis.';
+revoke execute on function public.audit_image_changes() from public;
 
 CREATE OR REPLACE FUNCTION public.audit_images()
  RETURNS trigger
@@ -398,6 +444,38 @@ end
 $function$;
 comment on function public.audit_images() is 'Writes create_image and delete_image into the audit trail, one event per image.';
 revoke execute on function public.audit_images() from public;
+
+CREATE OR REPLACE FUNCTION public.audit_result_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op = 'DELETE' then
+        perform public.record_event(
+            'config_change', 'result', o.id::text,
+            changes_before => jsonb_build_object(
+                'image_id', o.image_id, 'user_id', o.user_id, 'algorithm_name', o.algorithm_name,
+                'algorithm_version', o.algorithm_version, 'parameters_hash', o.parameters_hash,
+                'confidence_score', o.confidence_score, 'notes', o.notes))
+        from old_rows o order by o.id;
+    else
+        perform public.record_event('config_change', 'result', n.id::text,
+                                    changes_before => d.was, changes_after => d.becomes)
+        from old_rows o
+        join new_rows n using (id)
+        cross join lateral public.changed_keys(
+            to_jsonb(o) - '{updated_at,cache_hit,cached_at}'::text[],
+            to_jsonb(n) - '{updated_at,cache_hit,cached_at}'::text[]) d
+        where d.was is not null
+        order by n.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
+revoke execute on function public.audit_result_changes() from public;
 
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
@@ -498,6 +576,18 @@ $function$;
 comment on function public.change_password(account bigint, password_hash text) is 'Gives an account another password, and ends all that the old one began: sessions, and tokens for a new one.';
 grant execute on function public.change_password(bigint,text) to app_user;
 revoke execute on function public.change_password(bigint,text) from public;
+
+CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
+ RETURNS record
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select jsonb_object_agg(k.key, before -> k.key), jsonb_object_agg(k.key, after -> k.key)
+    from (select jsonb_object_keys(before) union select jsonb_object_keys(after)) as k (key)
+    where before -> k.key is distinct from after -> k.key
+$function$;
+comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
 
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -1304,6 +1394,19 @@ comment on function public.give_back_job(job bigint, token uuid, reason text) is
 grant execute on function public.give_back_job(bigint,uuid,text) to app_user;
 revoke execute on function public.give_back_job(bigint,uuid,text) from public;
 
+CREATE OR REPLACE FUNCTION public.hash_audit_row()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    new.recorded_in := pg_current_xact_id();
+    new.leaf_hash := public.audit_leaf(new);
+    return new;
+end
+$function$;
+comment on function public.hash_audit_row() is 'Fills recorded_in and leaf_hash of a new row of the audit trail, whatever was given for them.';
+
 CREATE OR REPLACE FUNCTION public.heartbeat(worker text)
  RETURNS bigint[]
  LANGUAGE plpgsql
@@ -1323,6 +1426,27 @@ $function$;
 comment on function public.heartbeat(worker text) is 'A worker lives. Returns the jobs it still holds: one that it runs and that is not among them was cancelled or given to another, and is to be dropped.';
 grant execute on function public.heartbeat(text) to app_user;
 revoke execute on function public.heartbeat(text) from public;
+
+CREATE OR REPLACE FUNCTION public.hold_audit(reason text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    placed public.audit_holds%rowtype;
+begin
+    insert into public.audit_holds (reason, since, until)
+    values (hold_audit.reason, hold_audit.since, hold_audit.until)
+    returning * into placed;
+    perform public.record_event('config_change', 'audit_hold', placed.id::text,
+                                changes_after => to_jsonb(placed) - 'id');
+    return placed.id;
+end
+$function$;
+comment on function public.hold_audit(reason text, since timestamp with time zone, until timestamp with time zone) is 'Places a legal hold on the audit trail and returns its number; an event says so.';
+grant execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) to app_user;
+revoke execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text)
  RETURNS TABLE(image_id bigint, job_id bigint)
@@ -1707,6 +1831,32 @@ comment on function public.measure_algorithms() is 'Works out how long the analy
 grant execute on function public.measure_algorithms() to app_user;
 revoke execute on function public.measure_algorithms() from public;
 
+CREATE OR REPLACE FUNCTION public.merkle_root(leaves bytea[])
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    level bytea[] := leaves;
+begin
+    -- Level by level; a last one without a partner goes up as it is. That is RFC 6962's tree.
+    while cardinality(level) > 1 loop
+        level := array(
+            select case when p.partner is null then p.hash
+                   else sha256('\x01'::bytea || p.hash || p.partner) end
+            from (
+                select n.hash, n.place, lead(n.hash) over (order by n.place) as partner
+                from unnest(level) with ordinality as n (hash, place)
+            ) p
+            where p.place % 2 = 1
+            order by p.place);
+    end loop;
+    return level[1];
+end
+$function$;
+comment on function public.merkle_root(leaves bytea[]) is 'The root of RFC 6962''s tree over these leaves; null for none.';
+
 CREATE OR REPLACE FUNCTION public.missing_partitions(first timestamp without time zone, last timestamp without time zone)
  RETURNS TABLE(parent text, month timestamp without time zone, name text)
  LANGUAGE sql
@@ -2022,6 +2172,28 @@ comment on function public.record_event_details(audit_id bigint, event_name text
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
 
+CREATE OR REPLACE FUNCTION public.record_export(resource_type text, resource_id text, purpose text, selection jsonb DEFAULT NULL::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    event bigint;
+begin
+    if coalesce(btrim(record_export.purpose), '') = '' then
+        raise exception 'data are taken out for a purpose, and none was given'
+            using errcode = 'NS004', hint = 'say in a few words what they are for; it enters the audit trail';
+    end if;
+    event := public.record_event('export_data', record_export.resource_type, record_export.resource_id,
+                                 changes_after => record_export.selection);
+    perform public.record_event_details(event, record_export.resource_type || 's_exported', record_export.purpose);
+    return event;
+end
+$function$;
+comment on function public.record_export(resource_type text, resource_id text, purpose text, selection jsonb) is 'Writes the export_data event of data that are taken out, with the purpose stated, and returns its number. selection: what narrowed them.';
+grant execute on function public.record_export(text,text,text,jsonb) to app_user;
+revoke execute on function public.record_export(text,text,text,jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.redeem_account_token(token_hash text, purpose text, password_hash text DEFAULT NULL::text)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -2110,6 +2282,61 @@ $function$;
 comment on function public.refresh_user_counters() is 'Brings audit_event_count and api_request_count of the accounts up to date and returns how many changed. Housekeeping calls it: a counter kept by every event would make one row the bottleneck of all.';
 grant execute on function public.refresh_user_counters() to app_user;
 revoke execute on function public.refresh_user_counters() from public;
+
+CREATE OR REPLACE FUNCTION public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    held     constant bigint := (
+        select min(h.id) from public.audit_holds h
+        where h.released_at is null
+          and coalesce(h.since, '-infinity') < month + interval '1 month'
+          and coalesce(h.until, 'infinity') > month);
+    unsealed constant bigint := (
+        (select count(*) from public.security_audit a
+         where a."timestamp" >= month and a."timestamp" < month + interval '1 month')
+        + (select count(*) from public.audit_log_details d
+           where d.created_at >= month and d.created_at < month + interval '1 month')
+        - (select coalesce(sum(s.leaf_count), 0) from public.audit_seals s
+           where s.month = refuse_audit_retirement.month));
+    strays   constant bigint := (
+        select count(*) from public.audit_log_details d
+        where d.audit_timestamp >= month and d.audit_timestamp < month + interval '1 month'
+          and not (d.created_at >= month and d.created_at < month + interval '1 month'));
+    reason   text;
+    advice   text;
+begin
+    if month + interval '1 month' > now() then
+        reason := 'it has not ended';
+        advice := 'only whole months leave';
+    elsif held is not null then
+        reason := format('hold %s keeps it', held);
+        advice := 'negspace audit holds';
+    elsif unsealed <> 0 then
+        reason := format('%s of its rows are not sealed', unsealed);
+        advice := 'negspace audit seal; where it stays so, negspace audit verify';
+    elsif not exists (
+        select from public.audit_seals s
+        where s.number = anchored_seal and s.seal_hash = anchored_hash
+          and s.number >= coalesce((select max(m.number) from public.audit_seals m where m.month = refuse_audit_retirement.month), 0)
+    ) then
+        reason := 'its seals are not anchored';
+        advice := 'negspace audit anchor FILE --key KEY';
+    elsif strays > 0 then
+        reason := format('%s details of other months speak of its events', strays);
+        advice := 'it can leave after those months';
+    end if;
+    if reason is not null then
+        raise exception '% of the audit trail can''t leave: %', to_char(month at time zone 'UTC', 'YYYY-MM'), reason
+            using errcode = 'NS006', hint = advice;
+    end if;
+end
+$function$;
+comment on function public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea) is 'Refuses that a month of the audit trail leaves: it has not ended, a hold keeps it, or it is not sealed and anchored.';
+revoke execute on function public.refuse_audit_retirement(timestamp with time zone,bigint,bytea) from public;
 
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
@@ -2236,6 +2463,30 @@ comment on function public.register_worker(worker text, hostname text, process_i
 grant execute on function public.register_worker(text,text,integer,text[]) to app_user;
 revoke execute on function public.register_worker(text,text,integer,text[]) from public;
 
+CREATE OR REPLACE FUNCTION public.release_audit_hold(hold bigint, reason text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if coalesce(release_audit_hold.reason, '') = '' then
+        raise exception 'a hold is released for a reason, and none was given'
+            using errcode = 'NS004', hint = 'who decided it, and where that is written';
+    end if;
+    update public.audit_holds h set released_at = now()
+    where h.id = release_audit_hold.hold and h.released_at is null;
+    if not found then
+        raise exception 'there is no hold % that is in force', release_audit_hold.hold
+            using errcode = 'NS003', hint = 'negspace audit holds shows them';
+    end if;
+    perform public.record_event('config_change', 'audit_hold', release_audit_hold.hold::text,
+                                changes_before => '{"released_at": null}',
+                                changes_after => jsonb_build_object('released_at', now(), 'reason', release_audit_hold.reason));
+end
+$function$;
+comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
+revoke execute on function public.release_audit_hold(bigint,text) from public;
+
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
@@ -2357,6 +2608,81 @@ AS $function$
     end
 $function$;
 comment on function public.role_scopes(role public.user_role) is 'The scopes that an API key of an account in this role may have. read:images: list and show images. write:images: take in, change, archive and remove them. read:results: read and export what analyses found. run:analyses: enqueue, cancel and retry jobs. read:metrics: metrics and the queue. read:audit: the audit trail. manage:accounts: accounts and keys.';
+
+CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    relation text;
+    made     integer := 0;
+begin
+    if batch_size is null or batch_size not between 1 and 100000 or how_many is null or how_many < 1 then
+        raise exception 'a seal holds from 1 to 100000 rows, and one or more are made, not % of %',
+                        coalesce(how_many::text, 'null'), coalesce(batch_size::text, 'null')
+            using errcode = 'NS004', hint = 'a thousand rows each is a good size';
+    end if;
+    -- One at a time, and no queue behind it: the one that seals does it for all.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.seal_audit', 0)) then
+        return 0;
+    end if;
+    perform setval('public.audit_seals_seen', s.number)
+    from (select max(number) as number from public.audit_seals where sealed_at < now()) s
+    cross join public.audit_seals_seen q
+    where s.number > q.last_value;
+    foreach relation in array array['security_audit', 'audit_log_details'] loop
+        exit when made >= how_many;
+        made := made + public.seal_audit_relation(relation, batch_size, how_many - made);
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit(batch_size integer, how_many integer) is 'Seals what can''t change any more of the audit trail, in batches of batch_size rows at most, and returns how many seals it made. Call it until it returns 0; workers do, every minute.';
+grant execute on function public.seal_audit(integer,integer) to app_user;
+revoke execute on function public.seal_audit(integer,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.seal_audit_relation(relation text, batch_size integer, how_many integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    newest  public.audit_seals%rowtype := public.newest_audit_seal(relation);
+    abroad  bigint := public.foreign_audit_rows(newest);
+    sealed  public.audit_seals%rowtype;
+    made    integer := 0;
+begin
+    while made < how_many loop
+        sealed := public.next_audit_seal(
+            newest, coalesce(abroad, 9223372036854775807),
+            case when abroad is null then horizon else '18446744073709551615' end, batch_size);
+        if sealed.leaf_count is not null then
+            select coalesce(max(s.number), 0) + 1 into sealed.number from public.audit_seals s;
+            sealed.previous_hash := coalesce(
+                (select s.seal_hash from public.audit_seals s where s.number = sealed.number - 1),
+                decode(repeat('00', 32), 'hex'));
+            sealed.sealed_at := now();
+            sealed.seal_hash := public.audit_seal_hash(sealed);
+            insert into public.audit_seals select sealed.*;
+            newest := sealed;
+            made := made + 1;
+        elsif abroad is not null then  -- all from before are sealed: now those of this server
+            newest.lineage := abroad;
+            newest.last_xid := '0';
+            newest.last_id := -9223372036854775808;
+            abroad := null;
+        else
+            exit;
+        end if;
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit_relation(relation text, batch_size integer, how_many integer) is 'Seals up to how_many batches of one relation, and returns how many.';
+revoke execute on function public.seal_audit_relation(text,integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.set_image_hashes(image bigint, pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
  RETURNS void
@@ -2926,6 +3252,12 @@ comment on index public.analysis_results_user_id_created_at_idx is 'A user''s re
 CREATE INDEX analysis_results_visualization_path_idx ON public.analysis_results USING btree (visualization_path) WHERE visualization_path IS NOT NULL;
 comment on index public.analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 
+CREATE TRIGGER analysis_results_audit_delete AFTER DELETE ON public.analysis_results REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_delete on public.analysis_results is 'Every removed result is an event.';
+
+CREATE TRIGGER analysis_results_audit_update AFTER UPDATE ON public.analysis_results REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_update on public.analysis_results is 'Every changed result is an event.';
+
 CREATE TRIGGER analysis_results_set_updated_at BEFORE UPDATE ON public.analysis_results FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger analysis_results_set_updated_at on public.analysis_results is 'Keeps updated_at.';
 
@@ -3118,6 +3450,27 @@ comment on function public.rotate_api_key(key bigint, successor bigint, key_hash
 grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to app_user;
 revoke execute on function public.rotate_api_key(bigint,bigint,text,interval) from public;
 
+create table public.audit_holds (
+    id          bigint                   not null generated always as identity,
+    reason      text                     not null,
+    since       timestamp with time zone,
+    until       timestamp with time zone,
+    placed_at   timestamp with time zone not null default now(),
+    released_at timestamp with time zone,
+    constraint audit_holds_pkey PRIMARY KEY (id),
+    constraint audit_holds_reason_given CHECK (reason <> ''::text),
+    constraint audit_holds_released_after CHECK (released_at >= placed_at),
+    constraint audit_holds_until_after_since CHECK (until > since)
+);
+comment on table public.audit_holds is 'Legal holds: of what time the audit trail may not leave, whatever its age.';
+comment on column public.audit_holds.id is 'Number of the hold.';
+comment on column public.audit_holds.reason is 'Why, such as the matter''s number.';
+comment on column public.audit_holds.since is 'From when on events are held; null: from the first.';
+comment on column public.audit_holds.until is 'Before when; null: without end.';
+comment on column public.audit_holds.placed_at is 'When it was placed.';
+comment on column public.audit_holds.released_at is 'When it was released; null: it holds.';
+grant select on public.audit_holds to app_user;
+
 create table public.audit_log_details (
     id                bigint                   not null generated always as identity,
     audit_id          bigint                   not null,
@@ -3130,6 +3483,8 @@ create table public.audit_log_details (
     success_count     integer                  not null default 0,
     failure_count     integer                  not null default 0,
     created_at        timestamp with time zone not null default now(),
+    recorded_in       xid8                     not null default '0'::xid8,
+    leaf_hash         bytea,
     constraint audit_log_details_pkey PRIMARY KEY (id, created_at),
     constraint audit_log_details_duration_ms_not_negative CHECK (duration_ms >= 0::numeric AND duration_ms <> 'NaN'::numeric),
     constraint audit_log_details_event_data_object CHECK (jsonb_typeof(event_data) = 'object'::text),
@@ -3150,6 +3505,8 @@ comment on column public.audit_log_details.duration_ms is 'How long it took, in 
 comment on column public.audit_log_details.success_count is 'How many parts of it succeeded.';
 comment on column public.audit_log_details.failure_count is 'How many parts of it failed.';
 comment on column public.audit_log_details.created_at is 'When the row was made.';
+comment on column public.audit_log_details.recorded_in is 'The transaction that wrote it; details are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.audit_log_details.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.audit_log_details to app_user;
 
 CREATE INDEX audit_log_details_audit_id_idx ON public.audit_log_details USING btree (audit_id, audit_timestamp);
@@ -3164,6 +3521,9 @@ comment on index public.audit_log_details_event_data_idx is 'Details by fact: ev
 CREATE INDEX audit_log_details_event_name_idx ON public.audit_log_details USING btree (event_name, created_at DESC);
 comment on index public.audit_log_details_event_name_idx is 'The newest details of one kind.';
 
+CREATE INDEX audit_log_details_recorded_in_idx ON public.audit_log_details USING btree (recorded_in, id);
+comment on index public.audit_log_details_recorded_in_idx is 'The details of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE TRIGGER audit_log_details_append_only BEFORE DELETE OR UPDATE ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_append_only;
 comment on trigger audit_log_details_append_only on public.audit_log_details is 'No detail is ever changed or removed.';
@@ -3171,9 +3531,281 @@ comment on trigger audit_log_details_append_only on public.audit_log_details is 
 CREATE TRIGGER audit_log_details_find_timestamp BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.find_audit_timestamp();
 comment on trigger audit_log_details_find_timestamp on public.audit_log_details is 'Fills audit_timestamp.';
 
+CREATE TRIGGER audit_log_details_hash BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.audit_log_details enable always trigger audit_log_details_hash;
+comment on trigger audit_log_details_hash on public.audit_log_details is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER audit_log_details_no_truncate BEFORE TRUNCATE ON public.audit_log_details FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_no_truncate;
 comment on trigger audit_log_details_no_truncate on public.audit_log_details is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(detail public.audit_log_details)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace audit_log_details 1'
+        || E'\nid='                || detail.id
+        || E'\naudit_id='          || detail.audit_id
+        || E'\naudit_timestamp='   || (extract(epoch from detail.audit_timestamp) * 1000000)::bigint
+        || E'\nevent_name='        || length(detail.event_name) || ':' || detail.event_name
+        || E'\nevent_description=' || coalesce(length(detail.event_description) || ':' || detail.event_description, '-')
+        || E'\nevent_data='        || length(detail.event_data::text) || ':' || detail.event_data::text
+        || E'\nsystem_state='      || length(detail.system_state::text) || ':' || detail.system_state::text
+        || E'\nduration_ms='       || coalesce(detail.duration_ms::text, '-')
+        || E'\nsuccess_count='     || detail.success_count
+        || E'\nfailure_count='     || detail.failure_count
+        || E'\ncreated_at='        || (extract(epoch from detail.created_at) * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(detail public.audit_log_details) is 'The leaf of an event''s details: SHA-256 of a zero byte and their canonical text, form 1.';
+
+create table public.audit_retirements (
+    month         timestamp with time zone not null,
+    retired_at    timestamp with time zone not null default now(),
+    event_count   bigint                   not null,
+    detail_count  bigint                   not null,
+    last_seal     bigint                   not null,
+    anchored_seal bigint                   not null,
+    export_sha256 text                     not null,
+    constraint audit_retirements_pkey PRIMARY KEY (month),
+    constraint audit_retirements_anchored CHECK (anchored_seal >= last_seal),
+    constraint audit_retirements_detail_count_not_negative CHECK (detail_count >= 0),
+    constraint audit_retirements_event_count_not_negative CHECK (event_count >= 0),
+    constraint audit_retirements_export_sha256_sha256 CHECK (length(export_sha256) = 64 AND export_sha256 !~ '[^0-9a-f]'::text)
+);
+comment on table public.audit_retirements is 'Months of the audit trail that have left; their seals stay.';
+comment on column public.audit_retirements.month is 'The month, as the time at which it began (UTC).';
+comment on column public.audit_retirements.retired_at is 'When it left.';
+comment on column public.audit_retirements.event_count is 'How many events it had.';
+comment on column public.audit_retirements.detail_count is 'How many details.';
+comment on column public.audit_retirements.last_seal is 'The newest seal of its rows; 0 where it had none.';
+comment on column public.audit_retirements.anchored_seal is 'The seal up to which the trail was anchored when it left.';
+comment on column public.audit_retirements.export_sha256 is 'SHA-256 of the file that it was exported to.';
+grant select on public.audit_retirements to app_user;
+
+CREATE TRIGGER audit_retirements_append_only BEFORE DELETE OR UPDATE ON public.audit_retirements FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_retirements enable always trigger audit_retirements_append_only;
+comment on trigger audit_retirements_append_only on public.audit_retirements is 'What has left stays on record.';
+
+CREATE OR REPLACE FUNCTION public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text)
+ RETURNS public.audit_retirements
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    retired public.audit_retirements%rowtype;
+    suffix  text;
+    parent  text;
+begin
+    retired.month := date_trunc('month', retire_audit_month.month, 'UTC');
+    suffix := to_char(retired.month at time zone 'UTC', 'YYYYMM');
+    if to_regclass('public.security_audit_' || suffix) is null then
+        raise exception 'the audit trail has no month %', to_char(retired.month at time zone 'UTC', 'YYYY-MM')
+            using errcode = 'NS003', hint = 'it was never there, or has left';
+    end if;
+    -- in the order in which events are written; from here on nothing changes
+    lock table public.security_audit, public.audit_log_details in access exclusive mode;
+    perform public.refuse_audit_retirement(retired.month, anchored_seal, anchored_hash);
+    retired.retired_at := now();
+    retired.event_count := (select count(*) from public.security_audit a
+                            where a."timestamp" >= retired.month and a."timestamp" < retired.month + interval '1 month');
+    retired.detail_count := (select count(*) from public.audit_log_details d
+                             where d.created_at >= retired.month and d.created_at < retired.month + interval '1 month');
+    retired.last_seal := coalesce((select max(s.number) from public.audit_seals s where s.month = retired.month), 0);
+    retired.anchored_seal := anchored_seal;
+    retired.export_sha256 := export_sha256;
+    insert into public.audit_retirements select retired.*;
+    perform public.record_event('config_change', 'audit_month', to_char(retired.month at time zone 'UTC', 'YYYY-MM'),
+                                changes_before => jsonb_build_object('event_count', retired.event_count, 'detail_count', retired.detail_count),
+                                changes_after => to_jsonb(retired) - 'month' - 'event_count' - 'detail_count');
+    -- details first: they lead to the events
+    foreach parent in array array['audit_log_details', 'security_audit'] loop
+        if to_regclass(format('public.%s_%s', parent, suffix)) is not null then
+            execute format('alter table public.%I detach partition public.%I', parent, parent || '_' || suffix);
+            execute format('drop table public.%I', parent || '_' || suffix);
+        end if;
+    end loop;
+    return retired;
+end
+$function$;
+comment on function public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text) is 'Lets a month of the audit trail leave: it has ended, no hold keeps it, every row is sealed and the seals are anchored. The caller has checked the export whose SHA-256 it names. Its seals stay; an event says so. For the owner alone.';
+revoke execute on function public.retire_audit_month(timestamp with time zone,bigint,bytea,text) from public;
+
+create table public.audit_seals (
+    number        bigint                   not null,
+    relation      text                     not null,
+    month         timestamp with time zone not null,
+    lineage       bigint                   not null,
+    last_xid      xid8                     not null,
+    last_id       bigint                   not null,
+    highest_id    bigint                   not null,
+    leaf_count    bigint                   not null,
+    merkle_root   bytea                    not null,
+    previous_hash bytea                    not null,
+    seal_hash     bytea                    not null,
+    sealed_at     timestamp with time zone not null,
+    constraint audit_seals_pkey PRIMARY KEY (number),
+    constraint audit_seals_leaf_count_positive CHECK (leaf_count > 0),
+    constraint audit_seals_lineage_not_negative CHECK (lineage >= 0),
+    constraint audit_seals_merkle_root_sha256 CHECK (octet_length(merkle_root) = 32),
+    constraint audit_seals_number_positive CHECK (number > 0),
+    constraint audit_seals_previous_hash_sha256 CHECK (octet_length(previous_hash) = 32),
+    constraint audit_seals_relation_known CHECK (relation = ANY (ARRAY['security_audit'::text, 'audit_log_details'::text])),
+    constraint audit_seals_seal_hash_sha256 CHECK (octet_length(seal_hash) = 32)
+);
+comment on table public.audit_seals is 'Seals of the audit trail: each says what rows a batch held, and leads to the seal before it.';
+comment on column public.audit_seals.number is 'Number of the seal, from 1 without a gap.';
+comment on column public.audit_seals.relation is 'The table whose rows it seals: security_audit or audit_log_details.';
+comment on column public.audit_seals.month is 'The month of its rows, as the time at which it began (UTC): a batch is of one month, which leaves as a whole.';
+comment on column public.audit_seals.lineage is 'From which row number on transactions are counted anew: 0, or more once the trail was loaded into another server from a dump.';
+comment on column public.audit_seals.last_xid is 'With last_id, its last row in the order of (recorded_in, id). Its first is the next after the last of the seal before, of the same relation.';
+comment on column public.audit_seals.last_id is 'See last_xid.';
+comment on column public.audit_seals.highest_id is 'The highest row number of the relation that this seal, or one before it, holds.';
+comment on column public.audit_seals.leaf_count is 'How many rows it holds.';
+comment on column public.audit_seals.merkle_root is 'The root of the tree over their leaves, as RFC 6962 builds it.';
+comment on column public.audit_seals.previous_hash is 'seal_hash of the seal before; 32 zero bytes at the first.';
+comment on column public.audit_seals.seal_hash is 'SHA-256 of the byte 2 and this seal''s canonical text, previous_hash in it.';
+comment on column public.audit_seals.sealed_at is 'When it was made.';
+grant select on public.audit_seals to app_user;
+
+CREATE INDEX audit_seals_month_idx ON public.audit_seals USING btree (month, relation, number);
+comment on index public.audit_seals_month_idx is 'The seals of a month, before it leaves.';
+
+CREATE INDEX audit_seals_relation_number_idx ON public.audit_seals USING btree (relation, number DESC);
+comment on index public.audit_seals_relation_number_idx is 'Where a relation''s newest seal ends; seal_audit().';
+
+CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON public.audit_seals FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_append_only;
+comment on trigger audit_seals_append_only on public.audit_seals is 'No seal is ever changed or removed.';
+
+CREATE TRIGGER audit_seals_no_truncate BEFORE TRUNCATE ON public.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_no_truncate;
+comment on trigger audit_seals_no_truncate on public.audit_seals is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_seal_hash(seal public.audit_seals)
+ RETURNS bytea
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select sha256('\x02'::bytea || convert_to(
+        'negspace audit_seals 1'
+        || E'\nnumber='        || seal.number
+        || E'\nrelation='      || seal.relation
+        || E'\nmonth='         || (extract(epoch from seal.month) * 1000000)::bigint
+        || E'\nlineage='       || seal.lineage
+        || E'\nlast_xid='      || seal.last_xid::text
+        || E'\nlast_id='       || seal.last_id
+        || E'\nhighest_id='    || seal.highest_id
+        || E'\nleaf_count='    || seal.leaf_count
+        || E'\nmerkle_root='   || encode(seal.merkle_root, 'hex')
+        || E'\nprevious_hash=' || encode(seal.previous_hash, 'hex')
+        || E'\nsealed_at='     || (extract(epoch from seal.sealed_at) * 1000000)::bigint,
+        'UTF8'))
+$function$;
+comment on function public.audit_seal_hash(seal public.audit_seals) is 'The hash of a seal: SHA-256 of the byte 2 and its canonical text, all columns but seal_hash, form 1.';
+
+CREATE OR REPLACE FUNCTION public.foreign_audit_rows(newest public.audit_seals)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    first constant text := format(
+        'select r.id from public.%I r where r.id > $1 and r.recorded_in < $2 order by r.id limit 1',
+        newest.relation);
+    found_id bigint;
+begin
+    -- A row that is newer than all that are sealed, and of an older transaction: this server
+    -- counts its transactions from lower on than the one that the trail was dumped from.
+    execute first into found_id using newest.highest_id, newest.last_xid;
+    if found_id is not null then
+        execute format('lock table public.%I in share mode', newest.relation);  -- every writer is done
+        execute first into found_id using newest.highest_id, newest.last_xid;
+    end if;
+    return found_id;
+end
+$function$;
+comment on function public.foreign_audit_rows(newest public.audit_seals) is 'The first row that was written after the trail was loaded into another server from a dump, where its seals don''t know of that yet; else null.';
+revoke execute on function public.foreign_audit_rows(public.audit_seals) from public;
+
+CREATE OR REPLACE FUNCTION public.newest_audit_seal(relation text)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    found_seal public.audit_seals%rowtype;
+begin
+    select s.* into found_seal from public.audit_seals s
+    where s.relation = newest_audit_seal.relation
+    order by s.number desc limit 1;
+    if not found then
+        found_seal.relation := relation;
+        found_seal.lineage := 0;
+        found_seal.last_xid := '0';
+        found_seal.last_id := -9223372036854775808;
+        found_seal.highest_id := -9223372036854775808;
+    end if;
+    return found_seal;
+end
+$function$;
+comment on function public.newest_audit_seal(relation text) is 'A relation''s newest seal; where it has none, one that ends before every row.';
+revoke execute on function public.newest_audit_seal(text) from public;
+
+CREATE OR REPLACE FUNCTION public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    made   public.audit_seals%rowtype := newest;
+    leaves bytea[];
+    xids   xid8[];
+    ids    bigint[];
+begin
+    execute format($query$
+        select array_agg(b.leaf order by b.recorded_in, b.id),
+               array_agg(b.recorded_in order by b.recorded_in, b.id),
+               array_agg(b.id order by b.recorded_in, b.id),
+               min(b.month)
+        from (
+            select r.recorded_in, r.id, r.month, coalesce(r.leaf_hash, r.computed) as leaf,
+                   bool_and(r.month = r.first) over (order by r.recorded_in, r.id) as is_of_first_month
+            from (
+                select a.recorded_in, a.id, a.leaf_hash, m.month,
+                       first_value(m.month) over (order by a.recorded_in, a.id) as first,
+                       case when a.leaf_hash is null then public.audit_leaf(a) end as computed
+                from public.%I a
+                cross join lateral (select date_trunc('month', a.%I, 'UTC') as month) m
+                where (a.recorded_in, a.id) > ($1, $2) and a.recorded_in < $3
+                  and case when a.id >= $4 then a.id < $5 end  -- to the planner: no index to go by
+                order by a.recorded_in, a.id
+                limit $6
+            ) r
+        ) b
+        where b.is_of_first_month
+        $query$,
+        newest.relation,
+        case newest.relation when 'security_audit' then 'timestamp' else 'created_at' end)
+    into leaves, xids, ids, made.month
+    using newest.last_xid, newest.last_id, horizon, newest.lineage, below_id, batch_size;
+    made.leaf_count := cardinality(ids);
+    made.merkle_root := public.merkle_root(leaves);
+    made.last_xid := xids[cardinality(xids)];
+    made.last_id := ids[cardinality(ids)];
+    made.highest_id := greatest(newest.highest_id, (select max(i.id) from unnest(ids) as i (id)));
+    return made;
+end
+$function$;
+comment on function public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer) is 'What the next batch of a relation holds; leaf_count is null where there is none. The rest of the seal is not filled in.';
+revoke execute on function public.next_audit_seal(public.audit_seals,bigint,xid8,integer) from public;
 
 create table public.images (
     id                        bigint                   not null generated always as identity,
@@ -3296,6 +3928,9 @@ comment on trigger images_audit_delete on public.images is 'Every removed image 
 
 CREATE TRIGGER images_audit_insert AFTER INSERT ON public.images REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.audit_images();
 comment on trigger images_audit_insert on public.images is 'Every new image is an event.';
+
+CREATE TRIGGER images_audit_update AFTER UPDATE ON public.images REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_image_changes();
+comment on trigger images_audit_update on public.images is 'Every decided change of an image is an event.';
 
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
 comment on trigger images_duplicate_names_an_original on public.images is 'No chains of duplicates.';
@@ -4059,6 +4694,8 @@ create table public.security_audit (
     changes_before jsonb,
     changes_after  jsonb,
     "timestamp"    timestamp with time zone not null default now(),
+    recorded_in    xid8                     not null default '0'::xid8,
+    leaf_hash      bytea,
     constraint security_audit_pkey PRIMARY KEY (id, "timestamp"),
     constraint security_audit_changes_after_object CHECK (jsonb_typeof(changes_after) = 'object'::text),
     constraint security_audit_changes_before_object CHECK (jsonb_typeof(changes_before) = 'object'::text),
@@ -4079,6 +4716,8 @@ comment on column public.security_audit.error_message is 'Why it failed.';
 comment on column public.security_audit.changes_before is 'The changed keys before; never a secret.';
 comment on column public.security_audit.changes_after is 'The changed keys after; never a secret.';
 comment on column public.security_audit."timestamp" is 'When, as the time of the transaction.';
+comment on column public.security_audit.recorded_in is 'The transaction that wrote it; events are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.security_audit.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.security_audit to app_user;
 
 CREATE INDEX security_audit_action_timestamp_idx ON public.security_audit USING btree (action, "timestamp" DESC);
@@ -4093,6 +4732,9 @@ comment on index public.security_audit_failures_idx is 'What was refused or brok
 CREATE INDEX security_audit_ip_address_idx ON public.security_audit USING btree (ip_address, "timestamp" DESC) WHERE ip_address IS NOT NULL;
 comment on index public.security_audit_ip_address_idx is 'What came from one address.';
 
+CREATE INDEX security_audit_recorded_in_idx ON public.security_audit USING btree (recorded_in, id);
+comment on index public.security_audit_recorded_in_idx is 'The events of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE INDEX security_audit_resource_idx ON public.security_audit USING btree (resource_type, resource_id, "timestamp" DESC);
 comment on index public.security_audit_resource_idx is 'What was done to something, and who saw it.';
 
@@ -4106,9 +4748,41 @@ CREATE TRIGGER security_audit_append_only BEFORE DELETE OR UPDATE ON public.secu
 alter table public.security_audit enable always trigger security_audit_append_only;
 comment on trigger security_audit_append_only on public.security_audit is 'No event is ever changed or removed.';
 
+CREATE TRIGGER security_audit_hash BEFORE INSERT ON public.security_audit FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.security_audit enable always trigger security_audit_hash;
+comment on trigger security_audit_hash on public.security_audit is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER security_audit_no_truncate BEFORE TRUNCATE ON public.security_audit FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.security_audit enable always trigger security_audit_no_truncate;
 comment on trigger security_audit_no_truncate on public.security_audit is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(event public.security_audit)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace security_audit 1'
+        || E'\nid='             || event.id
+        || E'\nuser_id='        || coalesce(event.user_id::text, '-')
+        || E'\napi_key_id='     || coalesce(event.api_key_id::text, '-')
+        || E'\naction='         || event.action
+        || E'\nresource_type='  || length(event.resource_type) || ':' || event.resource_type
+        || E'\nresource_id='    || coalesce(length(event.resource_id) || ':' || event.resource_id, '-')
+        || E'\nstatus='         || event.status
+        || E'\nip_address='     || coalesce(event.ip_address::text, '-')
+        || E'\nuser_agent='     || coalesce(length(event.user_agent) || ':' || event.user_agent, '-')
+        || E'\nrequest_id='     || coalesce(length(event.request_id) || ':' || event.request_id, '-')
+        || E'\nerror_message='  || coalesce(length(event.error_message) || ':' || event.error_message, '-')
+        || E'\nchanges_before=' || coalesce(length(event.changes_before::text) || ':' || event.changes_before::text, '-')
+        || E'\nchanges_after='  || coalesce(length(event.changes_after::text) || ':' || event.changes_after::text, '-')
+        || E'\ntimestamp='      || (extract(epoch from event."timestamp") * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(event public.security_audit) is 'The leaf of an event: SHA-256 of a zero byte and its canonical text, form 1.';
 
 create table public.sessions (
     id         bigint                   not null generated always as identity,
