@@ -1,0 +1,75 @@
+-- Removes the roll-ups, with what they alone keep of months whose samples are gone.
+
+drop trigger performance_metrics_mark_change on performance_metrics;
+drop trigger performance_metrics_mark_late on performance_metrics;
+
+create or replace function aggregate_performance_metrics(
+    metric       text,
+    window_size  interval,
+    since        timestamptz default null,
+    until        timestamptz default null,
+    having_labels jsonb      default '{}'
+) returns table (
+    window_start timestamptz,
+    window_end   timestamptz,
+    sample_count bigint,
+    mean         double precision,
+    minimum      numeric,
+    maximum      numeric,
+    p50          double precision,
+    p95          double precision,
+    p99          double precision
+)
+    language plpgsql
+    stable
+    set search_path = pg_catalog, public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    seconds constant double precision := extract(epoch from window_size);
+    stride  interval;
+begin
+    if window_size is null or seconds <= 0 or seconds > 3155760000 then
+        raise exception 'the window must be longer than nothing and at most a century, not %', coalesce(window_size::text, 'null')
+            using errcode = 'NS004', hint = 'such as interval ''1 hour''';
+    end if;
+    stride := make_interval(secs => seconds);
+    return query
+        select b.start,
+               b.start + stride,
+               sum(m.sample_count)::bigint,
+               (sum(m.value * m.sample_count) / sum(m.sample_count))::double precision,
+               min(m.value),
+               max(m.value),
+               percentile_cont(0.50) within group (order by m.value::double precision),
+               percentile_cont(0.95) within group (order by m.value::double precision),
+               percentile_cont(0.99) within group (order by m.value::double precision)
+        from public.performance_metrics m
+        cross join lateral (select date_bin(stride, m.recorded_at, timestamptz '2000-01-01 00:00:00+00') as start) b
+        where m.metric_name = aggregate_performance_metrics.metric
+          and (aggregate_performance_metrics.since is null or m.recorded_at >= aggregate_performance_metrics.since)
+          and (aggregate_performance_metrics.until is null or m.recorded_at < aggregate_performance_metrics.until)
+          and m.labels @> aggregate_performance_metrics.having_labels
+        group by b.start
+        order by b.start;
+end
+$$;
+comment on function aggregate_performance_metrics(text, interval, timestamptz, timestamptz, jsonb) is
+    'One metric in windows of time: number of samples, mean (weighted by samples), minimum, maximum and p50, p95, p99 of the rows. Windows are counted from 2000-01-01 00:00 UTC; since is included, until is not.';
+
+drop function estimated_percentile(double precision, bigint, smallint, smallint, numeric, numeric);
+drop function metric_bucket_value(smallint);
+drop function whole_units(text, timestamptz, timestamptz);
+drop function purge_metrics(interval, interval);
+drop function roll_up_metrics(integer);
+drop function roll_up_metric_days(timestamptz, timestamptz);
+drop function roll_up_metric_hours(timestamptz, timestamptz, timestamptz);
+drop function mark_metric_change();
+drop function mark_metric_hour(timestamptz);
+
+drop table metric_changes;
+drop table metric_progress;
+drop table metric_days;
+drop table metric_hours;
+drop table metric_minutes;
+drop table metric_series;
