@@ -103,7 +103,8 @@ def test_times_have_a_zone_and_texts_no_length(owner):
     types = {row["type"] for row in rows(owner, COLUMNS)}
     plain = {"bigint", "integer", "smallint", "numeric", "text", "text[]", "boolean", "jsonb"}
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid"}
+    arrays = {"smallint[]", "integer[]"}
+    assert types <= plain | arrays | enums | {"timestamp with time zone", "inet", "uuid"}
 
 
 def test_no_extension_is_required(owner):
@@ -116,7 +117,7 @@ def test_no_extension_is_required(owner):
 
 def test_search_paths_are_pinned(owner):
     for row in rows(owner, FUNCTIONS):
-        assert row["config"] == ["search_path=pg_catalog, public, pg_temp"], row["name"]
+        assert "search_path=pg_catalog, public, pg_temp" in row["config"], row["name"]
 
 
 def test_what_runs_as_the_owner_is_not_everybodys(owner):
@@ -219,6 +220,12 @@ PRIVILEGES = {
     "audit_log_details": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
+    "metric_series": {READ},
+    "metric_minutes": {READ},
+    "metric_hours": {READ},
+    "metric_days": {READ},
+    "metric_changes": {READ},
+    "rollup_progress": {READ},
     "workers": {READ},
     "user_activity_summary": {READ},
     "queue_status_summary": {READ},
@@ -262,6 +269,7 @@ EXECUTES = {
     "register_worker",
     "rescue_jobs",
     "retry_jobs",
+    "roll_up_metrics",
     "set_image_hashes",
     "stop_worker",
 }
@@ -272,15 +280,19 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "cache_key",
     "context_value",
+    "estimated_percentile",
     "find_audit_timestamp",
+    "metric_bucket_value",
     "refuse_change",
     "refuse_duplicate_chain",
     "refuse_scopes_beyond_role",
+    "refuse_to_part_duplicates",
     "refuse_transition",
     "retry_delay",
     "role_scopes",
     "set_updated_at",
     "sha256_hex",
+    "whole_units",
 }
 ALL = (READ, ADD, CHANGE, REMOVE, "TRUNCATE", "REFERENCES", "TRIGGER")
 

@@ -68,7 +68,7 @@ drop function mark_metric_change();
 drop function mark_metric_hour(timestamptz);
 
 drop table metric_changes;
-drop table metric_progress;
+drop table rollup_progress;
 drop table metric_days;
 drop table metric_hours;
 drop table metric_minutes;

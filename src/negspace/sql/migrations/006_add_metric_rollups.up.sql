@@ -59,7 +59,7 @@ create table metric_minutes (
     counts       integer[]     not null,
 
     constraint metric_minutes_pkey                    primary key (series_id, started_at),
-    constraint metric_minutes_series_id_fkey          foreign key (series_id) references metric_series (id),
+    constraint metric_minutes_series_id_fkey          foreign key (series_id) references metric_series (id) on delete cascade,
     constraint metric_minutes_sample_count_positive   check (sample_count > 0),
     constraint metric_minutes_counts_match_buckets    check (cardinality(counts) = cardinality(buckets) and cardinality(buckets) > 0),
     constraint metric_minutes_minimum_not_above       check (minimum <= maximum)
@@ -90,7 +90,7 @@ create table metric_hours (
     counts       integer[]     not null,
 
     constraint metric_hours_pkey                    primary key (series_id, started_at),
-    constraint metric_hours_series_id_fkey          foreign key (series_id) references metric_series (id),
+    constraint metric_hours_series_id_fkey          foreign key (series_id) references metric_series (id) on delete cascade,
     constraint metric_hours_sample_count_positive   check (sample_count > 0),
     constraint metric_hours_counts_match_buckets    check (cardinality(counts) = cardinality(buckets) and cardinality(buckets) > 0),
     constraint metric_hours_minimum_not_above       check (minimum <= maximum)
@@ -121,7 +121,7 @@ create table metric_days (
     counts       integer[]     not null,
 
     constraint metric_days_pkey                    primary key (series_id, started_at),
-    constraint metric_days_series_id_fkey          foreign key (series_id) references metric_series (id),
+    constraint metric_days_series_id_fkey          foreign key (series_id) references metric_series (id) on delete cascade,
     constraint metric_days_sample_count_positive   check (sample_count > 0),
     constraint metric_days_counts_match_buckets    check (cardinality(counts) = cardinality(buckets) and cardinality(buckets) > 0),
     constraint metric_days_minimum_not_above       check (minimum <= maximum)
@@ -144,32 +144,30 @@ grant select on metric_days to app_user;
 
 -- ── How far ─────────────────────────────────────────────────────────────────────────────
 
-create table metric_progress (
-    id             boolean     not null default true,
+create table rollup_progress (
+    table_name     text        not null,
     closed_through timestamptz null,
     closing_at     timestamptz null,
     closing_xid    bigint      null,
     minutes_since  timestamptz null,
-    samples_since  timestamptz null,
+    rows_since     timestamptz null,
 
-    constraint metric_progress_pkey       primary key (id),
-    constraint metric_progress_single     check (id),
-    constraint metric_progress_closing    check ((closing_at is null) = (closing_xid is null))
+    constraint rollup_progress_pkey             primary key (table_name),
+    constraint rollup_progress_table_name_known check (table_name in ('performance_metrics', 'security_audit')),
+    constraint rollup_progress_closing_whole    check ((closing_at is null) = (closing_xid is null))
 );
 
-comment on table  metric_progress                is 'How far metrics are rolled up: one row.';
-comment on column metric_progress.id             is 'True: there is one row.';
-comment on column metric_progress.closed_through is 'Every hour that ends by then is rolled up; null: none yet.';
-comment on column metric_progress.closing_at     is 'Hours may be closed until then, once …';
-comment on column metric_progress.closing_xid    is '… every transaction with a lower number has ended.';
-comment on column metric_progress.minutes_since  is 'Minutes are kept from then on.';
-comment on column metric_progress.samples_since  is 'Samples are kept from then on; null: all are there.';
+comment on table  rollup_progress                is 'How far each table is rolled up.';
+comment on column rollup_progress.table_name     is 'The table.';
+comment on column rollup_progress.closed_through is 'Everything before it is rolled up; null: nothing yet.';
+comment on column rollup_progress.closing_at     is 'Where what is rolled up next ends, once every transaction below closing_xid has ended.';
+comment on column rollup_progress.closing_xid    is 'Above the number of every transaction that might still write before closing_at unseen.';
+comment on column rollup_progress.minutes_since  is 'Roll-ups by minute are kept from then on.';
+comment on column rollup_progress.rows_since     is 'The rows themselves are kept from then on; null: all are there.';
 
-comment on index metric_progress_pkey is 'The one row.';
+comment on index rollup_progress_pkey is 'One table.';
 
-grant select on metric_progress to app_user;
-
-insert into metric_progress default values;
+grant select on rollup_progress to app_user;
 
 create table metric_changes (
     id   bigint      not null generated always as identity,
@@ -199,9 +197,9 @@ as $$
 declare
     hour_of constant timestamptz := date_trunc('hour', at, 'UTC');
 begin
-    if hour_of < (select p.samples_since from public.metric_progress p) then
+    if hour_of < (select p.rows_since from public.rollup_progress p where p.table_name = 'performance_metrics') then
         raise exception 'samples of % are kept no more, only their roll-ups', at
-            using errcode = 'NS004', hint = 'record samples before their retention ends; metric_progress says since when they are kept';
+            using errcode = 'NS004', hint = 'record samples before their retention ends; rollup_progress says since when they are kept';
     end if;
     -- once per transaction is enough
     insert into public.metric_changes (hour)
@@ -338,12 +336,10 @@ create function roll_up_metrics(most_hours integer default 24) returns integer
     set search_path = pg_catalog, public, pg_temp
 as $$
 declare
-    -- before anything is written: this transaction's own number must not be in the way
-    snapshot constant pg_snapshot := pg_current_snapshot();
-    oldest   constant bigint := pg_snapshot_xmin(snapshot)::text::bigint;
-    next     constant bigint := pg_snapshot_xmax(snapshot)::text::bigint;
+    numbered constant boolean := pg_current_xact_id_if_assigned() is not null;
     settled  constant timestamptz := date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC');
-    p        public.metric_progress%rowtype;
+    mine     bigint;
+    p        public.rollup_progress%rowtype;
     first    timestamptz;
     late     timestamptz;
     done     integer := 0;
@@ -355,14 +351,19 @@ begin
     if not pg_try_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0)) then
         return 0;  -- somebody is at it, for all
     end if;
-    select * into p from public.metric_progress;
-    -- A number that is yet to come is from another server, before a restore.
-    if p.closing_at is null or p.closing_xid > next or p.closing_at <= p.closed_through then
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    -- A number drawn now is above all that were drawn before; one that is above it is from
+    -- another server, before a restore.
+    mine := pg_current_xact_id()::text::bigint;
+    if p.closing_at is null or p.closing_xid > mine or p.closing_at <= p.closed_through then
+        if numbered then
+            return 0;  -- long ago, perhaps
+        end if;
         p.closing_at := settled;
-        p.closing_xid := next;
+        p.closing_xid := mine;
     end if;
     p.minutes_since := coalesce(p.minutes_since, p.closing_at - interval '720 hours');
-    if oldest >= p.closing_xid then
+    if pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= p.closing_xid then
         first := coalesce(p.closed_through, (select date_trunc('hour', min(m.recorded_at), 'UTC') from public.performance_metrics m));
         p.closed_through := least(first + make_interval(hours => most_hours), p.closing_at);
         if first < p.closed_through then
@@ -371,11 +372,11 @@ begin
             done := extract(epoch from p.closed_through - first) / 3600;
         end if;
     end if;
-    update public.metric_progress
-    set closed_through = p.closed_through, closing_at = p.closing_at,
-        closing_xid = p.closing_xid, minutes_since = p.minutes_since
-    where (closed_through, closing_at, closing_xid, minutes_since)
-          is distinct from (p.closed_through, p.closing_at, p.closing_xid, p.minutes_since);
+    insert into public.rollup_progress as r (table_name, closed_through, closing_at, closing_xid, minutes_since)
+    values ('performance_metrics', p.closed_through, p.closing_at, p.closing_xid, p.minutes_since)
+    on conflict (table_name) do update
+    set closed_through = excluded.closed_through, closing_at = excluded.closing_at,
+        closing_xid = excluded.closing_xid, minutes_since = excluded.minutes_since;
     for late in
         select distinct c.hour from public.metric_changes c
         where c.hour < p.closed_through
@@ -401,7 +402,7 @@ create function purge_metrics(keep_samples interval default '400 days', keep_min
     set search_path = pg_catalog, public, pg_temp
 as $$
 declare
-    p        public.metric_progress%rowtype;
+    p        public.rollup_progress%rowtype;
     part     record;
     patience constant text := current_setting('lock_timeout');
     gone     text[] := '{}';
@@ -413,12 +414,13 @@ begin
     end if;
     -- the lock of roll_up_metrics(): what it works on must not go
     perform pg_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0));
-    select * into p from public.metric_progress;
-    update public.metric_progress
-    set minutes_since = greatest(minutes_since, date_trunc('hour', least(now() - keep_minutes, closed_through), 'UTC'));
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    update public.rollup_progress
+    set minutes_since = greatest(minutes_since, date_trunc('hour', least(now() - keep_minutes, closed_through), 'UTC'))
+    where table_name = 'performance_metrics';
     delete from public.metric_minutes r
-    using public.metric_series s, public.metric_progress q
-    where r.series_id = s.id and r.started_at < q.minutes_since;
+    using public.metric_series s, public.rollup_progress q
+    where q.table_name = 'performance_metrics' and r.series_id = s.id and r.started_at < q.minutes_since;
 
     perform set_config('lock_timeout', '250ms', true);
     for part in
@@ -439,7 +441,7 @@ begin
             when lock_not_available then
                 exit;
         end;
-        update public.metric_progress set samples_since = part.until;
+        update public.rollup_progress set rows_since = part.until where table_name = 'performance_metrics';
         gone := gone || part.name::text;
     end loop;
     perform set_config('lock_timeout', patience, true);
@@ -525,7 +527,7 @@ declare
     begins  constant timestamptz := coalesce(since, '-infinity');
     ends    constant timestamptz := coalesce(until, 'infinity');
     stride  interval;
-    p       public.metric_progress%rowtype;
+    p       public.rollup_progress%rowtype;
     closed  timestamptz;
     changed timestamptz[];          -- hours that changed after they were rolled up,
     late    tstzmultirange;         -- and the same as spans
@@ -542,8 +544,8 @@ begin
     if begins >= ends then
         return;
     end if;
-    select * into p from public.metric_progress;
-    closed := least(ends, p.closed_through);
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    closed := least(ends, coalesce(p.closed_through, '-infinity'));
     if begins < closed then
         changed := array(select distinct c.hour from public.metric_changes c where c.hour < closed and c.hour > begins - interval '24 hours');
         late := coalesce((select range_agg(tstzrange(h.at, h.at + interval '1 hour')) from unnest(changed) as h (at)), '{}');
@@ -561,8 +563,8 @@ begin
         end if;
     end if;
     samples := tstzmultirange(tstzrange(begins, ends)) - days - hours - minutes;
-    if lower(samples) < p.samples_since then
-        raise exception 'before % metrics are kept by the hour alone', p.samples_since
+    if lower(samples) < p.rows_since then
+        raise exception 'before % metrics are kept by the hour alone', p.rows_since
             using errcode = 'NS004', hint = 'ask for windows of whole hours (UTC), since a whole hour or since later';
     end if;
 
