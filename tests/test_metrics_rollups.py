@@ -1,4 +1,4 @@
-"""Roll-ups of metrics: whatever was written, when and by whom, the answers are those of the samples."""
+"""Roll-ups of metrics: whatever was written, when and by whom, they answer as the samples do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def some(rng, count, *, since=START, until=NOW - 2 * HOUR):
 def write(connection, samples, name="load"):
     with connection.cursor() as cursor:
         cursor.executemany(
-            "insert into performance_metrics (metric_name, value, recorded_at, sample_count, labels)"
+            "insert into performance_metrics"
+            " (metric_name, value, recorded_at, sample_count, labels)"
             f" values ('{name}', %(value)s, %(at)s, %(count)s,"
             "         jsonb_build_object('host', %(label)s::text))",
             samples,

@@ -2662,15 +2662,16 @@ CREATE OR REPLACE FUNCTION public.record_job_metrics(job public.processing_queue
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (metric_name, value, unit, labels, context)
-    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
            jsonb_build_object('algorithm', (record_job_metrics.job).algorithm_name, 'outcome', record_job_metrics.outcome),
-           jsonb_build_object('job_id', (record_job_metrics.job).id)
+           jsonb_build_object('job_id', (record_job_metrics.job).id), v.ms, v.ms, v.ms
     from (values
         ('job_wait_ms', extract(epoch from (record_job_metrics.job).started_at
                                 - greatest((record_job_metrics.job).created_at, (record_job_metrics.job).scheduled_at)) * 1000),
         ('job_run_ms',  extract(epoch from record_job_metrics.ended_at - (record_job_metrics.job).started_at) * 1000)
     ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
     where m.ms is not null
 $function$;
 comment on function public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone) is 'Two metrics of a job''s try: how long it waited (job_wait_ms) and ran (job_run_ms).';

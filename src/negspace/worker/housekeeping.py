@@ -1,18 +1,20 @@
-"""What must happen now and then, whoever does it: partitions, expired answers, counters."""
+"""What must happen now and then: partitions, expired answers, counters, roll-ups."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Final
 
-from negspace import cache
+from negspace import cache, metrics
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
+ROLL_UPS: Final = 60.0
 
 
 def ensure_partitions(database: Database) -> None:
@@ -34,7 +36,7 @@ def refresh_counters(database: Database) -> None:
 
 
 class Housekeeper(threading.Thread):
-    """Does all of it at once, and again every hour, until it is ended."""
+    """Does all of it at once and again every hour, roll-ups every minute, until it is ended."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(name="negspace-housekeeper", daemon=True)
@@ -43,16 +45,20 @@ class Housekeeper(threading.Thread):
 
     def run(self) -> None:
         """The thread's life."""
+        due = 0.0
         while True:
             try:
-                ensure_partitions(self._database)
-                cache.purge_expired(self._database)
-                refresh_counters(self._database)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + INTERVAL
+                    ensure_partitions(self._database)
+                    cache.purge_expired(self._database)
+                    refresh_counters(self._database)
+                metrics.roll_up(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
                 log.warning("housekeeping: %s", error.message)
-            if self._ended.wait(INTERVAL):
+            if self._ended.wait(ROLL_UPS):
                 return
 
     def end(self) -> None:

@@ -3,6 +3,22 @@
 drop trigger performance_metrics_mark_change on performance_metrics;
 drop trigger performance_metrics_mark_late on performance_metrics;
 
+create or replace function record_job_metrics(job processing_queue, outcome text, ended_at timestamptz) returns void
+    language sql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    insert into public.performance_metrics (metric_name, value, unit, labels, context)
+    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+           jsonb_build_object('algorithm', (record_job_metrics.job).algorithm_name, 'outcome', record_job_metrics.outcome),
+           jsonb_build_object('job_id', (record_job_metrics.job).id)
+    from (values
+        ('job_wait_ms', extract(epoch from (record_job_metrics.job).started_at
+                                - greatest((record_job_metrics.job).created_at, (record_job_metrics.job).scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_job_metrics.ended_at - (record_job_metrics.job).started_at) * 1000)
+    ) as m (name, ms)
+    where m.ms is not null
+$$;
+
 create or replace function aggregate_performance_metrics(
     metric       text,
     window_size  interval,

@@ -243,6 +243,26 @@ create trigger performance_metrics_mark_change
 comment on trigger performance_metrics_mark_change on performance_metrics is 'A sample that changes or goes marks its hour.';
 
 
+-- ── Samples of jobs: their percentiles too, which of one sample are its value ────────────
+
+create or replace function record_job_metrics(job processing_queue, outcome text, ended_at timestamptz) returns void
+    language sql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
+           jsonb_build_object('algorithm', (record_job_metrics.job).algorithm_name, 'outcome', record_job_metrics.outcome),
+           jsonb_build_object('job_id', (record_job_metrics.job).id), v.ms, v.ms, v.ms
+    from (values
+        ('job_wait_ms', extract(epoch from (record_job_metrics.job).started_at
+                                - greatest((record_job_metrics.job).created_at, (record_job_metrics.job).scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_job_metrics.ended_at - (record_job_metrics.job).started_at) * 1000)
+    ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
+    where m.ms is not null
+$$;
+
+
 -- ── Rolling up ──────────────────────────────────────────────────────────────────────────
 
 create function roll_up_metric_hours(first timestamptz, last timestamptz, minutes_since timestamptz) returns void
