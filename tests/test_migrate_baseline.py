@@ -241,3 +241,10 @@ def test_the_command_line_recognises_and_adopts(cli, two, folder):
     assert done.out == "recorded 2 migrations as applied from the history of dbmate, to 2_b\n"
     again = cli(*arguments, "--json", env=environment)
     assert again.status == 4
+
+
+def test_the_rows_keep_what_the_catalog_was(two, folder):
+    based(two, folder)
+    last, first = (entry.metadata for entry in migrate.history(two.owner))
+    assert first["catalog_before"] == last["catalog_after"] is not None
+    assert migrate.up(two.owner, folder).ok

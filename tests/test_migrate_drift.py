@@ -272,3 +272,39 @@ def test_the_command_line_says_it_and_exits_with_3(cli, migrated, tmp_path):
     as_json = cli(*arguments, "--json", env=environment)
     assert (as_json.status, as_json.json["ok"]) == (3, False)
     assert [one["state"] for one in as_json.json["objects"]] == ["missing", "added"]
+
+
+OPEN = "grant create on schema public to public"
+CLOSED = "revoke create on schema public from public"
+
+
+@pytest.mark.parametrize("before", [OPEN, CLOSED])
+@pytest.mark.parametrize("owner", ["postgres", "pg_database_owner"])
+def test_what_everybody_might_do_in_public_at_first_is_no_drift_where_nobody_knows_it(
+    empty_database, tmp_path, before, owner
+):
+    """initdb of PostgreSQL 14 opened it, and an upgraded database keeps that."""
+    with connect(empty_database.superuser) as connection:
+        connection.execute(f"{before}; alter schema public owner to {owner}".encode())
+        known = owner == "pg_database_owner" and connection.info.server_version >= 150_000
+    write(tmp_path, {"1_a.up.sql": "create table a ()"})
+    assert migrate.up(empty_database.superuser, tmp_path).ok
+    for ground in (place(empty_database), Ground(*[empty_database.superuser] * 2)):
+        said = drift(ground, empty_database.superuser, tmp_path)
+        assert said.ok is not (known and before == OPEN), said.objects
+
+
+def test_what_a_migration_rules_in_public_is_held_against_it(empty_database, tmp_path):
+    with connect(empty_database.superuser) as connection:
+        connection.execute("alter schema public owner to postgres")
+    write(tmp_path, {"1_a.up.sql": "revoke usage on schema public from public"})
+    superuser = empty_database.superuser
+    assert migrate.up(superuser, tmp_path).ok
+    ground = Ground(superuser, superuser)
+    assert drift(ground, superuser, tmp_path).ok
+    with connect(superuser) as connection:
+        connection.execute("grant usage on schema public to public")
+    (one,) = drift(ground, superuser, tmp_path).objects
+    assert one.identity == "schema public"
+    assert "grant usage on schema public to public;" in one.statements
+    assert not any("drop" in said for said in one.statements)

@@ -84,8 +84,10 @@ def test_the_thresholds_are_options(migrate, folder, empty_database):
     (folder / "001_x.up.sql").write_text("create index big_n on big (n);")
     assert "blocks-large-table" in migrate("lint", "--large-table", "1").out
     assert "blocks-large-table" not in migrate("lint").out
-    assert "missing-lock-timeout" in migrate("lint", "--hot-table", "0").out
-    assert "missing-lock-timeout" not in migrate("lint", "--hot-table", "1e9").out
+    for_ever = ("lint", "--lock-timeout", "0", "--hot-table")
+    assert "missing-lock-timeout" in migrate(*for_ever, "0").out
+    assert "missing-lock-timeout" not in migrate(*for_ever, "1e9").out
+    assert "missing-lock-timeout" not in migrate("lint", "--hot-table", "0").out
 
 
 def test_nothing_to_do_starts_no_squawk(migrate, empty_database, folder, home):

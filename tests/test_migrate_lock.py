@@ -119,6 +119,46 @@ def test_the_lock_holds_up_neither_vacuum_nor_concurrent_indexes(empty_database)
         assert holder["backend_xmin"] is None
 
 
+def test_a_run_and_what_its_predecessor_left_do_not_wait_for_each_other(
+    empty_database, monkeypatch
+):
+    """A killed run's index build waits for whoever has a snapshot, as a look for it is."""
+    address = empty_database.owner
+    build = "/* negspace migrate, run 1 */ create index concurrently t_i on t (i)"
+    ask, looks = RunLock._ask, threading.Semaphore(0)
+
+    def long_ask(lock, connection, who):
+        found = ask(lock, connection, who)
+        looks.release()
+        connection.execute("select pg_sleep(0.5)")
+        return found
+
+    def run_next():
+        with RunLock(address, told.append) as lock:
+            lock.see_alive()
+
+    monkeypatch.setattr(RunLock, "_ask", long_ask)
+    told: list[Holder] = []
+    with (
+        connect(address) as other,
+        connect(address, autocommit=True, application_name="a killed run") as left,
+    ):
+        other.execute("create table t (i int)")
+        other.commit()
+        other.execute("insert into t values (1)")
+        builder = threading.Thread(target=left.execute, args=(build,))
+        builder.start()
+        following = threading.Thread(target=run_next)
+        following.start()
+        for _ in range(2):
+            assert looks.acquire(timeout=60)
+        other.commit()  # in the middle of a look
+        following.join(60)
+        builder.join(60)
+        assert (following.is_alive(), builder.is_alive()) == (False, False)
+    assert [holder.application for holder in told] == ["a killed run"]
+
+
 def test_the_lock_outlives_the_servers_idle_timeouts(empty_database, tmp_path):
     with connect(empty_database.superuser, autocommit=True) as connection:
         for name in ("idle_in_transaction_session_timeout", "transaction_timeout"):

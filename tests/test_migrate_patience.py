@@ -15,8 +15,10 @@ from negspace.database import attempt, connect, only, rows
 from negspace.migrate import Blocker, Options
 from negspace.migrate.lexer import split
 from negspace.migrate.manners import Manner, manner_of, new_table
+from negspace.migrate.watch import Watch
 
 SLICE = 0.2
+OUTSIDE = "-- negspace: no-transaction\n"
 
 
 @pytest.fixture
@@ -225,6 +227,27 @@ def test_concurrently_is_exempt(address, tmp_path):
         assert valid == {"indisvalid": True}
 
 
+def test_a_concurrent_build_does_not_wait_for_who_watches_it(address, tmp_path, monkeypatch):
+    """It waits for transactions that have a snapshot, as a look is; made long here, to be met."""
+    look, looks = Watch._look, threading.Semaphore(0)
+
+    def long_look(watch, looker):
+        found = look(watch, looker)
+        looks.release()
+        looker.execute("select pg_sleep(0.5)")
+        return found
+
+    monkeypatch.setattr(Watch, "_look", long_look)
+    with connect(address) as other:
+        other.execute("insert into hot values (2)")
+        index = OUTSIDE + "create index concurrently hot_id on hot (id)"
+        run = Run(address, write(tmp_path, {"1_a.up.sql": index}), lock_timeout=0.05)
+        for _ in range(2):
+            assert looks.acquire(timeout=60)
+        other.commit()  # in the middle of a look
+    assert run.ended().ok
+
+
 def test_outside_a_transaction_a_statement_is_tried_again_by_itself(address, tmp_path):
     files = {"1_a.up.sql": "-- negspace: no-transaction\nalter table hot add column name text"}
     with reading(address) as end:
@@ -233,9 +256,6 @@ def test_outside_a_transaction_a_statement_is_tried_again_by_itself(address, tmp
         until(lambda: not waits_for_lock(address))
         end()
     assert run.ended().ok
-
-
-OUTSIDE = "-- negspace: no-transaction\n"
 
 
 def test_outside_a_transaction_each_part_waits_in_slices_and_is_recorded(address, tmp_path):

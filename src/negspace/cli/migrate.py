@@ -142,8 +142,7 @@ def down(
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("--steps, --to and --batch exclude each other", hint="give one")
     if not (dry_run or yes):
-        what = f"down to version {to}" if to else f"the newest {steps or 1}"
-        _ask("the newest batch" if batch else what)
+        _ask("the newest batch" if batch else f"down to {to}" if to else f"the newest {steps or 1}")
     limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
     options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     result = migrate.down(

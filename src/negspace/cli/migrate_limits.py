@@ -24,6 +24,10 @@ _SECONDS: Final = click.FloatRange(min=0)
 
 def limit_options(command: Command) -> Command:
     """How long a run and its statements may wait and work, and what its rehearsal may show."""
+    return _lock_options(_work_options(command))
+
+
+def _work_options(command: Command) -> Command:
     for option in (
         click.option(
             "--statement-timeout",
@@ -36,6 +40,21 @@ def limit_options(command: Command) -> Command:
             default=True,
             help="Keep in the ledger what the catalog was before and after the run.",
         ),
+        click.option(
+            "--fail-on",
+            metavar="GATE",
+            multiple=True,
+            callback=_gates,
+            help="With --dry-run: exit 3 if it saw more, such as 'access_exclusive>2s',"
+            " 'rewrites>0', 'wal>1GB'. May be repeated.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _lock_options(command: Command) -> Command:
+    for option in (
         click.option(
             "--lock-timeout",
             type=_SECONDS,
@@ -54,14 +73,6 @@ def limit_options(command: Command) -> Command:
             show_default=True,
             callback=_seconds,
             help="The longest the run waits for locks in all; 0: for ever.",
-        ),
-        click.option(
-            "--fail-on",
-            metavar="GATE",
-            multiple=True,
-            callback=_gates,
-            help="With --dry-run: exit 3 if it saw more, such as 'access_exclusive>2s',"
-            " 'rewrites>0', 'wal>1GB'. May be repeated.",
         ),
     ):
         command = option(command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FOUND: Final = 3
 _MOST_SHOWN: Final = 10
+_MOST_NAMED: Final = 3
 
 
 @click.command()
@@ -41,6 +42,14 @@ _MOST_SHOWN: Final = 10
     metavar="N",
     help="From how many uses a second on a table's locks need a time-out.",
 )
+@click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="The one that up will be given; 0: none.",
+)
 @strip_option
 @output.json_option
 def lint(
@@ -49,6 +58,7 @@ def lint(
     strict: bool,
     large_table: int,
     hot_table: float,
+    lock_timeout: float,
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
@@ -63,6 +73,7 @@ def lint(
         folder,
         None if offline else address(),
         thresholds=linter.Thresholds(large_bytes=large_table << 20, hot_per_second=hot_table),
+        lock_timeout=lock_timeout > 0,
         strip_transaction=strip_transaction,
     )
     if as_json:
@@ -106,6 +117,7 @@ def guard(where: str, folder: Path, lock_timeout: float | None) -> Callable[[Pla
     def check(plan: Plan) -> None:
         from negspace.migrate.lint import linted
 
+        _say_no_way_down([step.name for step in plan.steps if step.lacks_down])
         has_timeout = lock_timeout is not None
         linted(where, folder, lock_timeout=has_timeout, on_warnings=say_warnings)(plan)
 
@@ -135,9 +147,12 @@ def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool
 
 def _errors(folder: Path, where: str | None, *, strip_transaction: bool) -> tuple[Problem, ...]:
     """Lint's errors, as ``validate`` lists them; its warnings go to stderr."""
+    from negspace.migrate.files import read_folder
     from negspace.migrate.lint import lint as linted
+    from negspace.migrate.plan import lacks_down
     from negspace.migrate.script import Problem
 
+    _say_no_way_down([m.name for m in read_folder(folder).migrations if lacks_down(m)])
     found = linted(folder, where, strip_transaction=strip_transaction)
     if not found.errors:
         say_warnings(found)
@@ -147,10 +162,21 @@ def _errors(folder: Path, where: str | None, *, strip_transaction: bool) -> tupl
     )
 
 
+def _say_no_way_down(names: Sequence[str]) -> None:
+    """In one line, however many they are."""
+    if names:
+        more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+        output.note(f"no way down: {', '.join(names[:_MOST_NAMED])}{more}")
+
+
 def say_warnings(found: LintResult) -> None:
     """The first warnings, on stderr."""
-    for finding in found.findings[:_MOST_SHOWN]:
+    from negspace.migrate.lint_rules import NO_WAY_DOWN
+
+    # Those are said in one line, by ``_say_no_way_down``.
+    findings = [finding for finding in found.findings if finding.rule != NO_WAY_DOWN]
+    for finding in findings[:_MOST_SHOWN]:
         output.note(_lines(finding)[0])
-    if len(found.findings) > _MOST_SHOWN:
-        more = len(found.findings) - _MOST_SHOWN
+    if len(findings) > _MOST_SHOWN:
+        more = len(findings) - _MOST_SHOWN
         output.note(f"… and {_count(more, 'warning')} more: negspace migrate lint")

@@ -14,16 +14,16 @@ from pathlib import Path
 from negspace.database import Connection, translated
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.migrate.adopting import adopted
-from negspace.migrate.catalog import Catalog, read
 from negspace.migrate.execute import open_session
 from negspace.migrate.files import Folder, Migration, read_folder
-from negspace.migrate.histories import without_histories
+from negspace.migrate.fingerprint import of_database
 from negspace.migrate.ledger import Holder, Ledger, RunLock
+from negspace.migrate.live import Live, read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import built
 from negspace.migrate.plan import check, find
 from negspace.migrate.shadow import Ground
-from negspace.migrate.trial import Trial
+from negspace.migrate.trial import Built, Trial
 
 __all__ = ["Baseline", "baseline"]
 
@@ -67,7 +67,7 @@ def baseline(
         address: Of the database, which has no ledger, or nothing applied in it.
         folder: The migrations.
         version: The last that it has; recognised by the catalog when None.
-        adopt: Take it from the history of another tool.
+        adopt: Take it from another tool's history.
         tool: Whose; None where there is only one. See ``adopting.TOOLS``.
         revisions: The folder of Alembic's revision files.
         unchecked: Don't hold the catalog against the version or the history.
@@ -76,39 +76,54 @@ def baseline(
         on_wait: Called with who holds the lock, when there is somebody to wait for.
 
     Raises:
-        RefusedError: It has a ledger; it is at none of the versions, or it can't be told at
-            which of several; the catalog is not that of the version or of the history; the
-            history can't be adopted. Nothing was written.
+        RefusedError: What it is at can't be told, or it has a ledger: nothing was written.
         MigrationFileError: A file is invalid.
         MigrationError: A migration fails on the shadow.
         InvalidInputError: There is no such version, or what was asked contradicts itself.
         UnavailableError: No server was reached.
     """
-    if adopt and version is not None:
-        raise InvalidInputError("a version and a history to adopt exclude each other")
-    if unchecked and not adopt and version is None:
-        raise InvalidInputError("nothing to go by", hint="name the version")
-    there = read_folder(folder, strip_transaction=strip_transaction)
-    check(there)
+    asked = _Asked(place, version, adopt, tool, revisions, unchecked)
+    check(there := read_folder(folder, strip_transaction=strip_transaction))
     with open_session(address) as connection, RunLock(address, on_wait):
+        return asked.baseline(connection, there, dry_run=dry_run)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a baseline goes by."""
+
+    place: Callable[[], Ground]
+    version: str | None
+    adopt: bool
+    tool: str | None
+    revisions: Path | None
+    unchecked: bool
+
+    def __post_init__(self) -> None:
+        if self.adopt and self.version is not None:
+            raise InvalidInputError("a version and a history to adopt exclude each other")
+        if self.unchecked and not self.adopt and self.version is None:
+            raise InvalidInputError("nothing to go by", hint="name the version")
+
+    def baseline(self, connection: Connection, folder: Folder, *, dry_run: bool) -> Baseline:
+        """Find out which migrations the database has, and write it down."""
         _refuse_ledger(connection)
-        live = read(connection)
-        found = None
-        if adopt:
-            found = adopted(connection, there, tool=tool, revisions=revisions)
-        if found is not None:
-            chosen: Sequence[Migration] = found.migrations
-        elif version is not None:
-            last = find(there, version).key
-            chosen = [m for m in there.migrations if m.key <= last]
+        live = read_live(connection)
+        whose: str | None = None
+        if self.adopt:
+            found = adopted(connection, folder, tool=self.tool, revisions=self.revisions)
+            whose, chosen = found.tool, found.migrations
+        elif self.version is not None:
+            last = find(folder, self.version).key
+            chosen = tuple(m for m in folder.migrations if m.key <= last)
         else:
-            chosen = _recognised(place(), there, live)
-        if not unchecked and (adopt or version is not None):
-            _refuse_difference(built(place(), chosen), live)
+            chosen = _recognised(self.place(), folder, live)
+        if not self.unchecked and (self.adopt or self.version is not None):
+            _refuse_difference(built(self.place(), chosen), live)
         if not dry_run:
-            _record(connection, chosen, found.tool if found else None)
-    names = tuple(migration.name for migration in chosen)
-    return Baseline(names, found.tool if found else None, not unchecked, dry_run)
+            _record(connection, chosen, whose)
+        names = tuple(migration.name for migration in chosen)
+        return Baseline(names, whose, not self.unchecked, dry_run)
 
 
 def _refuse_ledger(connection: Connection) -> None:
@@ -120,11 +135,11 @@ def _refuse_ledger(connection: Connection) -> None:
         )
 
 
-def _differing(expected: Catalog, live: Catalog) -> list[str]:
-    return [one.identity for one in differences(expected, without_histories(live, expected))]
+def _differing(expected: Built, live: Live) -> list[str]:
+    return [one.identity for one in differences(*live.beside(expected))]
 
 
-def _recognised(place: Ground, folder: Folder, live: Catalog) -> Sequence[Migration]:
+def _recognised(place: Ground, folder: Folder, live: Live) -> tuple[Migration, ...]:
     """The migrations after which the shadow is as the database."""
     fits: list[int] = []
     nearest: tuple[int, int, list[str]] | None = None
@@ -135,7 +150,7 @@ def _recognised(place: Ground, folder: Folder, live: Catalog) -> Sequence[Migrat
                 failure = trial.up(folder.migrations[count - 1])
                 if failure is not None:
                     raise failure.error()
-            differing = _differing(trial.catalog(), live)
+            differing = _differing(trial.built(), live)
             if not differing:
                 fits.append(count)
             if nearest is None or len(differing) <= nearest[0]:
@@ -166,7 +181,7 @@ def _none(folder: Folder, nearest: tuple[int, int, list[str]] | None) -> Refused
     )
 
 
-def _refuse_difference(expected: Catalog, live: Catalog) -> None:
+def _refuse_difference(expected: Built, live: Live) -> None:
     differing = _differing(expected, live)
     if differing:
         raise RefusedError(
@@ -184,10 +199,12 @@ def _listed(identities: Sequence[str]) -> str:
 def _record(connection: Connection, chosen: Sequence[Migration], tool: str | None) -> None:
     """Rows as up writes them, which say that nothing ran."""
     with translated(), connection.transaction():
+        fingerprint = of_database(connection)
         ledger = Ledger(connection)
         ledger.create()
         batch = ledger.standing().last_batch + 1
-        for migration in chosen:
+        for at, migration in enumerate(chosen):
+            first, last = at == 0, at == len(chosen) - 1
             ledger.write(
                 migration.name,
                 migration.version,
@@ -195,5 +212,7 @@ def _record(connection: Connection, chosen: Sequence[Migration], tool: str | Non
                 batch=batch,
                 direction="up",
                 status="success",
-                metadata={"baseline": tool or "catalog", "file": migration.up.path.name},
+                metadata={"baseline": tool or "catalog", "file": migration.up.path.name}
+                | ({"catalog_before": fingerprint} if first else {})
+                | ({"catalog_after": fingerprint} if last else {}),
             )

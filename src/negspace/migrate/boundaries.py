@@ -1,9 +1,10 @@
 """Where a run must commit because of a new enum value. Pure.
 
-``ALTER TYPE … ADD VALUE`` gives a value that can't be used before its transaction commits,
-unless the type itself was made in it. So a later statement that has the value as a literal
-needs a commit before it. What is looked at are literals and the bodies that run or are parsed
-at once (DO, and functions in SQL); a use that no literal shows fails with SQLSTATE 55P04.
+``ALTER TYPE … ADD VALUE`` gives a value that can't be used before its transaction commits;
+from PostgreSQL 17 on it can, where the type itself was made in the same transaction. So a later
+statement that has the value as a literal needs a commit before it. What is looked at are
+literals and the bodies that run or are parsed at once (DO, and functions in SQL); a use that no
+literal shows fails with SQLSTATE 55P04.
 """
 
 from __future__ import annotations
@@ -40,10 +41,14 @@ class Boundary:
         return f"new value '{self.value}' of {self.type} is used{where}"
 
 
+_SEES_ITS_OWN_TYPES: Final = 170_000
+
+
 @dataclass
 class Values:
     """The enum values that the present transaction has added, and the types it has made."""
 
+    server_version: int
     added: dict[str, str] = field(default_factory=dict)  # value → type
     made: set[str] = field(default_factory=set)
 
@@ -101,7 +106,7 @@ class Values:
         added = _addition(statement)
         if added is not None:
             name, value = added
-            if name not in self.made:
+            if name not in self.made or self.server_version < _SEES_ITS_OWN_TYPES:
                 self.added[value] = name
         self._make((statement,))
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from negspace.errors import MigrationFileError
-from negspace.migrate.catalog import Catalog, Difference, Object, read
+from negspace.migrate.catalog import Catalog, Difference, Object
 from negspace.migrate.execute import open_session
 from negspace.migrate.explain import created, dropped, made
 from negspace.migrate.files import Folder, Migration, read_folder
-from negspace.migrate.histories import without_histories
 from negspace.migrate.ledger import Ledger, Standing
+from negspace.migrate.live import read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import applied_files, built
 from negspace.migrate.plan import disagreements
@@ -96,12 +96,12 @@ def drift(place: Ground, address: str, folder: Path, *, strip_transaction: bool 
     with open_session(address) as connection:
         standing = Ledger(connection).standing()
         applied = _applied(there, standing)
-        live = read(connection)
+        live = read_live(connection)
     expected = built(place, applied)
     return Drift(
-        objects=drifted(expected, without_histories(live, expected)),
+        objects=drifted(*live.beside(expected)),
         applied=tuple(migration.name for migration in applied),
-        not_compared=live.not_covered,
+        not_compared=live.catalog.not_covered,
         note=place.note,
         duration_ms=(time.monotonic() - began) * 1000,
     )

@@ -116,7 +116,7 @@ class Run:
         self._journal = Journal(connection, self._ledger.run_id)
         self._recovered: list[str] = []
         self._rehearser = Rehearser(connection) if options.dry_run else None
-        self._watch = Watch(lock.connection, options.on_blocked)
+        self._watch = Watch(address, options.on_blocked)
         patience = Patience(options.lock_timeout, options.lock_wait)
         self._performer = Performer(connection, patience, self._watch, self._rehearser)
 

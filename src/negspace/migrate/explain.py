@@ -15,6 +15,8 @@ from negspace.migrate.lexer import LexError, split
 
 __all__ = ["created", "dropped", "made"]
 
+# Nothing of them is created; what they consist of is rights.
+_RIGHTS: Final = {"default privileges of this database", "schema public"}
 _ON_TABLE: Final = {"trigger", "rule", "policy"}
 _CONSTRAINTS: Final = {"constraint", "foreign key"}
 _REPLACED: Final = ("CREATE OR REPLACE", "create or replace")
@@ -59,7 +61,7 @@ def made(before: Object, after: Object) -> tuple[str, ...]:
     if before.kind == "table":
         whole = list(_altered_table(before.name, old[0], new[0]))
         old, new = old[1:], new[1:]
-    elif old[:1] != new[:1] and before.kind != "default privileges":
+    elif old[:1] != new[:1] and before.identity not in _RIGHTS:
         labels = _added_labels(before.name, old[0], new[0]) if before.kind == "type" else []
         if labels or new[0].startswith(_REPLACED):
             whole, old, new = labels or [new[0]], old[1:], new[1:]

@@ -71,10 +71,11 @@ class Applied:
 
 @dataclass(frozen=True)
 class Standing:
-    """The ledger's present state: what every plan starts from."""
+    """What every plan starts from: the ledger's present state, and which server it is on."""
 
     by_key: Mapping[tuple[int, str], Applied] = field(default_factory=dict)
     last_batch: int = 0
+    server_version: int = 180_000
 
     @property
     def applied(self) -> list[Applied]:
@@ -123,7 +124,7 @@ class Ledger:
         for row in sorted(rows, key=lambda row: row.pop("last_id")):
             last_batch = row.pop("last_batch")
             by_key[key_of(row["name"])] = Applied(**row)
-        return Standing(by_key, last_batch)
+        return Standing(by_key, last_batch, self._connection.info.server_version)
 
     def history(self, count: int | None) -> list[Entry]:
         """The newest rows first: ``count`` of them, or all."""
@@ -250,8 +251,9 @@ class RunLock(AbstractContextManager["RunLock"]):
     A transaction-level advisory lock on a connection of its own, so that it holds behind
     PgBouncer in transaction mode too and goes with the connection, whatever ends the process.
     The transaction is READ COMMITTED and has no snapshot while it idles: it holds up neither
-    vacuum nor CREATE INDEX CONCURRENTLY. It is tried, not waited for: a waiter inside
-    PostgreSQL would hold a snapshot, and deadlock with CREATE INDEX CONCURRENTLY.
+    vacuum nor CREATE INDEX CONCURRENTLY, as long as nothing is asked on it while a statement
+    runs. It is tried, not waited for, each time in a transaction of its own: a waiter that has
+    a snapshot would deadlock with CREATE INDEX CONCURRENTLY in the holder.
 
     Args:
         address: Of the database.
@@ -271,42 +273,25 @@ class RunLock(AbstractContextManager["RunLock"]):
         try:
             with translated():
                 self._acquire(self._connection)
-                self._outlive(self._connection)
         except BaseException:
             self._connection.close()
             raise
         return self
 
-    @property
-    def connection(self) -> Connection | None:
-        """The connection that holds it; whatever runs there must leave no snapshot behind."""
-        return self._connection
-
     def _acquire(self, connection: Connection) -> None:
         began, pause, told = time.monotonic(), 0.02, None
-        while not self._try(connection):
-            holder = self._holder(connection)
-            connection.rollback()
+        while True:
+            taken = self._try(connection)
+            holder = self._ask(connection, "lock_predecessor" if taken else "lock_holder")
+            if taken and holder is None:
+                break
+            connection.rollback()  # what is in the way may itself wait for our snapshot
             if holder is not None and holder.pid != told and self._on_wait is not None:
                 told = holder.pid
                 self._on_wait(holder)
             time.sleep(pause)
             pause = min(pause * 1.5, self.LONGEST_PAUSE)
         self.waited_ms = (time.monotonic() - began) * 1000
-
-    def _outlive(self, connection: Connection) -> None:
-        """Wait for what a run whose process is gone still has under way on the server."""
-        pause, told = 0.02, None
-        while True:
-            connection.execute("select pg_stat_clear_snapshot()")  # else a transaction sees one
-            row = connection.execute(query("lock_predecessor")).fetchone()
-            if row is None:
-                return
-            if row["pid"] != told and self._on_wait is not None:
-                told = row["pid"]
-                self._on_wait(Holder(**row))
-            time.sleep(pause)
-            pause = min(pause * 1.5, self.LONGEST_PAUSE)
 
     def _try(self, connection: Connection) -> bool:
         connection.execute("set transaction isolation level read committed")
@@ -316,8 +301,8 @@ class RunLock(AbstractContextManager["RunLock"]):
         row = connection.execute(query("lock_take")).fetchone()
         return bool(row and row["taken"])
 
-    def _holder(self, connection: Connection) -> Holder | None:
-        row = connection.execute(query("lock_holder")).fetchone()
+    def _ask(self, connection: Connection, who: str) -> Holder | None:
+        row = connection.execute(query(who)).fetchone()
         return Holder(**row) if row else None
 
     def see_alive(self) -> None:

@@ -24,7 +24,7 @@ from negspace.migrate.lint_rules import NO_WAY_DOWN, RULES, Subject
 from negspace.migrate.lint_run import Made, Progress, Thresholds
 from negspace.migrate.lint_scope import why_not
 from negspace.migrate.lint_waivers import Waiver, waivers
-from negspace.migrate.plan import Plan, has_way_down
+from negspace.migrate.plan import Plan, lacks_down
 from negspace.migrate.script import MigrationFile
 from negspace.migrate.squashed import squashed
 
@@ -106,7 +106,7 @@ def lint(
     address: str | None = None,
     *,
     thresholds: Thresholds | None = None,
-    lock_timeout: bool = False,
+    lock_timeout: bool = True,
     strip_transaction: bool = False,
 ) -> LintResult:
     """Lint a folder of migrations: what is pending on a database, or all of it without one.
@@ -115,7 +115,7 @@ def lint(
         folder: The migrations.
         address: Of the database; None leaves out what only the live catalog can tell.
         thresholds: From when on a table is large, or hot.
-        lock_timeout: The run will set one.
+        lock_timeout: The run will set one, as ``up`` does unless it is told not to.
         strip_transaction: Files' own BEGIN and COMMIT will be left out.
 
     Raises:
@@ -138,7 +138,7 @@ def linted(
     address: str,
     folder: Path,
     *,
-    lock_timeout: bool = False,
+    lock_timeout: bool = True,
     on_warnings: Callable[[LintResult], None] | None = None,
 ) -> Callable[[Plan], None]:
     """A guard for ``up``: it lints what is about to run, before anything is touched.
@@ -176,9 +176,7 @@ def linted(
 
 def _targets(migration: Migration) -> Iterator[_Target]:
     up, down = migration.up, migration.down
-    sound = up.problem() is None and (down is None or down.problem() is None)
-    lacks = sound and up.directives.irreversible is None and not has_way_down(migration)
-    yield _Target(up, lacks_down=lacks)
+    yield _Target(up, lacks_down=lacks_down(migration))
     if down is not None and down != up:
         yield _Target(down, is_down=True)
 

@@ -18,7 +18,7 @@ from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.meaning import differences
 from negspace.migrate.plan import Plan
 from negspace.migrate.shadow import Ground
-from negspace.migrate.trial import Trial
+from negspace.migrate.trial import Built, Trial
 
 __all__ = ["applied_files", "built", "either_order"]
 
@@ -80,8 +80,8 @@ def applied_files(folder: Folder, standing: Standing) -> tuple[Migration, ...]:
     return tuple(found.values())
 
 
-def built(place: Ground, migrations: Sequence[Migration]) -> Catalog:
-    """The catalog that migrations make of an empty database, in that order.
+def built(place: Ground, migrations: Sequence[Migration]) -> Built:
+    """What migrations make of an empty database, in that order.
 
     Raises:
         MigrationError: One of them fails.
@@ -89,7 +89,7 @@ def built(place: Ground, migrations: Sequence[Migration]) -> Catalog:
     """
     with Trial(place, migrations) as trial:
         trial.start(len(migrations), filled=False)
-        return trial.catalog()
+        return trial.built()
 
 
 def _refuse_difference(
@@ -98,7 +98,7 @@ def _refuse_difference(
     found: list[Catalog] = []
     for order, said in ((elsewhere, "of the files"), (here, "that this database would have")):
         try:
-            found.append(built(place, order))
+            found.append(built(place, order).catalog)
         except MigrationError as error:
             raise RefusedError(
                 f"in the order {said}, a migration fails: {error.message}",

@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "disagreements",
     "has_way_down",
+    "lacks_down",
     "plan_down",
     "plan_redo",
     "plan_up",
@@ -46,6 +47,7 @@ class Step:
         cuts: Indexes of the statements that a commit inside the file comes before; a file
             that has some runs part by part, each part in a transaction of its own.
         after_commit: What is before it is committed first.
+        lacks_down: Nothing undoes it, and its file does not say why.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Step:
     reason: str | None = None
     cuts: tuple[int, ...] = ()
     after_commit: bool = False
+    lacks_down: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def plan_up(
             continue
         _runnable(migration.up)
         steps.append(_step(migration, "up", migration.up, batch))
-    return Plan("up", batch, bounded(steps))
+    return Plan("up", batch, bounded(steps, standing.server_version))
 
 
 def plan_down(
@@ -269,7 +272,11 @@ def plan_down(
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
-    return Plan("down", chosen[0].batch if chosen else standing.last_batch, bounded(chosen))
+    return Plan(
+        "down",
+        chosen[0].batch if chosen else standing.last_batch,
+        bounded(chosen, standing.server_version),
+    )
 
 
 def plan_redo(folder: Folder, standing: Standing) -> Plan:
@@ -288,7 +295,7 @@ def plan_redo(folder: Folder, standing: Standing) -> Plan:
         migration = there[step.name]
         _runnable(migration.up)
         again.append(_step(migration, "up", migration.up, step.batch))
-    return Plan("redo", down.batch, bounded((*down.steps, *again)))
+    return Plan("redo", down.batch, bounded((*down.steps, *again), standing.server_version))
 
 
 def _to_undo(
@@ -311,6 +318,13 @@ def has_way_down(migration: Migration) -> bool:
     return not down.is_python or "down" in down.functions
 
 
+def lacks_down(migration: Migration) -> bool:
+    """Whether nothing undoes it, and nothing says why; False where a file of it is invalid."""
+    if migration.up.problem() is not None:
+        return False
+    return migration.up.directives.irreversible is None and not has_way_down(migration)
+
+
 def _way_down(migration: Migration) -> MigrationFile:
     """The file that undoes a migration, valid."""
     reason = None if migration.up.problem() else migration.up.directives.irreversible
@@ -331,7 +345,16 @@ def _way_down(migration: Migration) -> MigrationFile:
 def _step(migration: Migration, direction: str, file: MigrationFile, batch: int) -> Step:
     alone = _alone_because(file)
     reason = alone and f"outside a transaction: {alone}"
-    return Step(migration.name, migration.version, direction, file, batch, file.transaction, reason)
+    return Step(
+        migration.name,
+        migration.version,
+        direction,
+        file,
+        batch,
+        file.transaction,
+        reason,
+        lacks_down=lacks_down(migration),
+    )
 
 
 def _alone_because(file: MigrationFile) -> str | None:
@@ -345,9 +368,9 @@ def _alone_because(file: MigrationFile) -> str | None:
     return "declared no-transaction"
 
 
-def bounded(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps, with the commits that new enum values need."""
-    values = Values()
+def bounded(steps: Sequence[Step], server_version: int) -> tuple[Step, ...]:
+    """The steps, with the commits that new enum values need on such a server."""
+    values = Values(server_version)
     out: list[Step] = []
     for step in steps:
         if not step.transaction:

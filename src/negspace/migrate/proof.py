@@ -133,18 +133,10 @@ def prove(
         server_version = connection.info.server_version
     with Trial(place, there.migrations) as trial:
         prover = _Prover(trial, progress)
-        prover.run(only)
-        done = {proof.name for proof in prover.proofs}
-        wanted = [m.name for m in there.migrations if only is None or m.name in only]
-        return Proof(
-            migrations=tuple(prover.proofs),
-            unproven=tuple(name for name in wanted if name not in done),
-            left_aside=tuple(trial.left_aside),
-            not_compared=prover.not_compared,
-            server_version=server_version,
-            note=place.note,
-            duration_ms=(time.monotonic() - began) * 1000,
-        )
+        unproven = prover.run(only)
+    proofs, left_aside = tuple(prover.proofs), tuple(trial.left_aside)
+    said = proofs, unproven, left_aside, prover.not_compared, server_version, place.note
+    return Proof(*said, duration_ms=(time.monotonic() - began) * 1000)
 
 
 Kept: TypeAlias = Literal["all", "old", "none"]
@@ -177,11 +169,14 @@ class _Prover:
         self.proofs: list[MigrationProof] = []
         self.not_compared: tuple[str, ...] = ()
 
-    def run(self, only: Collection[str] | None) -> None:
-        """Prove all, or those; stop where nothing can follow."""
-        for at, migration in enumerate(self._trial.migrations):
-            if only is not None and migration.name not in only:
-                continue
+    def run(self, only: Collection[str] | None) -> tuple[str, ...]:
+        """Prove all, or those; the names of what is left where nothing can follow."""
+        wanted = {
+            at: migration
+            for at, migration in enumerate(self._trial.migrations)
+            if only is None or migration.name in only
+        }
+        for at, migration in wanted.items():
             began = time.monotonic()
             proof = self._prove(at, migration)
             proof = replace(proof, duration_ms=(time.monotonic() - began) * 1000)
@@ -189,7 +184,8 @@ class _Prover:
             if self._progress is not None:
                 self._progress(proof)
             if proof.failed_at == "up":
-                return
+                break
+        return tuple(migration.name for migration in wanted.values())[len(self.proofs) :]
 
     def _prove(self, at: int, migration: Migration) -> MigrationProof:
         """Try it with rows; where these are in its way, see how it does without."""

@@ -158,13 +158,11 @@ def down(
     if sum((steps is not None, to is not None, batch)) > 1:
         raise InvalidInputError("steps, to and batch exclude each other", hint="give one")
     there = _read(folder, options)
-    return _run(
-        address,
-        lambda s: plan_down(there, s, steps=steps, to=to, batch=batch),
-        options,
-        on_wait,
-        guard,
-    )
+
+    def planned(standing: Standing) -> Plan:
+        return plan_down(there, standing, steps=steps, to=to, batch=batch)
+
+    return _run(address, planned, options, on_wait, guard)
 
 
 def redo(

@@ -76,21 +76,21 @@ def squash(
     there = read_folder(folder, strip_transaction=strip_transaction)
     check(there)
     replaced = _first(there, to)
-    file = folder / f"{replaced[-1].version}_{name}.up.sql"
-    if file.exists():
-        raise AlreadyExistsError(f"{file} exists", hint="choose another --name")
+    file = _free(folder / f"{replaced[-1].version}_{name}.up.sql")
     with Trial(place, replaced) as trial:
         trial.start(len(replaced), filled=False)
         catalog, rows = trial.catalog(), trial.rows()
         text = _script(replaced, catalog, trial.read(_inserts))
     _prove_equal(place, file.name, text, catalog, rows)
-    try:
-        file.write_text(text, encoding="utf-8", newline="\n")
-        moved = None if keep else _move(folder, replaced)
-    except OSError as error:
-        raise FileError(f"{error.filename}: {error.strerror}", hint="make it writable") from None
+    moved = _write(file, text, () if keep else replaced)
     count = sum(len(table.rows) for table in rows.values())
     return Squash(file, tuple(migration.name for migration in replaced), moved, count)
+
+
+def _free(file: Path) -> Path:
+    if file.exists():
+        raise AlreadyExistsError(f"{file} exists", hint="choose another --name")
+    return file
 
 
 def _first(folder: Folder, to: str) -> tuple[Migration, ...]:
@@ -149,6 +149,15 @@ def _prove_equal(place: Ground, name: str, text: str, catalog: Catalog, rows: Sn
 def _same(left: Snapshot, right: Snapshot, table: str) -> bool:
     columns = list(left[table].types)
     return table in right and left[table].projected(columns) == right[table].projected(columns)
+
+
+def _write(file: Path, text: str, replaced: tuple[Migration, ...]) -> Path | None:
+    """Write the squash; where the files are now that it replaces, or None: they stayed."""
+    try:
+        file.write_text(text, encoding="utf-8", newline="\n")
+        return _move(file.parent, replaced) if replaced else None
+    except OSError as error:
+        raise FileError(f"{error.filename}: {error.strerror}", hint="make it writable") from None
 
 
 def _move(folder: Path, replaced: tuple[Migration, ...]) -> Path:

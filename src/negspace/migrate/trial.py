@@ -19,11 +19,12 @@ from negspace.migrate.filling import Filler, Unfilled
 from negspace.migrate.ledger import RunLock
 from negspace.migrate.lexer import Statement
 from negspace.migrate.plan import Plan, Step, bounded
+from negspace.migrate.public_schema import RIGHTS, everybodys_rights
 from negspace.migrate.script import MigrationFile
 from negspace.migrate.shadow import Ground, shadow
 from negspace.migrate.statements import is_cluster_wide
 
-__all__ = ["LeftAside", "Trial"]
+__all__ = ["Built", "LeftAside", "Trial"]
 
 _T = TypeVar("_T")
 
@@ -39,6 +40,20 @@ class LeftAside:
     file: str
     line: int
     statement: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """What migrations made of an empty database.
+
+    Attributes:
+        rights: What PUBLIC may do in the schema public.
+        left: Those of ``public_schema.RIGHTS`` that they left as they found them there.
+    """
+
+    catalog: catalog.Catalog
+    rights: frozenset[str]
+    left: frozenset[str]
 
 
 @dataclass
@@ -81,6 +96,7 @@ class Trial:
         self._address = self._stack.enter_context(shadow(self.place))
         self._lock = self._stack.enter_context(RunLock(self._address))
         self._session = self._stack.enter_context(_Session(self._address))
+        self._rights_at_first = everybodys_rights(self._session.connection)
         for migration in self.migrations[:count]:
             failure = self.up(migration)
             if failure is not None:
@@ -99,6 +115,11 @@ class Trial:
     def catalog(self) -> catalog.Catalog:
         """What the shadow consists of now."""
         return catalog.read(self._session.connection)
+
+    def built(self) -> Built:
+        """What the migrations have made of the empty database."""
+        rights = everybodys_rights(self._session.connection)
+        return Built(self.catalog(), rights, RIGHTS - (rights ^ self._rights_at_first))
 
     def rows(self) -> rows.Snapshot:
         """What rows it holds now."""
@@ -122,7 +143,7 @@ class Trial:
             fingerprint=False,
             left_out=lambda statement: self._is_left(connection, path, statement),
         )
-        plan = Plan(direction, 1, bounded((step,)))
+        plan = Plan(direction, 1, bounded((step,), connection.info.server_version))
         return Run(self._address, connection, self._lock, plan, options).result().failure
 
     def _is_left(self, connection: Connection, file: str, statement: Statement) -> bool:

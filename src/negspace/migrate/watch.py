@@ -1,7 +1,10 @@
 """Whom a statement waits for, seen from beside it while it waits.
 
-A statement that waits for a lock can't be asked. So a thread looks from the connection that
-holds the run's lock: it is idle, in a transaction, and so the same backend behind PgBouncer too.
+A statement that waits for a lock can't be asked. So a thread looks, on a connection of its own
+that is opened when the first statement takes long enough to be looked at. Not on the one that
+holds the run's lock: its transaction lasts as long as the run, and CREATE INDEX CONCURRENTLY
+waits for the end of every transaction that has a snapshot in the moment when it asks. A look
+is one; a look of its own ends at once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from negspace.database import Connection, sql, translated
+from negspace.database import Connection, connect, translated
 from negspace.errors import NegspaceError
 from negspace.migrate.queries import query
 
@@ -62,12 +65,13 @@ class Watch:
     """Looks, while a statement runs, whether it waits; a context manager.
 
     Args:
-        connection: The one that holds the run's lock, or None: nothing is seen.
+        address: Of the database.
         on_blocked: Called, from another thread, when those who are waited for change.
     """
 
-    def __init__(self, connection: Connection | None, on_blocked: OnBlocked | None = None) -> None:
-        self._connection = connection
+    def __init__(self, address: str, on_blocked: OnBlocked | None = None) -> None:
+        self._address = address
+        self._watched: int | None = None
         self._on_blocked = on_blocked
         self._pause = LONGEST_PAUSE
         self._ended = threading.Event()
@@ -79,13 +83,9 @@ class Watch:
 
     def follow(self, connection: Connection, slice_seconds: float | None) -> None:
         """Watch that connection, whose backend stays the same from now on."""
-        if self._connection is None:
-            return
         row = connection.execute("select pg_backend_pid() as pid").fetchone()
+        self._watched = row["pid"] if row else None
         self._pause = min(LONGEST_PAUSE, (slice_seconds or 1.0) / 4)
-        name = sql.SQL("select set_config('negspace.watched', {}, true)")
-        # A literal, not a parameter: see queries/blockers.sql.
-        self._connection.execute(name.format(sql.Literal(str(row and row["pid"]))))
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
             self._thread.start()
@@ -127,27 +127,27 @@ class Watch:
             self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._pause):
-            began = self._began
-            if began is None or time.monotonic() - began < self._pause:
-                continue
-            try:
-                found = self._look()
-            except NegspaceError as error:
-                # The run finds out by itself, before it commits, that its lock is gone.
-                logger.info("can't see whom the run waits for: %s", error.message)
-                return
-            if found and self._began == began:
-                self._remember(found)
+        looker: Connection | None = None
+        try:
+            while not self._ended.wait(self._pause):
+                began = self._began
+                if began is None or time.monotonic() - began < self._pause:
+                    continue
+                looker = looker or connect(
+                    self._address, autocommit=True, application_name="negspace migrate: watch"
+                )
+                found = self._look(looker)
+                if found and self._began == began:
+                    self._remember(found)
+        except NegspaceError as error:  # the run itself goes on without
+            logger.info("can't see whom the run waits for: %s", error.message)
+        finally:
+            if looker is not None:
+                looker.close()
 
-    def _look(self) -> list[dict[str, Any]]:
-        if self._connection is None:
-            return []
-        # At a savepoint: the lock must outlive a look that fails.
-        with translated(), self._connection.transaction():
-            # Inside a transaction the statistics would stay what they were.
-            self._connection.execute("select pg_stat_clear_snapshot()")
-            return self._connection.execute(query("blockers")).fetchall()
+    def _look(self, looker: Connection) -> list[dict[str, Any]]:
+        with translated():
+            return looker.execute(query("blockers"), {"watched": self._watched}).fetchall()
 
     def _remember(self, found: list[dict[str, Any]]) -> None:
         blockers = tuple(Blocker(**row) for row in found)

@@ -1,6 +1,4 @@
--- Whom the backend negspace.watched waits for, and what it wants. No parameter: a portal of the
--- extended protocol would keep its snapshot as long as the lock's transaction idles, and CREATE
--- INDEX CONCURRENTLY would wait for it. Pid 0 is a prepared transaction.
+-- Whom the watched backend waits for, and what it wants. Pid 0 is a prepared transaction.
 select blocker.pid,
        activity.application_name                         as application,
        activity.usename::text                            as "user",
@@ -8,7 +6,7 @@ select blocker.pid,
        activity.query,
        extract(epoch from clock_timestamp() - activity.xact_start)::double precision as age_seconds,
        wanted.what                                       as wants
-  from (select current_setting('negspace.watched')::integer as pid) as watched
+  from (select %(watched)s::integer as pid) as watched
  cross join lateral (select distinct pid from unnest(pg_blocking_pids(watched.pid)) as b(pid))
        as blocker
   left join pg_stat_activity as activity on activity.pid = blocker.pid

@@ -1,0 +1,2 @@
+-- Its segments of jobs are written by its own code alone: awa meets the old snapshot, and no
+-- finished or dead jobs.

@@ -1,0 +1,28 @@
+"""The queue against its peers, in one run on one server of its own, fsync on.
+
+    python benchmarks/queue.py                  everything: the peers take most of an hour
+    python benchmarks/queue.py --quick          ours and the reference, 2,000 jobs: under a minute
+    python benchmarks/queue.py --quick --page   the same, and write docs/benchmarks.md with it
+    python benchmarks/queue.py --peers pgqueuer,pg-boss    these peers; "" for none
+
+The peers are installed into .servers/queue from PyPI and npm; one that can't be is said so.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# Python looks for modules in a script's folder first, where this file would be taken for the
+# standard library's ``queue``, by this script and by those beside it.
+FOLDER = Path(__file__).resolve().parent
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != FOLDER]
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(FOLDER.parent))
+    from benchmarks.queueing.run import main
+
+    main(__doc__ or "")
+else:
+    del sys.modules[__name__]
+    import queue  # noqa: F401  the import system hands on what it finds in sys.modules

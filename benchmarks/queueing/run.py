@@ -1,0 +1,67 @@
+"""Which measurements are made, and what is said of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from benchmarks.queueing.course import Course, Size
+from benchmarks.queueing.ground import Ground
+from benchmarks.queueing.page import goals, goals_table, heading, systems_table, write_page
+from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, REFERENCE, install
+
+from negspace import server, settings
+
+# Durable as delivered: fsync, synchronous_commit and full_page_writes stay as they are. No run
+# is to be hit by the checkpoint of another.
+OPTIONS = {
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+    "shared_buffers": "1GB",
+    "max_connections": "100",
+}
+
+
+def main(description: str) -> None:
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--json", type=Path)
+    options.add_argument("--peers")
+    options.add_argument("--page", action="store_true")
+    given = options.parse_args()
+    names = list(PEER_SYSTEMS) if given.peers is None and not given.quick else []
+    if given.peers:
+        names = given.peers.split(",")
+        if unknown := set(names) - set(PEER_SYSTEMS):
+            options.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEER_SYSTEMS)}")
+    missing = install(names)
+    for name, why in missing.items():
+        print(f"{name} can't be installed: {why}")
+    systems = [OURS, BARE, REFERENCE, *(PEER_SYSTEMS[n] for n in names if n not in missing)]
+    size = Size(2_000, 1, 50_000, 10_000, 40) if given.quick else Size()
+    home = Path(tempfile.mkdtemp(prefix="negspace-queue-"))
+    home.chmod(0o711)
+    try:
+        found = server.ensure(
+            settings.load({"NEGSPACE_HOME": str(home)}), progress=print, options=OPTIONS
+        )
+        course = Course(Ground(found, size.jobs), size)
+        results = [course.run(system) for system in systems]
+    finally:
+        server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
+        shutil.rmtree(home)
+    lines = goals(results)
+    tables = f"{goals_table(lines)}\n\n{systems_table(results)}"
+    text = f"{heading(found.version, size, missing, results)}\n\n{tables}"
+    if given.json:
+        given.json.write_text(json.dumps([vars(one) for one in lines], indent=2), encoding="utf-8")
+    print(tables)
+    if given.page or not given.quick:
+        write_page(text)
+    missed = [line.name for line in lines if line.holds is False]
+    print("all goals hold" if not missed else f"missed: {', '.join(missed)}")
