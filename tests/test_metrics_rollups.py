@@ -14,6 +14,7 @@ import pytest
 
 import negspace.database
 from negspace import database as db
+from negspace.generate import Plan, generate
 
 HOUR = timedelta(hours=1)
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -355,3 +356,19 @@ def test_every_bucket_stands_for_its_values_within_one_percent(connection):
     told = [row["value"] for row in db.rows(connection, query) for _ in range(row["rows"])]
     for value, near in zip(sorted(values), told, strict=True):
         assert near == pytest.approx(value, rel=0.01)
+
+
+def test_generated_samples_are_counted_into_what_is_rolled_up(connection, database):
+    roll_up_all(connection)
+    with negspace.database.Database(database.owner) as owner:
+        generate(owner, Plan(100, 300, 2000), into_existing=True)
+    marked = db.only(connection, "select count(*) as n from metric_changes")["n"]
+    assert marked > 1000
+    query = """select sum(a.sample_count) as n from (select distinct metric_name as name
+        from performance_metrics) m, aggregate_performance_metrics(m.name, '1 day') a"""
+    before = db.only(connection, query)["n"]
+    assert (
+        before == db.only(connection, "select sum(sample_count) as n from performance_metrics")["n"]
+    )
+    roll_up_all(connection)
+    assert db.only(connection, query)["n"] == before
