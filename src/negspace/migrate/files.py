@@ -117,7 +117,8 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
 def _pieces(path: Path, strip_transaction: bool) -> tuple[list[Piece], list[Problem]]:
     found: list[Piece] = []
     problems: list[Problem] = []
-    for entry in sorted(entry for entry in path.iterdir() if not entry.name.startswith(".")):
+    entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
+    for entry in sorted(entries, key=lambda entry: entry.name):
         try:
             if entry.suffix == ".sql" or (entry.suffix == ".py" and entry.name[0].isdecimal()):
                 found += pieces_of_file(entry, entry.read_bytes(), strip_transaction)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
-from negspace.migrate.autocommit import command
-from negspace.migrate.boundaries import Values
 from negspace.migrate.files import Folder, Migration, key_of
 from negspace.migrate.ledger import Applied, Standing
-from negspace.migrate.lexer import Statement
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
-from negspace.migrate.statements import copies, ends_transaction
+
+if TYPE_CHECKING:
+    from negspace.migrate.lexer import Statement
 
 __all__ = [
     "Plan",
@@ -96,9 +96,9 @@ def disagreements(
     stand = squashed(folder, standing)
     yield from stand.problems
     for row in standing.applied:
-        migration = there.get(_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
-            if _key(row) not in stand.replaced:
+            if key_of(row.name) not in stand.replaced:
                 yield _gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
@@ -123,13 +123,9 @@ def is_edited(migration: Migration, row: Applied) -> bool:
 
 def is_late(migration: Migration, standing: Standing) -> bool:
     """Whether a migration that isn't applied comes before one that is."""
-    newest = max((_key(row) for row in standing.applied), default=None)
     row = standing.by_key.get(migration.key)
-    return newest is not None and migration.key < newest and not (row and row.applied)
-
-
-def _key(row: Applied) -> tuple[int, str]:
-    return key_of(row.name)
+    is_before = standing.newest is not None and migration.key < standing.newest
+    return is_before and not (row and row.applied)
 
 
 def _gone(folder: Folder, row: Applied) -> Problem:
@@ -144,7 +140,7 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
     aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         if migration.key not in aside and is_late(migration, standing):
-            newest = max(standing.applied, key=_key)
+            newest = max(standing.applied, key=lambda row: key_of(row.name))
             yield Problem(
                 migration.up.path,
                 f"comes before {newest.name}, which is applied already",
@@ -154,6 +150,8 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
 
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
+    from negspace.migrate.statements import copies, ends_transaction
+
     for statement in file.statements:
         if copies(statement):
             yield _problem(
@@ -268,7 +266,7 @@ def plan_down(
     there = {migration.key: migration for migration in folder.migrations}
     chosen: list[Step] = []
     for row in _to_undo(folder, standing, steps, to, batch=batch):
-        migration = there.get(_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
             raise _gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
@@ -304,7 +302,7 @@ def _to_undo(
     newest_first = standing.applied[::-1]
     if to is not None:
         floor = None if to.isdecimal() and int(to) == 0 else find(folder, to).key
-        return [row for row in newest_first if floor is None or _key(row) > floor]
+        return [row for row in newest_first if floor is None or key_of(row.name) > floor]
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
@@ -361,6 +359,8 @@ def _alone_because(file: MigrationFile) -> str | None:
     """Why a file runs outside the run's transaction, or None where it runs inside."""
     if file.transaction:
         return None
+    from negspace.migrate.autocommit import command
+
     for statement in file.statements:
         found = command(statement)
         if found is not None and file.directives.transaction:
@@ -370,6 +370,10 @@ def _alone_because(file: MigrationFile) -> str | None:
 
 def bounded(steps: Sequence[Step], server_version: int) -> tuple[Step, ...]:
     """The steps, with the commits that new enum values need on such a server."""
+    if not steps:
+        return ()
+    from negspace.migrate.boundaries import Values
+
     values = Values(server_version)
     out: list[Step] = []
     for step in steps:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from negspace.database import Connection
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
-from negspace.migrate.execute import Options, Run, open_session
 from negspace.migrate.files import Folder, Migration, key_of, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
@@ -27,8 +26,11 @@ from negspace.migrate.plan import (
     plan_up,
     unrunnable,
 )
-from negspace.migrate.script import Problem
+from negspace.migrate.session import Options, open_session
 from negspace.migrate.squashed import Squashed, squashed
+
+if TYPE_CHECKING:
+    from negspace.migrate.script import Problem
 
 __all__ = [
     "MigrationStatus",
@@ -201,6 +203,8 @@ def _run(
             return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
         if guard is not None:
             guard(plan)
+        from negspace.migrate.execute import Run
+
         with RunLock(address, on_wait) as lock:
             guarded, plan = plan, planned(Ledger(connection).standing())
             if guard is not None and plan != guarded:

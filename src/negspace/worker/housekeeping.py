@@ -1,20 +1,23 @@
-"""What must happen now and then: partitions, expired answers, counters, roll-ups."""
+"""What must happen now and then: partitions, expired answers, logs, counters, seals, roll-ups."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from datetime import timedelta
 from typing import Final
 
-from negspace import cache, metrics
+from negspace import audit, cache, metrics
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
+from negspace.worker import logs
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
-ROLL_UPS: Final = 60.0
+OFTEN: Final = 60.0  # seconds: how long an event may stand unsealed, and an hour not rolled up
+LOGS_KEPT: Final = timedelta(days=30)
 
 
 def ensure_partitions(database: Database) -> None:
@@ -36,7 +39,7 @@ def refresh_counters(database: Database) -> None:
 
 
 class Housekeeper(threading.Thread):
-    """Does all of it at once and again every hour, roll-ups every minute, until it is ended."""
+    """Does all of it at once and every hour, seals and roll-ups every minute, until its end."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(name="negspace-housekeeper", daemon=True)
@@ -52,13 +55,15 @@ class Housekeeper(threading.Thread):
                     due = time.monotonic() + INTERVAL
                     ensure_partitions(self._database)
                     cache.purge_expired(self._database)
+                    logs.purge(self._database, LOGS_KEPT)
                     refresh_counters(self._database)
+                audit.seal(self._database)
                 metrics.roll_up(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
                 log.warning("housekeeping: %s", error.message)
-            if self._ended.wait(ROLL_UPS):
+            if self._ended.wait(OFTEN):
                 return
 
     def end(self) -> None:

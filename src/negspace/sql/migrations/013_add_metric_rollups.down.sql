@@ -19,6 +19,22 @@ as $$
     where m.ms is not null
 $$;
 
+create or replace function record_batch_metrics(held processing_queue[], outcome queue_status, ended_at timestamptz) returns void
+    language sql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    insert into public.performance_metrics (metric_name, value, unit, labels, context)
+    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+           jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
+           jsonb_build_object('job_id', h.id)
+    from unnest(record_batch_metrics.held) h
+    cross join lateral (values
+        ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
+    ) as m (name, ms)
+    where m.ms is not null
+$$;
+
 create or replace function aggregate_performance_metrics(
     metric       text,
     window_size  interval,

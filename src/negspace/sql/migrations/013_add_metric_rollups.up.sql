@@ -262,6 +262,23 @@ as $$
     where m.ms is not null
 $$;
 
+create or replace function record_batch_metrics(held processing_queue[], outcome queue_status, ended_at timestamptz) returns void
+    language sql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
+           jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
+           jsonb_build_object('job_id', h.id), v.ms, v.ms, v.ms
+    from unnest(record_batch_metrics.held) h
+    cross join lateral (values
+        ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
+    ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
+    where m.ms is not null
+$$;
+
 
 -- ── Rolling up ──────────────────────────────────────────────────────────────────────────
 
