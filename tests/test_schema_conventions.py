@@ -113,7 +113,9 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "jsonb",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid", "bytea", "xid8"}
+    arrays = {"smallint[]", "integer[]"}
+    others = {"timestamp with time zone", "inet", "uuid", "bytea", "xid8"}
+    assert types <= plain | arrays | enums | others
 
 
 def test_no_extension_is_required(owner):
@@ -126,7 +128,12 @@ def test_no_extension_is_required(owner):
 
 def test_search_paths_are_pinned(owner):
     # The queue's entry points keep plans that statistics of an empty queue can't spoil.
-    planned = {"enable_seqscan=off", "enable_nestloop=off"}
+    planned = {
+        "enable_seqscan=off",
+        "enable_nestloop=off",
+        "jit=off",
+        "plan_cache_mode=force_custom_plan",
+    }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
         assert path == "search_path=pg_catalog, public, pg_temp", row["name"]
@@ -237,6 +244,12 @@ PRIVILEGES = {
     "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
+    "metric_series": {READ},
+    "metric_minutes": {READ},
+    "metric_hours": {READ},
+    "metric_days": {READ},
+    "metric_changes": {READ},
+    "rollup_progress": {READ},
     "workers": {READ},
     "job_logs": {READ},
     "queue_limits": {READ},
@@ -302,6 +315,7 @@ EXECUTES = {
     "rescue_jobs",
     "rest_worker",
     "retry_jobs",
+    "roll_up_metrics",
     "seal_audit",
     "set_image_hashes",
     "stop_worker",
@@ -319,18 +333,22 @@ EVERYBODY_EXECUTES = {
     "changed_keys",
     "context_value",
     "ends_by_job",
+    "estimated_percentile",
     "find_audit_timestamp",
     "hash_audit_row",
     "merkle_root",
+    "metric_bucket_value",
     "priority_step",
     "refuse_change",
     "refuse_duplicate_chain",
     "refuse_scopes_beyond_role",
+    "refuse_to_part_duplicates",
     "refuse_transition",
     "retry_delay",
     "role_scopes",
     "set_updated_at",
     "sha256_hex",
+    "whole_units",
 }
 ALL = (READ, ADD, CHANGE, REMOVE, "TRUNCATE", "REFERENCES", "TRIGGER")
 
