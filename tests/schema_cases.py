@@ -35,6 +35,20 @@ def nobody(connection: Connection, row: Row) -> int:
     return -1
 
 
+def rollup(table: str) -> dict[str, Case]:
+    """What holds for roll-ups of metrics, whatever their span."""
+    return {
+        f"{table}_counts_match_buckets": Case(
+            table,
+            [{"counts": "{1,2}"}, {"buckets": "{}", "counts": "{}"}],
+            [{"buckets": "{-5,600}", "counts": "{1,2}"}],
+        ),
+        f"{table}_minimum_not_above": Case(
+            table, [{"minimum": 2, "maximum": 1}], [{"minimum": 2, "maximum": 2}]
+        ),
+    } | number(table, "sample_count", 1)
+
+
 def number(table: str, column: str, least: int) -> dict[str, Case]:
     """A column that takes no less than that number."""
     name = f"{table}_{column}_{'positive' if least == 1 else 'not_negative'}"
@@ -366,6 +380,23 @@ CHECKS: dict[str, Case] = (
         ),
     }
     | number("performance_metrics", "sample_count", 1)
+    | {
+        name: case
+        for table in ("metric_minutes", "metric_hours", "metric_days")
+        for name, case in rollup(table).items()
+    }
+    | {
+        "rollup_progress_table_name_known": Case(
+            "rollup_progress",
+            [{"table_name": "images"}],
+            [{"table_name": "security_audit"}],
+        ),
+        "rollup_progress_closing_whole": Case(
+            "rollup_progress",
+            [{"closing_xid": 7}, {"closing_at": "now"}],
+            [{"closing_xid": 7, "closing_at": "now"}],
+        ),
+    }
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
@@ -440,6 +471,9 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")
+    | gone("metric_minutes", "series_id")
+    | gone("metric_hours", "series_id")
+    | gone("metric_days", "series_id")
     | {
         "audit_log_details_audit_id_fkey": Case(
             "audit_log_details",

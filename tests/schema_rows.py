@@ -143,6 +143,32 @@ def _metric(connection: Connection, given: Row) -> Row:
     return {"metric_name": "job_run_ms", "value": 12.5}
 
 
+def _series(connection: Connection, given: Row) -> Row:
+    name = f"metric_{next(_numbers)}"
+    return {"metric_name": name, "metric_type": "gauge", "unit": "", "labels": {}}
+
+
+def _rollup(connection: Connection, given: Row) -> Row:
+    series = {} if "series_id" in given else {"series_id": add(connection, "metric_series")["id"]}
+    return series | {
+        "started_at": "2026-01-01 00:00:00+00",
+        "sample_count": 1,
+        "total": 2,
+        "minimum": 2,
+        "maximum": 2,
+        "buckets": "{535}",
+        "counts": "{1}",
+    }
+
+
+def _change(connection: Connection, given: Row) -> Row:
+    return {"hour": "2026-01-01 00:00:00+00"}
+
+
+def _progress(connection: Connection, given: Row) -> Row:
+    return {"table_name": "security_audit"}
+
+
 def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
@@ -207,6 +233,12 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_log_details": _details,
     "analysis_cache": _entry,
     "performance_metrics": _metric,
+    "metric_series": _series,
+    "metric_minutes": _rollup,
+    "metric_hours": _rollup,
+    "metric_days": _rollup,
+    "metric_changes": _change,
+    "rollup_progress": _progress,
     "workers": _worker,
     "login_attempts": _try,
     "sessions": _session,

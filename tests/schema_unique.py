@@ -74,6 +74,20 @@ UNIQUE: dict[str, Unique] = {
     "account_tokens_token_hash_key": Unique(
         "account_tokens", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
     ),
+    "metric_series_pkey": Unique("metric_series", {"id": 1 << 40}, {"id": 1 << 41}),
+    "metric_series_identity_key": Unique(
+        "metric_series", {"metric_name": "a", "labels": {"b": 1}}, {"labels": {"b": 2}}
+    ),
+    **{
+        f"{table}_pkey": Unique(
+            table, {"started_at": "today"}, {"started_at": "tomorrow"}, frozenset({"series_id"})
+        )
+        for table in ("metric_minutes", "metric_hours", "metric_days")
+    },
+    "metric_changes_pkey": Unique("metric_changes", {"id": 1 << 40}, {"id": 1 << 41}),
+    "rollup_progress_pkey": Unique(
+        "rollup_progress", {"table_name": "security_audit"}, {"table_name": "performance_metrics"}
+    ),
     "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
     "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),

@@ -112,38 +112,161 @@ CREATE OR REPLACE FUNCTION public.aggregate_performance_metrics(metric text, win
  LANGUAGE plpgsql
  STABLE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_custom_plan'
 AS $function$
 #variable_conflict use_column
 declare
-    seconds constant double precision := extract(epoch from window_size);
+    origin  constant timestamptz := '2000-01-01 00:00:00+00';
+    seconds constant numeric := extract(epoch from window_size);
+    begins  constant timestamptz := coalesce(since, '-infinity');
+    ends    constant timestamptz := coalesce(until, 'infinity');
     stride  interval;
+    p       public.rollup_progress%rowtype;
+    closed  timestamptz;
+    changed timestamptz[];          -- hours that changed after they were rolled up,
+    late    tstzmultirange;         -- and the same as spans
+    days    tstzmultirange := '{}'; -- what is answered by day, the rest …
+    hours   tstzmultirange := '{}'; -- … by hour, the rest …
+    minutes tstzmultirange := '{}'; -- … by minute, the rest …
+    samples tstzmultirange;         -- … by the samples
 begin
     if window_size is null or seconds <= 0 or seconds > 3155760000 then
         raise exception 'the window must be longer than nothing and at most a century, not %', coalesce(window_size::text, 'null')
             using errcode = 'NS004', hint = 'such as interval ''1 hour''';
     end if;
-    stride := make_interval(secs => seconds);
+    stride := make_interval(secs => seconds::double precision);
+    if begins >= ends then
+        return;
+    end if;
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    closed := least(ends, coalesce(p.closed_through, '-infinity'));
+    if begins < closed then
+        changed := array(select distinct c.hour from public.metric_changes c where c.hour < closed and c.hour > begins - interval '24 hours');
+        late := coalesce((select range_agg(tstzrange(h.at, h.at + interval '1 hour')) from unnest(changed) as h (at)), '{}');
+        if mod(seconds, 86400) = 0 then
+            days := public.whole_units('day', begins, closed)
+                  - coalesce((select range_agg(tstzrange(d.at, d.at + interval '24 hours'))
+                              from unnest(changed) as h (at)
+                              cross join lateral (select date_trunc('day', h.at, 'UTC') as at) d), '{}');
+        end if;
+        if mod(seconds, 3600) = 0 then
+            hours := public.whole_units('hour', begins, closed) - late - days;
+        end if;
+        if mod(seconds, 60) = 0 then
+            minutes := public.whole_units('minute', greatest(begins, p.minutes_since), closed) - late - days - hours;
+        end if;
+    end if;
+    samples := tstzmultirange(tstzrange(begins, ends)) - days - hours - minutes;
+    if lower(samples) < p.rows_since then
+        raise exception 'before % metrics are kept by the hour alone', p.rows_since
+            using errcode = 'NS004', hint = 'ask for windows of whole hours (UTC), since a whole hour or since later';
+    end if;
+
+    if isempty(days + hours + minutes) then
+        return query
+            select b.start,
+                   b.start + stride,
+                   sum(m.sample_count)::bigint,
+                   (sum(m.value * m.sample_count) / sum(m.sample_count))::double precision,
+                   min(m.value),
+                   max(m.value),
+                   percentile_cont(0.50) within group (order by m.value::double precision),
+                   percentile_cont(0.95) within group (order by m.value::double precision),
+                   percentile_cont(0.99) within group (order by m.value::double precision)
+            from public.performance_metrics m
+            cross join lateral (select date_bin(stride, m.recorded_at, origin) as start) b
+            where m.metric_name = aggregate_performance_metrics.metric
+              and m.recorded_at >= begins and m.recorded_at < ends
+              and m.labels @> aggregate_performance_metrics.having_labels
+            group by b.start
+            order by b.start;
+        return;
+    end if;
+
     return query
-        select b.start,
-               b.start + stride,
-               sum(m.sample_count)::bigint,
-               (sum(m.value * m.sample_count) / sum(m.sample_count))::double precision,
-               min(m.value),
-               max(m.value),
-               percentile_cont(0.50) within group (order by m.value::double precision),
-               percentile_cont(0.95) within group (order by m.value::double precision),
-               percentile_cont(0.99) within group (order by m.value::double precision)
-        from public.performance_metrics m
-        cross join lateral (select date_bin(stride, m.recorded_at, timestamptz '2000-01-01 00:00:00+00') as start) b
-        where m.metric_name = aggregate_performance_metrics.metric
-          and (aggregate_performance_metrics.since is null or m.recorded_at >= aggregate_performance_metrics.since)
-          and (aggregate_performance_metrics.until is null or m.recorded_at < aggregate_performance_metrics.until)
-          and m.labels @> aggregate_performance_metrics.having_labels
-        group by b.start
-        order by b.start;
+        with series as materialized (
+            select s.id from public.metric_series s
+            where s.metric_name = aggregate_performance_metrics.metric and s.labels @> aggregate_performance_metrics.having_labels
+        ), parts as materialized (
+            select date_bin(stride, d.started_at, origin) as start, d.sample_count as samples, d.total, d.minimum, d.maximum, d.buckets, d.counts
+            from series s
+            cross join unnest(days) as u (span)
+            cross join lateral (
+                select * from public.metric_days f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) d
+            union all
+            select date_bin(stride, h.started_at, origin), h.sample_count, h.total, h.minimum, h.maximum, h.buckets, h.counts
+            from series s
+            cross join unnest(hours) as u (span)
+            cross join lateral (
+                select * from public.metric_hours f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) h
+            union all
+            select date_bin(stride, n.started_at, origin), n.sample_count, n.total, n.minimum, n.maximum, n.buckets, n.counts
+            from series s
+            cross join unnest(minutes) as u (span)
+            cross join lateral (
+                select * from public.metric_minutes f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) n
+        ), rest as materialized (
+            select date_bin(stride, m.recorded_at, origin) as start,
+                   case when m.value = 0 then 0
+                        else sign(m.value) * (500 + floor(ln(abs(m.value::double precision)) / ln(1.02::double precision)))
+                   end::smallint as bucket,
+                   count(*)::integer as rows, sum(m.sample_count) as samples, sum(m.value * m.sample_count) as total,
+                   min(m.value) as minimum, max(m.value) as maximum
+            from unnest(samples) as u (span)
+            cross join lateral (
+                select f.recorded_at, f.value, f.sample_count from public.performance_metrics f
+                where f.metric_name = aggregate_performance_metrics.metric
+                  and f.recorded_at >= lower(u.span) and f.recorded_at < upper(u.span)
+                  and f.labels @> aggregate_performance_metrics.having_labels
+                offset 0  -- span by span, by the index: the planner knows nothing of their width
+            ) m
+            group by 1, 2
+        ), moments as (
+            select a.start, sum(a.samples)::bigint as samples, sum(a.total) as total, min(a.minimum) as minimum, max(a.maximum) as maximum
+            from (select start, samples, total, minimum, maximum from parts
+                  union all select start, samples, total, minimum, maximum from rest) a
+            group by 1
+        ), histogram as (
+            select a.start, a.bucket, sum(a.rows)::double precision as rows
+            from (select q.start, u.bucket, u.rows from parts q cross join unnest(q.buckets, q.counts) as u (bucket, rows)
+                  union all select start, bucket, rows from rest) a
+            group by 1, 2
+        ), ranked as (
+            select h.start, h.bucket, sum(h.rows) over (partition by h.start order by h.bucket) as through,
+                   sum(h.rows) over (partition by h.start) as rows
+            from histogram h
+        ), places as (
+            -- rows are counted from 0, as percentile_cont counts them
+            select r.start, r.rows::bigint as rows,
+                   min(r.bucket) filter (where r.through > floor(0.50 * (r.rows - 1)))   as low50,
+                   min(r.bucket) filter (where r.through > ceiling(0.50 * (r.rows - 1))) as high50,
+                   min(r.bucket) filter (where r.through > floor(0.95 * (r.rows - 1)))   as low95,
+                   min(r.bucket) filter (where r.through > ceiling(0.95 * (r.rows - 1))) as high95,
+                   min(r.bucket) filter (where r.through > floor(0.99 * (r.rows - 1)))   as low99,
+                   min(r.bucket) filter (where r.through > ceiling(0.99 * (r.rows - 1))) as high99
+            from ranked r
+            group by 1, 2
+        )
+        select m.start, m.start + stride, m.samples, (m.total / m.samples)::double precision, m.minimum, m.maximum,
+               public.estimated_percentile(0.50, l.rows, l.low50, l.high50, m.minimum, m.maximum),
+               public.estimated_percentile(0.95, l.rows, l.low95, l.high95, m.minimum, m.maximum),
+               public.estimated_percentile(0.99, l.rows, l.low99, l.high99, m.minimum, m.maximum)
+        from moments m
+        join places l using (start)
+        order by m.start;
 end
 $function$;
-comment on function public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone, until timestamp with time zone, having_labels jsonb) is 'One metric in windows of time: number of samples, mean (weighted by samples), minimum, maximum and p50, p95, p99 of the rows. Windows are counted from 2000-01-01 00:00 UTC; since is included, until is not.';
+comment on function public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone, until timestamp with time zone, having_labels jsonb) is 'One metric in windows of time: number of samples, mean (weighted by samples), minimum, maximum and p50, p95, p99 of the rows. Windows are counted from 2000-01-01 00:00 UTC; since is included, until is not. From roll-ups as far as there are any, and the samples for the rest: always up to date; percentiles are within 1 % then, and exact where only samples answer.';
 grant execute on function public.aggregate_performance_metrics(text,interval,timestamp with time zone,timestamp with time zone,jsonb) to app_user;
 revoke execute on function public.aggregate_performance_metrics(text,interval,timestamp with time zone,timestamp with time zone,jsonb) from public;
 
@@ -1160,6 +1283,19 @@ comment on function public.ensure_partitions(months_ahead integer, oldest timest
 grant execute on function public.ensure_partitions(integer,timestamp with time zone) to app_user;
 revoke execute on function public.ensure_partitions(integer,timestamp with time zone) from public;
 
+CREATE OR REPLACE FUNCTION public.estimated_percentile(fraction double precision, rows bigint, low smallint, high smallint, minimum numeric, maximum numeric)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select greatest(minimum::double precision, least(maximum::double precision,
+        v.low + (v.high - v.low) * (fraction * (rows - 1) - floor(fraction * (rows - 1)))))
+    from (select public.metric_bucket_value(estimated_percentile.low) as low,
+                 public.metric_bucket_value(estimated_percentile.high) as high) v
+$function$;
+comment on function public.estimated_percentile(fraction double precision, rows bigint, low smallint, high smallint, minimum numeric, maximum numeric) is 'A percentile as percentile_cont has it, from the buckets of the two rows around it; never outside minimum and maximum.';
+
 CREATE OR REPLACE FUNCTION public.fail_job(job bigint, token uuid, reason text, again boolean DEFAULT true)
  RETURNS public.queue_status
  LANGUAGE plpgsql
@@ -1781,6 +1917,48 @@ comment on function public.mark_duplicate_images() is 'Marks images whose conten
 grant execute on function public.mark_duplicate_images() to app_user;
 revoke execute on function public.mark_duplicate_images() from public;
 
+CREATE OR REPLACE FUNCTION public.mark_metric_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op <> 'INSERT' then
+        perform public.mark_metric_hour(old.recorded_at);
+    end if;
+    if tg_op <> 'DELETE' then
+        perform public.mark_metric_hour(new.recorded_at);
+    end if;
+    return null;
+end
+$function$;
+comment on function public.mark_metric_change() is 'Marks the hour of a sample that came late, changed or went.';
+revoke execute on function public.mark_metric_change() from public;
+
+CREATE OR REPLACE FUNCTION public.mark_metric_hour(at timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    hour_of constant timestamptz := date_trunc('hour', at, 'UTC');
+begin
+    if hour_of < (select p.rows_since from public.rollup_progress p where p.table_name = 'performance_metrics') then
+        raise exception 'samples of % are kept no more, only their roll-ups', at
+            using errcode = 'NS004', hint = 'record samples before their retention ends; rollup_progress says since when they are kept';
+    end if;
+    -- once per transaction is enough
+    insert into public.metric_changes (hour)
+    select hour_of
+    where not exists (select from public.metric_changes c
+                      where c.hour = hour_of and c.xmin = pg_current_xact_id()::xid);
+end
+$function$;
+comment on function public.mark_metric_hour(at timestamp with time zone) is 'Notes that the samples of an hour changed after it may have been rolled up.';
+revoke execute on function public.mark_metric_hour(timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION public.measure_algorithms()
  RETURNS integer
  LANGUAGE plpgsql
@@ -1856,6 +2034,19 @@ begin
 end
 $function$;
 comment on function public.merkle_root(leaves bytea[]) is 'The root of RFC 6962''s tree over these leaves; null for none.';
+
+CREATE OR REPLACE FUNCTION public.metric_bucket_value(bucket smallint)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    -- as far from both ends, relatively: 2 x 1.02^(i + 1) / (1.02 + 1)
+    select case when bucket = 0 then 0
+                else sign(bucket) * 2 / 2.02::double precision * power(1.02::double precision, abs(bucket) - 499)
+           end
+$function$;
+comment on function public.metric_bucket_value(bucket smallint) is 'The value that stands for a bucket: within 1 % of every value in it.';
 
 CREATE OR REPLACE FUNCTION public.missing_partitions(first timestamp without time zone, last timestamp without time zone)
  RETURNS TABLE(parent text, month timestamp without time zone, name text)
@@ -2060,6 +2251,62 @@ $function$;
 comment on function public.purge_jobs(older_than interval, how_many integer) is 'Removes up to how_many jobs that ended longer ago, and returns how many. Their results and audit events stay.';
 grant execute on function public.purge_jobs(interval,integer) to app_user;
 revoke execute on function public.purge_jobs(interval,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.purge_metrics(keep_samples interval DEFAULT '400 days'::interval, keep_minutes interval DEFAULT '30 days'::interval)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    p        public.rollup_progress%rowtype;
+    part     record;
+    patience constant text := current_setting('lock_timeout');
+    gone     text[] := '{}';
+begin
+    if keep_samples is null or keep_samples < interval '31 days' or keep_minutes is null or keep_minutes < interval '1 day' then
+        raise exception 'samples are kept for 31 days at least and minutes for a day, not for % and %',
+            coalesce(keep_samples::text, 'null'), coalesce(keep_minutes::text, 'null')
+            using errcode = 'NS004', hint = 'such as interval ''400 days'' and interval ''30 days''';
+    end if;
+    -- the lock of roll_up_metrics(): what it works on must not go
+    perform pg_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0));
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    update public.rollup_progress
+    set minutes_since = greatest(minutes_since, date_trunc('hour', least(now() - keep_minutes, closed_through), 'UTC'))
+    where table_name = 'performance_metrics';
+    delete from public.metric_minutes r
+    using public.metric_series s, public.rollup_progress q
+    where q.table_name = 'performance_metrics' and r.series_id = s.id and r.started_at < q.minutes_since;
+
+    perform set_config('lock_timeout', '250ms', true);
+    for part in
+        select c.relname as name,
+               (make_timestamp(substr(c.relname, 21, 4)::integer, right(c.relname, 2)::integer, 1, 0, 0, 0)
+                + interval '1 month') at time zone 'UTC' as until
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'public.performance_metrics'::regclass and c.relname ~ '^performance_metrics_[0-9]{6}$'
+        order by until
+    loop
+        exit when (part.until <= least(now() - keep_samples, p.closed_through)) is not true
+               or p.closed_through is null
+               or exists (select from public.metric_changes m where m.hour < part.until);
+        begin
+            execute format('drop table public.%I', part.name);
+        exception
+            when lock_not_available then
+                exit;
+        end;
+        update public.rollup_progress set rows_since = part.until where table_name = 'performance_metrics';
+        gone := gone || part.name::text;
+    end loop;
+    perform set_config('lock_timeout', patience, true);
+    return gone;
+end
+$function$;
+comment on function public.purge_metrics(keep_samples interval, keep_minutes interval) is 'Drops the monthly partitions whose samples are all older than keep_samples and rolled up, and returns their names; removes minutes older than keep_minutes. Hours and days stay. Gives up where a partition is in use for a quarter of a second.';
+revoke execute on function public.purge_metrics(interval,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.queue_marks(OUT marks timestamp with time zone[])
  RETURNS timestamp with time zone[]
@@ -2431,6 +2678,21 @@ end
 $function$;
 comment on function public.refuse_scopes_beyond_role() is 'Refuses an API key whose scopes exceed its owner''s role, or don''t exist.';
 
+CREATE OR REPLACE FUNCTION public.refuse_to_part_duplicates()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if exists (select from public.images i where i.duplicate_of = new.id) then
+        raise exception 'image % has duplicates, so it can''t get another owner', new.id
+            using errcode = 'NS004', hint = 'duplicates are told within one owner''s images: remove them, or let another be their original';
+    end if;
+    return new;
+end
+$function$;
+comment on function public.refuse_to_part_duplicates() is 'Refuses another owner for an original that has duplicates, which belong to the same.';
+
 CREATE OR REPLACE FUNCTION public.refuse_transition()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2608,6 +2870,157 @@ AS $function$
     end
 $function$;
 comment on function public.role_scopes(role public.user_role) is 'The scopes that an API key of an account in this role may have. read:images: list and show images. write:images: take in, change, archive and remove them. read:results: read and export what analyses found. run:analyses: enqueue, cancel and retry jobs. read:metrics: metrics and the queue. read:audit: the audit trail. manage:accounts: accounts and keys.';
+
+CREATE OR REPLACE FUNCTION public.roll_up_metric_days(first timestamp with time zone, last timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.metric_days r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+    insert into public.metric_days
+    select m.series_id, m.started_at, m.samples, m.total, m.minimum, m.maximum, b.buckets, b.counts
+    from (
+        select h.series_id, date_trunc('day', h.started_at, 'UTC') as started_at, sum(h.sample_count) as samples,
+               sum(h.total) as total, min(h.minimum) as minimum, max(h.maximum) as maximum
+        from public.metric_series s
+        join public.metric_hours h on h.series_id = s.id and h.started_at >= first and h.started_at < last
+        group by 1, 2
+    ) m
+    cross join lateral (
+        select array_agg(c.bucket order by c.bucket) as buckets, array_agg(c.rows order by c.bucket) as counts
+        from (
+            select u.bucket, sum(u.rows)::integer as rows
+            from public.metric_hours h
+            cross join unnest(h.buckets, h.counts) as u (bucket, rows)
+            where h.series_id = m.series_id and h.started_at >= m.started_at and h.started_at < m.started_at + interval '24 hours'
+            group by 1
+        ) c
+    ) b;
+end
+$function$;
+comment on function public.roll_up_metric_days(first timestamp with time zone, last timestamp with time zone) is 'Makes the roll-ups of the days from first to last (UTC, last not included) anew from those of their hours.';
+revoke execute on function public.roll_up_metric_days(timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.roll_up_metric_hours(first timestamp with time zone, last timestamp with time zone, minutes_since timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.metric_changes c where c.hour >= first and c.hour < last;
+    insert into public.metric_series (metric_name, metric_type, unit, labels)
+    select distinct m.metric_name, m.metric_type, m.unit, m.labels
+    from public.performance_metrics m
+    where m.recorded_at >= first and m.recorded_at < last
+    on conflict do nothing;
+    delete from public.metric_minutes r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+    delete from public.metric_hours r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+
+    -- the histogram of each minute, a row per bucket; aggregate_performance_metrics() has the same arithmetic
+    with cells as materialized (
+        select s.id as series_id, date_trunc('minute', m.recorded_at, 'UTC') as started_at,
+               case when m.value = 0 then 0
+                    else sign(m.value) * (500 + floor(ln(abs(m.value::double precision)) / ln(1.02::double precision)))
+               end::smallint as bucket,
+               count(*) as rows, sum(m.sample_count) as samples, sum(m.value * m.sample_count) as total,
+               min(m.value) as minimum, max(m.value) as maximum
+        from public.performance_metrics m
+        join public.metric_series s on s.metric_name = m.metric_name and s.metric_type = m.metric_type
+                                   and s.unit = m.unit and s.labels = m.labels
+        where m.recorded_at >= first and m.recorded_at < last
+        group by 1, 2, 3
+    ), by_minute as (
+        insert into public.metric_minutes
+        select c.series_id, c.started_at, sum(c.samples), sum(c.total), min(c.minimum), max(c.maximum),
+               array_agg(c.bucket order by c.bucket), array_agg(c.rows::integer order by c.bucket)
+        from cells c
+        where c.started_at >= roll_up_metric_hours.minutes_since
+        group by 1, 2
+    )
+    insert into public.metric_hours
+    select h.series_id, h.started_at, sum(h.samples), sum(h.total), min(h.minimum), max(h.maximum),
+           array_agg(h.bucket order by h.bucket), array_agg(h.rows::integer order by h.bucket)
+    from (
+        select c.series_id, date_trunc('hour', c.started_at, 'UTC') as started_at, c.bucket, sum(c.rows) as rows,
+               sum(c.samples) as samples, sum(c.total) as total, min(c.minimum) as minimum, max(c.maximum) as maximum
+        from cells c
+        group by 1, 2, 3
+    ) h
+    group by 1, 2;
+end
+$function$;
+comment on function public.roll_up_metric_hours(first timestamp with time zone, last timestamp with time zone, minutes_since timestamp with time zone) is 'Makes the roll-ups of the hours from first to last (UTC, last not included) anew from the samples; by minute from minutes_since on.';
+revoke execute on function public.roll_up_metric_hours(timestamp with time zone,timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.roll_up_metrics(most_hours integer DEFAULT 24)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    numbered constant boolean := pg_current_xact_id_if_assigned() is not null;
+    settled  constant timestamptz := date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC');
+    mine     bigint;
+    p        public.rollup_progress%rowtype;
+    first    timestamptz;
+    late     timestamptz;
+    done     integer := 0;
+begin
+    if most_hours is null or most_hours not between 1 and 8784 then
+        raise exception 'most_hours must be from 1 to 8784, not %', coalesce(most_hours::text, 'null')
+            using errcode = 'NS004', hint = 'call it again until it returns 0';
+    end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0)) then
+        return 0;  -- somebody is at it, for all
+    end if;
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    -- A number drawn now is above all that were drawn before; one that is above it is from
+    -- another server, before a restore.
+    mine := pg_current_xact_id()::text::bigint;
+    if p.closing_at is null or p.closing_xid > mine or p.closing_at <= p.closed_through then
+        if numbered then
+            return 0;  -- long ago, perhaps
+        end if;
+        p.closing_at := settled;
+        p.closing_xid := mine;
+    end if;
+    p.minutes_since := coalesce(p.minutes_since, p.closing_at - interval '720 hours');
+    if pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= p.closing_xid then
+        first := coalesce(p.closed_through, (select date_trunc('hour', min(m.recorded_at), 'UTC') from public.performance_metrics m));
+        p.closed_through := least(first + make_interval(hours => most_hours), p.closing_at);
+        if first < p.closed_through then
+            perform public.roll_up_metric_hours(first, p.closed_through, p.minutes_since);
+            perform public.roll_up_metric_days(date_trunc('day', first, 'UTC'), date_trunc('day', p.closed_through, 'UTC'));
+            done := extract(epoch from p.closed_through - first) / 3600;
+        end if;
+    end if;
+    insert into public.rollup_progress as r (table_name, closed_through, closing_at, closing_xid, minutes_since)
+    values ('performance_metrics', p.closed_through, p.closing_at, p.closing_xid, p.minutes_since)
+    on conflict (table_name) do update
+    set closed_through = excluded.closed_through, closing_at = excluded.closing_at,
+        closing_xid = excluded.closing_xid, minutes_since = excluded.minutes_since;
+    for late in
+        select distinct c.hour from public.metric_changes c
+        where c.hour < p.closed_through
+        order by c.hour limit greatest(most_hours - done, 1)
+    loop
+        perform public.roll_up_metric_hours(late, late + interval '1 hour', p.minutes_since);
+        if date_trunc('day', late, 'UTC') + interval '24 hours' <= p.closed_through then
+            perform public.roll_up_metric_days(date_trunc('day', late, 'UTC'), date_trunc('day', late, 'UTC') + interval '24 hours');
+        end if;
+        done := done + 1;
+    end loop;
+    return done;
+end
+$function$;
+comment on function public.roll_up_metrics(most_hours integer) is 'Rolls up the hours that are closed, oldest first, then those that changed late, some most_hours of them, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own, which nobody waits for. Hours are closed when every transaction that might still add to them has ended.';
+grant execute on function public.roll_up_metrics(integer) to app_user;
+revoke execute on function public.roll_up_metrics(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
  RETURNS integer
@@ -3022,6 +3435,21 @@ $function$;
 comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
 grant execute on function public.wake_workers(bigint) to app_user;
 revoke execute on function public.wake_workers(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.whole_units(unit text, begins timestamp with time zone, ends timestamp with time zone)
+ RETURNS tstzmultirange
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select tstzmultirange(tstzrange(b.first, greatest(b.first, date_trunc(whole_units.unit, whole_units.ends, 'UTC'))))
+    from (select case when date_trunc(whole_units.unit, whole_units.begins, 'UTC') = whole_units.begins then whole_units.begins
+                      else date_trunc(whole_units.unit, whole_units.begins, 'UTC')
+                           -- 24 hours: a day of the session's time zone may be longer
+                           + case whole_units.unit when 'day' then interval '24 hours' else ('1 ' || whole_units.unit)::interval end
+                 end as first) b
+$function$;
+comment on function public.whole_units(unit text, begins timestamp with time zone, ends timestamp with time zone) is 'From the first whole minute, hour or day (UTC) of a span to the end of its last; empty where there is none.';
 
 CREATE OR REPLACE FUNCTION public.within_limits(candidates bigint[])
  RETURNS bigint[]
@@ -3879,7 +4307,10 @@ CREATE INDEX images_analysis_status_uploaded_at_idx ON public.images USING btree
 comment on index public.images_analysis_status_uploaded_at_idx is 'Images of one status, newest first.';
 
 CREATE INDEX images_duplicate_of_idx ON public.images USING btree (duplicate_of) WHERE duplicate_of IS NOT NULL;
-comment on index public.images_duplicate_of_idx is 'An original''s duplicates; duplicate_images_report; the foreign key.';
+comment on index public.images_duplicate_of_idx is 'An original''s duplicates; the foreign key.';
+
+CREATE INDEX images_duplicate_report_idx ON public.images USING btree (user_id, duplicate_of, id) INCLUDE (original_filename, file_size, uploaded_at) WHERE duplicate_of IS NOT NULL;
+comment on index public.images_duplicate_report_idx is 'Duplicates by owner and original: duplicate_images_report, without the table.';
 
 CREATE INDEX images_failed_idx ON public.images USING btree (updated_at DESC) WHERE analysis_status = 'failed'::public.analysis_status;
 comment on index public.images_failed_idx is 'What failed last.';
@@ -3934,6 +4365,9 @@ comment on trigger images_audit_update on public.images is 'Every decided change
 
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
 comment on trigger images_duplicate_names_an_original on public.images is 'No chains of duplicates.';
+
+CREATE TRIGGER images_keep_duplicates_together BEFORE UPDATE OF user_id ON public.images FOR EACH ROW WHEN (old.user_id <> new.user_id) EXECUTE FUNCTION public.refuse_to_part_duplicates();
+comment on trigger images_keep_duplicates_together on public.images is 'An original and its duplicates have one owner.';
 
 CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger images_set_updated_at on public.images is 'Keeps updated_at.';
@@ -4041,6 +4475,115 @@ comment on column public.login_attempts.tried_at is 'The last try, counted or no
 CREATE INDEX login_attempts_tried_at_idx ON public.login_attempts USING btree (tried_at);
 comment on index public.login_attempts_tried_at_idx is 'What is long past, for refresh_login_counters().';
 
+create table public.metric_changes (
+    id   bigint                   not null generated always as identity,
+    hour timestamp with time zone not null,
+    constraint metric_changes_pkey PRIMARY KEY (id)
+);
+comment on table public.metric_changes is 'Hours (UTC) whose samples changed late: read from the samples until they are rolled up anew. Each writer adds rows of its own, so that nobody waits.';
+comment on column public.metric_changes.id is 'Number of the row.';
+comment on column public.metric_changes.hour is 'When the hour began.';
+grant select on public.metric_changes to app_user;
+
+CREATE INDEX metric_changes_hour_idx ON public.metric_changes USING btree (hour);
+comment on index public.metric_changes_hour_idx is 'Whether an hour changed, and which did.';
+
+create table public.metric_days (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_days_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_days_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_days_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_days_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_days is 'Metrics by day (UTC); they stay when the samples go.';
+comment on column public.metric_days.series_id is 'The series.';
+comment on column public.metric_days.started_at is 'When the day began.';
+comment on column public.metric_days.sample_count is 'How many samples.';
+comment on column public.metric_days.total is 'Their sum.';
+comment on column public.metric_days.minimum is 'The smallest value of a row.';
+comment on column public.metric_days.maximum is 'The largest value of a row.';
+comment on column public.metric_days.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_days.counts is 'How many rows each of them holds.';
+grant select on public.metric_days to app_user;
+
+create table public.metric_hours (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_hours_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_hours_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_hours_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_hours_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_hours is 'Metrics by hour (UTC); they stay when the samples go.';
+comment on column public.metric_hours.series_id is 'The series.';
+comment on column public.metric_hours.started_at is 'When the hour began.';
+comment on column public.metric_hours.sample_count is 'How many samples.';
+comment on column public.metric_hours.total is 'Their sum.';
+comment on column public.metric_hours.minimum is 'The smallest value of a row.';
+comment on column public.metric_hours.maximum is 'The largest value of a row.';
+comment on column public.metric_hours.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_hours.counts is 'How many rows each of them holds.';
+grant select on public.metric_hours to app_user;
+
+create table public.metric_minutes (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_minutes_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_minutes_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_minutes_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_minutes_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_minutes is 'Metrics by minute (UTC), of the last weeks.';
+comment on column public.metric_minutes.series_id is 'The series.';
+comment on column public.metric_minutes.started_at is 'When the minute began.';
+comment on column public.metric_minutes.sample_count is 'How many samples.';
+comment on column public.metric_minutes.total is 'Their sum.';
+comment on column public.metric_minutes.minimum is 'The smallest value of a row.';
+comment on column public.metric_minutes.maximum is 'The largest value of a row.';
+comment on column public.metric_minutes.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_minutes.counts is 'How many rows each of them holds.';
+grant select on public.metric_minutes to app_user;
+
+create table public.metric_series (
+    id          bigint                   not null generated always as identity,
+    metric_name text                     not null,
+    metric_type text                     not null,
+    unit        text                     not null,
+    labels      jsonb                    not null,
+    labels_hash text                     not null generated always as (public.sha256_hex(labels::text)) stored,
+    created_at  timestamp with time zone not null default now(),
+    constraint metric_series_pkey PRIMARY KEY (id),
+    constraint metric_series_identity_key UNIQUE (metric_name, metric_type, unit, labels_hash)
+);
+comment on table public.metric_series is 'What roll-ups are told apart by: one row per metric, type, unit and labels.';
+comment on column public.metric_series.id is 'Number of the series.';
+comment on column public.metric_series.metric_name is 'As performance_metrics has it.';
+comment on column public.metric_series.metric_type is 'As performance_metrics has it.';
+comment on column public.metric_series.unit is 'As performance_metrics has it.';
+comment on column public.metric_series.labels is 'As performance_metrics has it.';
+comment on column public.metric_series.labels_hash is 'SHA-256 of the labels'' text: they may be longer than an index takes.';
+comment on column public.metric_series.created_at is 'When it was first rolled up.';
+grant select on public.metric_series to app_user;
+
 create table public.performance_metrics (
     id             bigint                   not null generated always as identity,
     metric_name    text                     not null,
@@ -4084,6 +4627,12 @@ comment on index public.performance_metrics_name_recorded_at_idx is 'One metric 
 
 CREATE INDEX performance_metrics_recorded_at_idx ON public.performance_metrics USING brin (recorded_at);
 comment on index public.performance_metrics_recorded_at_idx is 'All metrics of a span of time: 40 kB where a btree takes hundreds of MB.';
+
+CREATE TRIGGER performance_metrics_mark_change AFTER DELETE OR UPDATE ON public.performance_metrics FOR EACH ROW EXECUTE FUNCTION public.mark_metric_change();
+comment on trigger performance_metrics_mark_change on public.performance_metrics is 'A sample that changes or goes marks its hour.';
+
+CREATE TRIGGER performance_metrics_mark_late AFTER INSERT ON public.performance_metrics FOR EACH ROW WHEN (new.recorded_at < (clock_timestamp() - '00:05:00'::interval)) EXECUTE FUNCTION public.mark_metric_change();
+comment on trigger performance_metrics_mark_late on public.performance_metrics is 'A late sample marks its hour.';
 
 create table public.processing_queue (
     id                      bigint                   not null generated always as identity,
@@ -4509,15 +5058,16 @@ CREATE OR REPLACE FUNCTION public.record_batch_metrics(held public.processing_qu
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (metric_name, value, unit, labels, context)
-    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
            jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
-           jsonb_build_object('job_id', h.id)
+           jsonb_build_object('job_id', h.id), v.ms, v.ms, v.ms
     from unnest(record_batch_metrics.held) h
     cross join lateral (values
         ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
         ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
     ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
     where m.ms is not null
 $function$;
 comment on function public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone) is 'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): two metrics per job.';
@@ -4560,15 +5110,16 @@ CREATE OR REPLACE FUNCTION public.record_job_metrics(job public.processing_queue
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (metric_name, value, unit, labels, context)
-    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
            jsonb_build_object('algorithm', (record_job_metrics.job).algorithm_name, 'outcome', record_job_metrics.outcome),
-           jsonb_build_object('job_id', (record_job_metrics.job).id)
+           jsonb_build_object('job_id', (record_job_metrics.job).id), v.ms, v.ms, v.ms
     from (values
         ('job_wait_ms', extract(epoch from (record_job_metrics.job).started_at
                                 - greatest((record_job_metrics.job).created_at, (record_job_metrics.job).scheduled_at)) * 1000),
         ('job_run_ms',  extract(epoch from record_job_metrics.ended_at - (record_job_metrics.job).started_at) * 1000)
     ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
     where m.ms is not null
 $function$;
 comment on function public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone) is 'Two metrics of a job''s try: how long it waited (job_wait_ms) and ran (job_run_ms).';
@@ -4678,6 +5229,26 @@ comment on column public.queue_limits.job_group is 'Which group''s jobs; null: a
 comment on column public.queue_limits.max_running is 'How many may run at once; 0: none begins.';
 comment on column public.queue_limits.running is 'How many run; kept by the triggers of processing_queue.';
 grant select on public.queue_limits to app_user;
+
+create table public.rollup_progress (
+    table_name     text                     not null,
+    closed_through timestamp with time zone,
+    closing_at     timestamp with time zone,
+    closing_xid    bigint,
+    minutes_since  timestamp with time zone,
+    rows_since     timestamp with time zone,
+    constraint rollup_progress_pkey PRIMARY KEY (table_name),
+    constraint rollup_progress_closing_whole CHECK ((closing_at IS NULL) = (closing_xid IS NULL)),
+    constraint rollup_progress_table_name_known CHECK (table_name = ANY (ARRAY['performance_metrics'::text, 'security_audit'::text]))
+);
+comment on table public.rollup_progress is 'How far each table is rolled up.';
+comment on column public.rollup_progress.table_name is 'The table.';
+comment on column public.rollup_progress.closed_through is 'Everything before it is rolled up; null: nothing yet.';
+comment on column public.rollup_progress.closing_at is 'Where what is rolled up next ends, once every transaction below closing_xid has ended.';
+comment on column public.rollup_progress.closing_xid is 'Above the number of every transaction that might still write before closing_at unseen.';
+comment on column public.rollup_progress.minutes_since is 'Roll-ups by minute are kept from then on.';
+comment on column public.rollup_progress.rows_since is 'The rows themselves are kept from then on; null: all are there.';
+grant select on public.rollup_progress to app_user;
 
 create table public.security_audit (
     id             bigint                   not null generated always as identity,
@@ -4978,27 +5549,32 @@ comment on view public.audit_summary_by_user is 'Per user: events, successes, fa
 grant select on public.audit_summary_by_user to app_user;
 
 create view public.duplicate_images_report as
- SELECT o.id AS original_id,
-    o.user_id,
-    o.original_filename,
-    o.file_hash,
-    o.file_size,
-    d.duplicate_count,
-    d.duplicate_ids,
-    d.duplicate_filenames,
-    d.duplicate_bytes,
-    d.last_duplicate_at
-   FROM public.images o
-     JOIN LATERAL ( SELECT count(*) AS duplicate_count,
+ SELECT original_id,
+    user_id,
+    ( SELECT o.original_filename
+           FROM public.images o
+          WHERE o.id = d.original_id) AS original_filename,
+    ( SELECT o.file_hash
+           FROM public.images o
+          WHERE o.id = d.original_id) AS file_hash,
+    ( SELECT o.file_size
+           FROM public.images o
+          WHERE o.id = d.original_id) AS file_size,
+    duplicate_count,
+    duplicate_ids,
+    duplicate_filenames,
+    duplicate_bytes,
+    last_duplicate_at
+   FROM ( SELECT i.user_id,
+            i.duplicate_of AS original_id,
+            count(*) AS duplicate_count,
             array_agg(i.id ORDER BY i.id) AS duplicate_ids,
             array_agg(i.original_filename ORDER BY i.id) AS duplicate_filenames,
             sum(i.file_size) AS duplicate_bytes,
             max(i.uploaded_at) AS last_duplicate_at
            FROM public.images i
-          WHERE i.duplicate_of = o.id) d ON d.duplicate_count > 0
-  WHERE NOT o.is_duplicate AND (EXISTS ( SELECT
-           FROM public.images i
-          WHERE i.duplicate_of = o.id));
+          WHERE i.duplicate_of IS NOT NULL
+          GROUP BY i.user_id, i.duplicate_of) d;
 comment on view public.duplicate_images_report is 'Each original that has duplicates, with their numbers, names and bytes. Bytes of exact duplicates are stored once all the same.';
 grant select on public.duplicate_images_report to app_user;
 
@@ -5140,25 +5716,25 @@ comment on view public.recent_audit_events is 'The newest 1000 events, newest fi
 grant select on public.recent_audit_events to app_user;
 
 create view public.user_activity_summary as
- SELECT id AS user_id,
-    email,
-    full_name,
-    role,
-    is_active,
-    ( SELECT count(*) AS count
-           FROM public.images i
-          WHERE i.user_id = u.id) AS image_count,
-    ( SELECT count(*) AS count
-           FROM public.analysis_results r
-          WHERE r.user_id = u.id) AS analysis_count,
-    ( SELECT max(i.uploaded_at) AS max
-           FROM public.images i
-          WHERE i.user_id = u.id) AS last_upload_at,
-    ( SELECT max(r.created_at) AS max
-           FROM public.analysis_results r
-          WHERE r.user_id = u.id) AS last_analysis_at,
-    last_login_at
-   FROM public.users u;
+ SELECT u.id AS user_id,
+    u.email,
+    u.full_name,
+    u.role,
+    u.is_active,
+    i.image_count,
+    r.analysis_count,
+    i.last_upload_at,
+    r.last_analysis_at,
+    u.last_login_at
+   FROM public.users u
+     CROSS JOIN LATERAL ( SELECT count(*) AS image_count,
+            max(i_1.uploaded_at) AS last_upload_at
+           FROM public.images i_1
+          WHERE i_1.user_id = u.id) i
+     CROSS JOIN LATERAL ( SELECT count(*) AS analysis_count,
+            max(r_1.created_at) AS last_analysis_at
+           FROM public.analysis_results r_1
+          WHERE r_1.user_id = u.id) r;
 comment on view public.user_activity_summary is 'Per user: how many images and analyses, last upload, last analysis, last login.';
 grant select on public.user_activity_summary to app_user;
 
@@ -5172,6 +5748,9 @@ alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (us
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.metric_days add constraint metric_days_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
+alter table public.metric_hours add constraint metric_hours_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
+alter table public.metric_minutes add constraint metric_minutes_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
