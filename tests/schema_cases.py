@@ -27,6 +27,9 @@ def sibling(connection: Connection, row: Row) -> int:
     return add(connection, "images", user_id=row["user_id"])["id"]
 
 
+OLD = "2026-01-01 00:00:00+00"
+
+
 def nobody(connection: Connection, row: Row) -> int:
     """No number of anything; the rest of the row is as it was."""
     return -1
@@ -263,6 +266,8 @@ CHECKS: dict[str, Case] = (
     | number("api_keys", "request_count_current_window", 0)
     | number("api_keys", "total_requests", 0)
     | json_object("api_keys", "usage_stats")
+    | number("api_key_limits", "busy_requests", 0)
+    | number("api_key_limits", "uncounted", 0)
     | {
         "security_audit_resource_type_valid": Case(
             "security_audit",
@@ -396,6 +401,25 @@ CHECKS: dict[str, Case] = (
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
     | number("workers", "jobs_failed", 0)
+    | sha256("login_attempts", "account_hash")
+    | given("login_attempts", "network")
+    | number("login_attempts", "failures", 0)
+    | sha256("sessions", "token_hash")
+    | sha256("account_tokens", "token_hash")
+    | given("account_tokens", "email")
+    | {
+        f"{table}_expires_after_creation": Case(
+            table,
+            [{"created_at": OLD, "expires_at": OLD}],
+            [{"created_at": OLD, "expires_at": "2026-01-01 00:00:01+00"}],
+        )
+        for table in ("sessions", "account_tokens")
+    }
+    | {
+        "account_tokens_purpose_known": Case(
+            "account_tokens", [{"purpose": "login"}], [{"purpose": "reset_password"}]
+        )
+    }
     | number("job_logs", "attempt", 1)
     | number("job_logs", "left_out", 0)
     | {
@@ -441,6 +465,9 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("processing_queue", "image_id")
     | gone("processing_queue", "user_id")
     | gone("api_keys", "user_id")
+    | gone("sessions", "user_id")
+    | gone("account_tokens", "user_id")
+    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")

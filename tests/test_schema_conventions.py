@@ -111,10 +111,11 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "text[]",
         "boolean",
         "jsonb",
+        "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
     arrays = {"smallint[]", "integer[]"}
-    others = {"timestamp with time zone", "inet", "uuid", "bytea", "xid8"}
+    others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
     assert types <= plain | arrays | enums | others
 
 
@@ -237,6 +238,7 @@ PRIVILEGES = {
     "processing_queue_hot": set(),
     "processing_queue_ended": set(),
     "api_keys": {READ, ADD, CHANGE},
+    "api_key_limits": set(),
     "security_audit": {READ},
     "audit_log_details": {READ},
     "audit_seals": {READ},
@@ -251,11 +253,14 @@ PRIVILEGES = {
     "metric_changes": {READ},
     "rollup_progress": {READ},
     "workers": {READ},
+    "account_tokens": set(),
+    "algorithm_speeds": {READ},
     "job_logs": {READ},
-    "queue_limits": {READ},
+    "login_attempts": set(),
     "queue_counts": set(),
     "queue_depth": {READ},
-    "algorithm_speeds": {READ},
+    "queue_limits": {READ},
+    "sessions": set(),
     "user_activity_summary": {READ},
     "queue_status_summary": {READ},
     "image_analysis_status": {READ},
@@ -268,6 +273,18 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "notes", CHANGE),
     ("analysis_results", "visualization_path", CHANGE),
     ("analysis_results", "optimization_suggestions", CHANGE),
+    *(
+        ("sessions", column, READ)  # all but the token's hash
+        for column in (
+            "id",
+            "user_id",
+            "ip_address",
+            "user_agent",
+            "created_at",
+            "expires_at",
+            "ended_at",
+        )
+    ),
 }
 # To draw the number of a key before its row is written.
 # And to see whether seals were cut off.
@@ -277,24 +294,28 @@ EXECUTES = {
     "answer_jobs",
     "archive_image",
     "cancel_jobs",
-    "check_api_key",
+    "change_password",
     "claim_jobs",
     "cleanup_expired_cache",
     "complete_job",
     "complete_job_from_cache",
     "complete_jobs",
+    "count_api_key_uses",
     "count_deaths",
     "delete_image",
     "drop_ended_months",
+    "end_sessions",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
     "fail_jobs",
     "fail_overdue_jobs",
+    "finish_login",
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
     "hold_audit",
+    "issue_account_token",
     "keep_job_logs",
     "limit_running_jobs",
     "lost_jobs",
@@ -308,7 +329,8 @@ EXECUTES = {
     "record_event",
     "record_event_details",
     "record_export",
-    "record_login",
+    "redeem_account_token",
+    "refresh_login_counters",
     "refresh_user_counters",
     "register_image",
     "register_worker",
@@ -317,8 +339,12 @@ EXECUTES = {
     "retry_jobs",
     "roll_up_metrics",
     "seal_audit",
+    "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "unlock_account",
+    "verify_api_key",
+    "verify_session",
     "wake_workers",
 }
 # They read nothing and change nothing, or are called by triggers alone.
@@ -337,10 +363,15 @@ EVERYBODY_EXECUTES = {
     "find_audit_timestamp",
     "hash_audit_row",
     "merkle_root",
+    "lock_out",
+    "login_network",
+    "network_array",
     "metric_bucket_value",
     "priority_step",
+    "rate_limit_step",
     "refuse_change",
     "refuse_duplicate_chain",
+    "refuse_misleading_networks",
     "refuse_scopes_beyond_role",
     "refuse_to_part_duplicates",
     "refuse_transition",

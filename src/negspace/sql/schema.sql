@@ -680,6 +680,26 @@ $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
 
+CREATE OR REPLACE FUNCTION public.change_password(account bigint, password_hash text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    update public.users u set password_hash = change_password.password_hash where u.id = account;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = 'reset_password' and t.used_at is null;
+    perform public.end_sessions(account);
+end
+$function$;
+comment on function public.change_password(account bigint, password_hash text) is 'Gives an account another password, and ends all that the old one began: sessions, and tokens for a new one.';
+grant execute on function public.change_password(bigint,text) to app_user;
+revoke execute on function public.change_password(bigint,text) from public;
+
 CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
  RETURNS record
  LANGUAGE sql
@@ -691,44 +711,6 @@ AS $function$
     where before -> k.key is distinct from after -> k.key
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
-
-CREATE OR REPLACE FUNCTION public.check_api_key(key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet)
- RETURNS TABLE(api_key_id bigint, user_id bigint, accepted boolean, reason text)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$
-#variable_conflict use_column
-declare
-    found_key public.api_keys%rowtype;
-    owner     public.users%rowtype;
-begin
-    select k.* into found_key from public.api_keys k where k.key_hash = check_api_key.key_hash;
-    select u.* into owner from public.users u where u.id = found_key.user_id;
-    api_key_id := found_key.id;
-    user_id := found_key.user_id;
-    reason := case
-        when found_key.id is null then 'unknown key'
-        when not found_key.is_active then 'revoked key'
-        when not owner.is_active then 'inactive account'
-        when found_key.expires_at <= now() then 'expired key'
-        when check_api_key.scope is not null and not found_key.scopes ? check_api_key.scope then 'scope not granted'
-        when check_api_key.scope <> all (public.role_scopes(owner.role)) then 'scope beyond the owner''s role'
-        when found_key.ip_whitelist is not null and not exists (
-            select from jsonb_array_elements_text(found_key.ip_whitelist) as n (network)
-            where check_api_key.address <<= n.network::inet) then 'address not allowed'
-    end;
-    accepted := reason is null;
-    if accepted then
-        update public.api_keys k
-        set last_used_at = now(), total_requests = k.total_requests + 1
-        where k.id = found_key.id;
-    end if;
-    return next;
-end
-$function$;
-comment on function public.check_api_key(key_hash text, scope text, address inet) is 'Answers in one round trip whether a key, named by its SHA-256, may be used for a scope from an address, and why not. Counts what it accepts.';
-grant execute on function public.check_api_key(text,text,inet) to app_user;
-revoke execute on function public.check_api_key(text,text,inet) from public;
 
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -886,6 +868,69 @@ AS $function$
     select nullif(current_setting('negspace.' || name, true), '')
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
+
+CREATE OR REPLACE FUNCTION public.count_api_key_uses(how_many integer DEFAULT 10000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    keys    bigint[];
+    counted integer;
+begin
+    -- One at a time, and no queue behind it.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.count_api_key_uses', 0)) then
+        return 0;
+    end if;
+    keys := array(
+        select k.id from public.api_keys k
+        where k.id = any (array(
+            select l.api_key_id from public.api_key_limits l where l.uncounted > 0
+            order by l.uncounted desc limit greatest(how_many, 0)))
+        order by k.id
+        for no key update);
+    with used as (
+        select l.* from public.api_key_limits l
+        where l.api_key_id = any (keys) order by l.api_key_id for update
+    ), reset as (
+        update public.api_key_limits l set uncounted = 0
+        from used where l.api_key_id = used.api_key_id
+    )
+    update public.api_keys k
+    set total_requests               = k.total_requests + used.uncounted,
+        last_used_at                 = greatest(k.last_used_at, used.last_accepted_at),
+        last_rate_limit_reset        = used.busy_since,
+        request_count_current_window = least(used.busy_requests, 2147483647),
+        usage_stats                  = k.usage_stats || jsonb_build_object(d.day, coalesce(k.usage_stats -> d.day, '{}')
+            || jsonb_build_object('accepted', coalesce((k.usage_stats -> d.day ->> 'accepted')::bigint, 0) + used.uncounted))
+    from used
+    cross join lateral (select to_char(used.last_accepted_at at time zone 'UTC', 'YYYY-MM-DD') as day) d
+    where k.id = used.api_key_id;
+    get diagnostics counted = row_count;
+
+    -- Refusals are events already; of those of a flood against the limit none is kept.
+    update public.api_keys k
+    set usage_stats = k.usage_stats || r.stats
+    from (
+        select k2.id, jsonb_object_agg(e.day, coalesce(k2.usage_stats -> e.day, '{}') || jsonb_build_object('refused', e.refused)) as stats
+        from (
+            select a.resource_id, to_char(a."timestamp" at time zone 'UTC', 'YYYY-MM-DD') as day, count(*) as refused
+            from public.security_audit a
+            where a.action = 'api_call' and a.resource_type = 'api_key' and a.status = 'failure'
+              and a."timestamp" >= date_trunc('day', now() at time zone 'UTC') at time zone 'UTC' - interval '1 day'
+            group by 1, 2
+        ) e
+        join public.api_keys k2 on k2.id::text = e.resource_id
+        group by k2.id
+    ) r
+    where k.id = r.id and not k.usage_stats @> r.stats;
+    return counted;
+end
+$function$;
+comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
+grant execute on function public.count_api_key_uses(integer) to app_user;
+revoke execute on function public.count_api_key_uses(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
  RETURNS jsonb
@@ -1067,6 +1112,30 @@ $function$;
 comment on function public.drop_ended_months(older_than interval) is 'Drops whole months of jobs that all ended longer ago, at once and without dead rows, and returns their partitions. Where somebody is in the way for long it leaves them to the next call; purge_jobs() removes single jobs. Call it in a transaction of its own.';
 grant execute on function public.drop_ended_months(interval) to app_user;
 revoke execute on function public.drop_ended_months(interval) from public;
+
+CREATE OR REPLACE FUNCTION public.end_sessions(account bigint, session bigint DEFAULT NULL::bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    ended bigint[];
+begin
+    with gone as (
+        update public.sessions s set ended_at = clock_timestamp()
+        where s.user_id = account and (session is null or s.id = session)
+          and s.ended_at is null and s.expires_at > clock_timestamp()
+        returning s.id
+    )
+    select array_agg(g.id order by g.id) into ended from gone g;
+    perform public.record_event('logout', 'session', e.id::text, user_id => account) from unnest(ended) as e (id);
+    return coalesce(cardinality(ended), 0);
+end
+$function$;
+comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
+grant execute on function public.end_sessions(bigint,bigint) to app_user;
+revoke execute on function public.end_sessions(bigint,bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
  RETURNS jsonb
@@ -1346,6 +1415,78 @@ end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
 
+CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    subject constant text := public.sha256_hex(lower(email));
+    context constant record := public.audit_context();
+    place   constant text := public.login_network(context.ip_address);
+    account public.users%rowtype;
+    here    public.login_attempts%rowtype;
+    everywhere    public.login_attempts%rowtype;
+    at      timestamptz;
+    locked  boolean;
+begin
+    -- Tries of one account come one after another, so that those that were begun together
+    -- can't all pass before the first is counted.
+    insert into public.login_attempts (account_hash, network) values (subject, '*'), (subject, place)
+    on conflict on constraint login_attempts_pkey do nothing;
+    select a.* into everywhere from public.login_attempts a where a.account_hash = subject and a.network = '*' for update;
+    select a.* into here from public.login_attempts a where a.account_hash = subject and a.network = place for update;
+    select u.* into account from public.users u where lower(u.email) = lower(finish_login.email);
+    at := clock_timestamp();
+    locked := coalesce(here.locked_until > at, false)
+              or (coalesce(greatest(everywhere.locked_until, account.account_locked_until) > at, false)
+                  and coalesce(here.trusted_until, at) <= at);
+    reason := case
+        when account.id is null then 'unknown account'
+        when locked then 'locked account'
+        when account.password_hash is distinct from fitting_hash then 'wrong password'
+        when not account.is_active then 'inactive account'
+    end;
+    accepted := reason is null;
+    user_id := account.id;
+
+    -- The same writes for all that are refused. A try while it is locked counts as none.
+    update public.login_attempts a
+    set failures      = case when locked then a.failures when accepted then 0 else n.failures end,
+        failed_at     = case when locked or accepted then a.failed_at else at end,
+        locked_until  = case when locked then a.locked_until
+                             when accepted then case when a.network = '*' then a.locked_until end
+                             else at + public.lock_out(n.failures, case when a.network = '*' then 50 else 5 end) end,
+        trusted_until = case when accepted and a.network not in ('*', 'unknown') then at + interval '90 days' else a.trusted_until end,
+        tried_at      = at
+    from (
+        select f.network, case when f.failed_at > at - interval '1 day' then f.failures + 1 else 1 end as failures
+        from public.login_attempts f where f.account_hash = subject
+    ) n
+    where a.account_hash = subject and a.network in ('*', place) and n.network = a.network;
+    perform public.record_event(
+        'login', 'user', account.id::text,
+        case when accepted then 'success' else 'failure' end::public.audit_status,
+        error_message => reason, user_id => account.id);
+    if not accepted then
+        return;
+    end if;
+    update public.users u
+    set last_login_at = at, failed_login_attempts = 0
+    where u.id = account.id;
+    if token_hash is not null then
+        insert into public.sessions (user_id, token_hash, ip_address, user_agent, created_at, expires_at)
+        values (account.id, token_hash, context.ip_address, context.user_agent, at, at + lifetime)
+        returning id into session_id;
+    end if;
+end
+$function$;
+comment on function public.finish_login(email text, fitting_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
+grant execute on function public.finish_login(text,text,text,interval) to app_user;
+revoke execute on function public.finish_login(text,text,text,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.fold_queue_counts()
  RETURNS integer
  LANGUAGE plpgsql
@@ -1491,6 +1632,63 @@ $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
+CREATE OR REPLACE FUNCTION public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    address text;
+begin
+    select u.email into address from public.users u where u.id = account and u.is_active for no key update;
+    if not found then
+        raise exception 'there is no active user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = issue_account_token.purpose and t.used_at is null;
+    insert into public.account_tokens (user_id, purpose, token_hash, email, expires_at)
+    values (account, issue_account_token.purpose, issue_account_token.token_hash, address, now() + lifetime);
+    perform public.record_event(
+        'config_change', 'user', account::text, changes_after => jsonb_build_object('token_issued', purpose));
+    return address;
+end
+$function$;
+comment on function public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval) is 'Keeps the hash of a token for an account, makes its former ones for that purpose void, and returns the address to send it to.';
+grant execute on function public.issue_account_token(bigint,text,text,interval) to app_user;
+revoke execute on function public.issue_account_token(bigint,text,text,interval) from public;
+
+CREATE OR REPLACE FUNCTION public.keep_api_key_limit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_table_name = 'users' then
+        update public.api_key_limits l
+        set owner_is_active = new.is_active, owner_scopes = public.role_scopes(new.role)
+        from public.api_keys k
+        where k.user_id = new.id and l.api_key_id = k.id;
+    elsif new.user_id <> old.user_id then
+        delete from public.api_key_limits l where l.api_key_id = new.id;
+    else
+        update public.api_key_limits l
+        set key_hash   = new.key_hash,
+            is_active  = new.is_active,
+            expires_at = new.expires_at,
+            scopes     = array(select jsonb_array_elements_text(new.scopes)),
+            networks   = public.network_array(new.ip_whitelist),
+            step       = public.rate_limit_step(new.rate_limit_per_minute),
+            slack      = public.rate_limit_step(new.rate_limit_per_minute) * (new.rate_limit_per_minute - 1)
+        where l.api_key_id = new.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.keep_api_key_limit() is 'Carries a change of a key or of its owner to api_key_limits, in the transaction that changes it: a key that is revoked is refused from its commit on.';
+revoke execute on function public.keep_api_key_limit() from public;
+
 CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
  RETURNS void
  LANGUAGE sql
@@ -1607,6 +1805,30 @@ $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.lock_out(failures integer, free integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when failures >= free then least(interval '1 hour', interval '30 seconds' * 2 ^ least(failures - free, 20)) end
+$function$;
+comment on function public.lock_out(failures integer, free integer) is 'How long the failure of that number locks out, where so many are free: 30 seconds, doubled with each, an hour at most; null while they are free.';
+
+CREATE OR REPLACE FUNCTION public.login_network(address inet)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select coalesce(
+        case when family(address) = 4 then host(address)
+             when address <<= inet '::ffff:0.0.0.0/96' then host(inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0'))
+             else network(set_masklen(address, 64))::text
+        end, 'unknown')
+$function$;
+comment on function public.login_network(address inet) is 'What counts as one network at a login: an address of IPv4, also where it is written as IPv6, the /64 of an address of IPv6, or unknown.';
+
 CREATE OR REPLACE FUNCTION public.lost_jobs(jobs bigint[], tokens uuid[])
  RETURNS bigint[]
  LANGUAGE sql
@@ -1623,6 +1845,36 @@ $function$;
 comment on function public.lost_jobs(jobs bigint[], tokens uuid[]) is 'Those of a worker''s jobs that it no longer holds with the token given: cancelled, rescued, or ended. One look for all its jobs.';
 grant execute on function public.lost_jobs(bigint[],uuid[]) to app_user;
 revoke execute on function public.lost_jobs(bigint[],uuid[]) from public;
+
+CREATE OR REPLACE FUNCTION public.make_api_key_limit(key bigint, key_hash text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Whoever changes the account or the key at this moment goes first, or finds the row.
+    perform 1 from public.users u
+    where u.id = (select k.user_id from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash)
+    for share;
+    perform 1 from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash for share;
+    insert into public.api_key_limits (
+        api_key_id, user_id, key_hash, is_active, expires_at, scopes, networks, owner_is_active, owner_scopes, step, slack
+    )
+    select k.id, k.user_id, k.key_hash, k.is_active, k.expires_at,
+           array(select jsonb_array_elements_text(k.scopes)), public.network_array(k.ip_whitelist),
+           u.is_active, public.role_scopes(u.role),
+           public.rate_limit_step(k.rate_limit_per_minute),
+           public.rate_limit_step(k.rate_limit_per_minute) * (k.rate_limit_per_minute - 1)
+    from public.api_keys k
+    join public.users u on u.id = k.user_id
+    where k.id = key and k.key_hash = make_api_key_limit.key_hash
+    on conflict on constraint api_key_limits_pkey do nothing;
+    return exists (
+        select from public.api_key_limits l where l.api_key_id = key and l.key_hash = make_api_key_limit.key_hash);
+end
+$function$;
+comment on function public.make_api_key_limit(key bigint, key_hash text) is 'Makes the row of a key''s first request, from its key and its owner; false where there is no such key.';
+revoke execute on function public.make_api_key_limit(bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.mark_duplicate_images()
  RETURNS integer
@@ -1834,6 +2086,16 @@ $function$;
 comment on function public.near_images(image bigint, distance integer) is 'The same owner''s images that look alike: perceptual hashes at most distance bits of 64 apart, nearest first. A proposal: a person decides.';
 grant execute on function public.near_images(bigint,integer) to app_user;
 revoke execute on function public.near_images(bigint,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.network_array(networks jsonb)
+ RETURNS inet[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when networks is not null then array(select n.network::inet from jsonb_array_elements_text(networks) as n (network)) end
+$function$;
+comment on function public.network_array(networks jsonb) is 'An API key''s networks as an array; null stays null.';
 
 CREATE OR REPLACE FUNCTION public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[])
  RETURNS bigint[]
@@ -2069,6 +2331,16 @@ $function$;
 comment on function public.queue_marks(OUT marks timestamp with time zone[]) is 'The low-water mark of each priority from 1 to 10.';
 revoke execute on function public.queue_marks() from public;
 
+CREATE OR REPLACE FUNCTION public.rate_limit_step(per_minute integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select interval '1 microsecond' * greatest(1, 60000000 / per_minute)
+$function$;
+comment on function public.rate_limit_step(per_minute integer) is 'A minute divided by a rate limit, rounded down to whole microseconds, of which there is one at least.';
+
 CREATE OR REPLACE FUNCTION public.reconcile_queue_counts()
  RETURNS integer
  LANGUAGE plpgsql
@@ -2169,26 +2441,64 @@ comment on function public.record_export(resource_type text, resource_id text, p
 grant execute on function public.record_export(text,text,text,jsonb) to app_user;
 revoke execute on function public.record_export(text,text,text,jsonb) from public;
 
-CREATE OR REPLACE FUNCTION public.record_login(user_id bigint, accepted boolean, reason text DEFAULT NULL::text)
- RETURNS void
+CREATE OR REPLACE FUNCTION public.redeem_account_token(token_hash text, purpose text, password_hash text DEFAULT NULL::text)
+ RETURNS bigint
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+declare
+    account bigint;
 begin
-    -- One update and one event either way, for an unknown account too: what differs tells.
-    update public.users u
-    set last_login_at         = case when record_login.accepted then now() else u.last_login_at end,
-        failed_login_attempts = case when record_login.accepted then 0 else u.failed_login_attempts + 1 end
-    where u.id = record_login.user_id;
-    perform public.record_event(
-        'login', 'user', record_login.user_id::text,
-        case when record_login.accepted then 'success' else 'failure' end::public.audit_status,
-        error_message => record_login.reason, user_id => record_login.user_id);
+    -- One statement takes it, so that of two who bring it at once one finds it used.
+    update public.account_tokens t set used_at = clock_timestamp()
+    from public.users u
+    where t.token_hash = redeem_account_token.token_hash
+      and t.purpose = redeem_account_token.purpose
+      and t.used_at is null and t.expires_at > clock_timestamp()
+      and u.id = t.user_id and u.is_active and lower(u.email) = lower(t.email)
+    returning u.id into account;
+    if not found then
+        raise exception 'the token is unknown, used or expired' using errcode = 'NS002', hint = 'ask for another one';
+    end if;
+    update public.users u set is_email_verified = true where u.id = account;
+    if purpose = 'reset_password' then
+        perform public.change_password(account, redeem_account_token.password_hash);
+        perform public.unlock_account(account);
+    end if;
+    return account;
 end
 $function$;
-comment on function public.record_login(user_id bigint, accepted boolean, reason text) is 'Keeps last_login_at and failed_login_attempts, and writes the login event, accepted or not.';
-grant execute on function public.record_login(bigint,boolean,text) to app_user;
-revoke execute on function public.record_login(bigint,boolean,text) from public;
+comment on function public.redeem_account_token(token_hash text, purpose text, password_hash text) is 'Uses a token once and returns whose it was: the address is verified, and with reset_password the account has the new password, no session any more and no lock.';
+grant execute on function public.redeem_account_token(text,text,text) to app_user;
+revoke execute on function public.redeem_account_token(text,text,text) from public;
+
+CREATE OR REPLACE FUNCTION public.refresh_login_counters()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    changed integer;
+begin
+    -- Not by the login itself: an update for accounts alone would tell which ones exist.
+    update public.users u
+    set failed_login_attempts = a.failures,
+        account_locked_until  = greatest(u.account_locked_until, a.locked_until)
+    from public.login_attempts a
+    where a.account_hash = public.sha256_hex(lower(u.email)) and a.network = '*'
+      and (u.failed_login_attempts <> a.failures or a.locked_until > coalesce(u.account_locked_until, '-infinity'));
+    get diagnostics changed = row_count;
+    delete from public.login_attempts a
+    where a.tried_at < now() - interval '1 day' and coalesce(greatest(a.locked_until, a.trusted_until), now()) <= now();
+    delete from public.sessions s where s.expires_at < now() - interval '90 days';
+    return changed;
+end
+$function$;
+comment on function public.refresh_login_counters() is 'Brings failed_login_attempts and account_locked_until of the accounts up to date and returns how many changed; removes tries and sessions that are long past. Housekeeping calls it.';
+grant execute on function public.refresh_login_counters() to app_user;
+revoke execute on function public.refresh_login_counters() from public;
 
 CREATE OR REPLACE FUNCTION public.refresh_user_counters()
  RETURNS integer
@@ -2318,6 +2628,34 @@ begin
 end
 $function$;
 comment on function public.refuse_duplicate_chain() is 'Refuses a duplicate of a duplicate, or of somebody else''s image: every duplicate names its owner''s original.';
+
+CREATE OR REPLACE FUNCTION public.refuse_misleading_networks()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    wrong text;
+begin
+    begin
+        select n.network into wrong
+        from jsonb_array_elements_text(new.ip_whitelist) as n (network)
+        where n.network::cidr::text <> n.network
+           or (n.network::cidr && cidr '::ffff:0.0.0.0/96' and n.network <> '::/0')
+        limit 1;
+    exception
+        when invalid_text_representation then
+            wrong := new.ip_whitelist::text;
+    end;
+    if wrong is not null then
+        raise exception 'ip_whitelist holds %, which is no canonical network', wrong
+            using errcode = 'NS004',
+                  hint = 'such as 192.0.2.0/24: the prefix always given, no bits beyond it, IPv4 never written as IPv6';
+    end if;
+    return new;
+end
+$function$;
+comment on function public.refuse_misleading_networks() is 'Refuses networks that are not written as PostgreSQL writes them, and those of IPv6 that hold IPv4 addresses: they would not mean what they seem to.';
 
 CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  RETURNS trigger
@@ -2968,6 +3306,112 @@ $function$;
 comment on function public.sweep_queue() is 'Brings the low-water marks up to date where that is due: every half second, from zero every second or so. claim_jobs() calls it. Returns whether it began from zero.';
 revoke execute on function public.sweep_queue() from public;
 
+CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    subject text;
+begin
+    update public.users u set account_locked_until = null, failed_login_attempts = 0
+    where u.id = account returning public.sha256_hex(lower(u.email)) into subject;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.login_attempts a set locked_until = null, failures = 0 where a.account_hash = subject;
+end
+$function$;
+comment on function public.unlock_account(account bigint) is 'Lets an account log in again from everywhere, whatever failed before.';
+grant execute on function public.unlock_account(bigint) to app_user;
+revoke execute on function public.unlock_account(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    -- ::ffff:a.b.c.d is a.b.c.d, so that no network of IPv4 is walked round, or missed, by it
+    origin constant inet := case
+        when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
+        then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
+        else address end;
+    held   public.api_key_limits%rowtype;
+begin
+    for try in 1 .. 2 loop
+        -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
+        -- again with what it holds then; a limit that is used up changes no row and locks none.
+        update public.api_key_limits l
+        set unused_at        = greatest(l.unused_at, clock_timestamp()) + l.step,
+            busy_since       = case when l.unused_at < clock_timestamp() then clock_timestamp() else l.busy_since end,
+            busy_requests    = case when l.unused_at < clock_timestamp() then 1 else l.busy_requests + 1 end,
+            uncounted        = l.uncounted + 1,
+            last_accepted_at = clock_timestamp()
+        where l.api_key_id = key
+          and l.key_hash = verify_api_key.key_hash
+          and l.is_active
+          and l.owner_is_active
+          and (l.expires_at is null or l.expires_at > clock_timestamp())
+          and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
+          and (l.networks is null or origin <<= any (l.networks))
+          and l.unused_at <= clock_timestamp() + l.slack
+        returning l.api_key_id, l.user_id, true,
+                  floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
+        into api_key_id, user_id, accepted, remaining;
+        if accepted then
+            return;
+        end if;
+        select l.* into held from public.api_key_limits l where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
+        exit when found;
+        if not public.make_api_key_limit(key, key_hash) then
+            accepted := false;
+            reason := 'unknown key';
+            return;
+        end if;
+    end loop;
+
+    api_key_id := held.api_key_id;
+    user_id := held.user_id;
+    accepted := false;
+    reason := case
+        when not held.is_active then 'revoked key'
+        when not held.owner_is_active then 'inactive account'
+        when held.expires_at <= clock_timestamp() then 'expired key'
+        when scope <> all (held.scopes) then 'scope not granted'
+        when scope <> all (held.owner_scopes) then 'scope beyond the owner''s role'
+        when held.networks is not null and (origin <<= any (held.networks)) is not true then 'address not allowed'
+        else 'rate limit reached'
+    end;
+    if reason = 'rate limit reached' then
+        remaining := 0;
+        retry_after := greatest(held.unused_at - held.slack - clock_timestamp(), interval '0');
+    end if;
+end
+$function$;
+comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
+grant execute on function public.verify_api_key(bigint,text,text,inet) to app_user;
+revoke execute on function public.verify_api_key(bigint,text,text,inet) from public;
+
+CREATE OR REPLACE FUNCTION public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone)
+ RETURNS record
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select s.id, u.id, u.role, s.expires_at
+    from public.sessions s
+    join public.users u on u.id = s.user_id
+    where s.token_hash = verify_session.token_hash
+      and s.ended_at is null and s.expires_at > clock_timestamp() and u.is_active
+$function$;
+comment on function public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone) is 'Whose session a token, named by its SHA-256, is, and what the account may do now; nulls where there is none, or it has ended.';
+grant execute on function public.verify_session(text) to app_user;
+revoke execute on function public.verify_session(text) from public;
+
 CREATE OR REPLACE FUNCTION public.wake_workers(jobs bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3037,6 +3481,35 @@ end
 $function$;
 comment on function public.within_limits(candidates bigint[]) is 'Those of the candidates, in their order, that may run now; their limits are locked until the transaction ends.';
 revoke execute on function public.within_limits(bigint[]) from public;
+
+create table public.account_tokens (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    purpose    text                     not null,
+    token_hash text                     not null,
+    email      text                     not null,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    used_at    timestamp with time zone,
+    constraint account_tokens_pkey PRIMARY KEY (id),
+    constraint account_tokens_token_hash_key UNIQUE (token_hash),
+    constraint account_tokens_email_given CHECK (email <> ''::text),
+    constraint account_tokens_expires_after_creation CHECK (expires_at > created_at),
+    constraint account_tokens_purpose_known CHECK (purpose = ANY (ARRAY['verify_email'::text, 'reset_password'::text])),
+    constraint account_tokens_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.account_tokens is 'Tokens sent by e-mail, each for one use: who has it reads the account''s mail.';
+comment on column public.account_tokens.id is 'Number of the token.';
+comment on column public.account_tokens.user_id is 'Whose account it is for.';
+comment on column public.account_tokens.purpose is 'verify_email: the address is the account''s. reset_password: a new password.';
+comment on column public.account_tokens.token_hash is 'SHA-256 of the token, which is sent once and stored nowhere.';
+comment on column public.account_tokens.email is 'The address it was made for; it is void once the account has another.';
+comment on column public.account_tokens.created_at is 'When it was made.';
+comment on column public.account_tokens.expires_at is 'From then on it is void.';
+comment on column public.account_tokens.used_at is 'When it was used, or made void by the next one; null: neither.';
+
+CREATE INDEX account_tokens_user_id_created_at_idx ON public.account_tokens USING btree (user_id, created_at DESC);
+comment on index public.account_tokens_user_id_created_at_idx is 'An account''s tokens, newest first; the foreign key.';
 
 create table public.algorithm_speeds (
     algorithm_name    text                     not null,
@@ -3245,6 +3718,45 @@ comment on function public.read_results(image bigint, purpose text) is 'An image
 grant execute on function public.read_results(bigint,text) to app_user;
 revoke execute on function public.read_results(bigint,text) from public;
 
+create unlogged table public.api_key_limits (
+    api_key_id       bigint                   not null,
+    user_id          bigint                   not null,
+    key_hash         text                     not null,
+    is_active        boolean                  not null,
+    expires_at       timestamp with time zone,
+    scopes           text[]                   not null,
+    networks         inet[],
+    owner_is_active  boolean                  not null,
+    owner_scopes     text[]                   not null,
+    step             interval                 not null,
+    slack            interval                 not null,
+    unused_at        timestamp with time zone not null default now(),
+    busy_since       timestamp with time zone not null default now(),
+    busy_requests    bigint                   not null default 0,
+    uncounted        bigint                   not null default 0,
+    last_accepted_at timestamp with time zone,
+    constraint api_key_limits_pkey PRIMARY KEY (api_key_id),
+    constraint api_key_limits_busy_requests_not_negative CHECK (busy_requests >= 0),
+    constraint api_key_limits_uncounted_not_negative CHECK (uncounted >= 0)
+) with (autovacuum_vacuum_scale_factor = '0.02', fillfactor = '20');
+comment on table public.api_key_limits is 'What decides on a request with a key, and how far its rate limit is used up. Unlogged: empty after a crash, and made again. Nobody''s to read or write: verify_api_key() does.';
+comment on column public.api_key_limits.api_key_id is 'The key; its row is made by its first request.';
+comment on column public.api_key_limits.user_id is 'Whose key it is.';
+comment on column public.api_key_limits.key_hash is 'The key''s hash.';
+comment on column public.api_key_limits.is_active is 'The key is not revoked.';
+comment on column public.api_key_limits.expires_at is 'When the key ends by itself; null: never.';
+comment on column public.api_key_limits.scopes is 'What the key may do.';
+comment on column public.api_key_limits.networks is 'Where it may be used from; null: anywhere.';
+comment on column public.api_key_limits.owner_is_active is 'Its owner''s account is switched on.';
+comment on column public.api_key_limits.owner_scopes is 'What keys of its owner''s role may do: role_scopes().';
+comment on column public.api_key_limits.step is 'A minute divided by the limit, in whole microseconds: how far each request moves unused_at.';
+comment on column public.api_key_limits.slack is 'How far unused_at may lie ahead for one more request: all steps of the limit but one.';
+comment on column public.api_key_limits.unused_at is 'When its limit is wholly unused again: the theoretical arrival time of GCRA.';
+comment on column public.api_key_limits.busy_since is 'Since when the limit was never wholly unused.';
+comment on column public.api_key_limits.busy_requests is 'Accepted requests since then.';
+comment on column public.api_key_limits.uncounted is 'Accepted requests that count_api_key_uses() has not yet carried to api_keys.';
+comment on column public.api_key_limits.last_accepted_at is 'The last accepted request; null: none yet.';
+
 create table public.api_keys (
     id                           bigint                   not null generated always as identity,
     user_id                      bigint                   not null,
@@ -3281,16 +3793,16 @@ comment on column public.api_keys.key_hash is 'SHA-256 of the key, 64 hexadecima
 comment on column public.api_keys.name is 'What its owner calls it.';
 comment on column public.api_keys.description is 'What it is for.';
 comment on column public.api_keys.is_active is 'False once it is revoked.';
-comment on column public.api_keys.last_used_at is 'Last accepted request.';
+comment on column public.api_keys.last_used_at is 'Last accepted request; brought up to date in batches.';
 comment on column public.api_keys.created_at is 'When it was made.';
 comment on column public.api_keys.expires_at is 'When it ends by itself; null: never.';
 comment on column public.api_keys.scopes is 'What it may do, an array of texts.';
 comment on column public.api_keys.ip_whitelist is 'Networks it may be used from, an array of CIDR texts; null: any.';
 comment on column public.api_keys.rate_limit_per_minute is 'Requests a minute.';
-comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began.';
-comment on column public.api_keys.request_count_current_window is 'Requests in that window.';
-comment on column public.api_keys.total_requests is 'Requests since it was made.';
-comment on column public.api_keys.usage_stats is 'Requests by day and outcome, as a JSON object.';
+comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began: since then the limit was never wholly unused. Brought up to date in batches.';
+comment on column public.api_keys.request_count_current_window is 'Requests in that window; brought up to date in batches.';
+comment on column public.api_keys.total_requests is 'Requests since it was made; brought up to date in batches.';
+comment on column public.api_keys.usage_stats is 'Requests by day (UTC) and outcome, {"2026-01-31": {"accepted": 7, "refused": 1}}; brought up to date in batches.';
 grant insert, select, update on public.api_keys to app_user;
 
 CREATE INDEX api_keys_expires_at_idx ON public.api_keys USING btree (expires_at) WHERE is_active AND expires_at IS NOT NULL;
@@ -3314,8 +3826,57 @@ comment on trigger api_keys_audit_insert on public.api_keys is 'Every new key is
 CREATE TRIGGER api_keys_audit_update AFTER UPDATE ON public.api_keys REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('api_key');
 comment on trigger api_keys_audit_update on public.api_keys is 'Every decided change of a key is an event.';
 
+CREATE TRIGGER api_keys_keep_limit AFTER UPDATE OF user_id, key_hash, is_active, expires_at, scopes, ip_whitelist, rate_limit_per_minute ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger api_keys_keep_limit on public.api_keys is 'Revoked at once, and so every other change.';
+
+CREATE TRIGGER api_keys_networks_canonical BEFORE INSERT OR UPDATE OF ip_whitelist ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.ip_whitelist) = 'array'::text AND NOT new.ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_misleading_networks();
+comment on trigger api_keys_networks_canonical on public.api_keys is 'Networks mean what they seem to.';
+
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
+
+CREATE OR REPLACE FUNCTION public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval DEFAULT '1 day'::interval)
+ RETURNS public.api_keys
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    old_key public.api_keys%rowtype;
+    new_key public.api_keys%rowtype;
+begin
+    if overlap is null or overlap < interval '0' or overlap > interval '90 days' then
+        raise exception 'the overlap must be from 0 to 90 days, not %', coalesce(overlap::text, 'null')
+            using errcode = 'NS004', hint = 'long enough to give the new key to all who use the old one';
+    end if;
+    select k.* into old_key from public.api_keys k where k.id = key for no key update;
+    if not found then
+        raise exception 'there is no API key %', key using errcode = 'NS003', hint = 'negspace keys list shows those there are';
+    end if;
+    if not old_key.is_active or old_key.expires_at <= now() then
+        raise exception 'API key % has ended and can''t be rotated', key using errcode = 'NS006', hint = 'negspace keys create makes another';
+    end if;
+    insert into public.api_keys (
+        id, user_id, key_hash, name, description, scopes, ip_whitelist, rate_limit_per_minute, expires_at
+    )
+    overriding system value
+    values (
+        successor, old_key.user_id, key_hash, old_key.name, old_key.description, old_key.scopes, old_key.ip_whitelist,
+        old_key.rate_limit_per_minute, now() + (old_key.expires_at - old_key.created_at)
+    )
+    returning * into new_key;
+    update public.api_keys k
+    set is_active  = overlap > interval '0',
+        expires_at = case when overlap > interval '0' then least(k.expires_at, now() + overlap) else k.expires_at end
+    where k.id = key;
+    perform public.record_event(
+        'permission_change', 'api_key', successor::text, changes_after => jsonb_build_object('replaces', key));
+    return new_key;
+end
+$function$;
+comment on function public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval) is 'Makes a successor of a key, with all that the key has and as long to live as it had, and ends the key after the overlap; at once where that is 0.';
+grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to app_user;
+revoke execute on function public.rotate_api_key(bigint,bigint,text,interval) from public;
 
 create table public.audit_holds (
     id          bigint                   not null generated always as identity,
@@ -3888,6 +4449,31 @@ grant select on public.job_logs to app_user;
 
 CREATE INDEX job_logs_logged_at_idx ON public.job_logs USING btree (logged_at);
 comment on index public.job_logs_logged_at_idx is 'The oldest first: purge_job_logs().';
+
+create table public.login_attempts (
+    account_hash  text                     not null,
+    network       text                     not null,
+    failures      integer                  not null default 0,
+    failed_at     timestamp with time zone,
+    locked_until  timestamp with time zone,
+    trusted_until timestamp with time zone,
+    tried_at      timestamp with time zone not null default now(),
+    constraint login_attempts_pkey PRIMARY KEY (account_hash, network),
+    constraint login_attempts_account_hash_sha256 CHECK (length(account_hash) = 64 AND account_hash !~ '[^0-9a-f]'::text),
+    constraint login_attempts_failures_not_negative CHECK (failures >= 0),
+    constraint login_attempts_network_given CHECK (network <> ''::text)
+) with (fillfactor = '70');
+comment on table public.login_attempts is 'Logins tried, per e-mail address and network: what decides on the next one.';
+comment on column public.login_attempts.account_hash is 'SHA-256 of the address in lower case: what is typed there may be a password.';
+comment on column public.login_attempts.network is 'The network, login_network(); * for all of them together.';
+comment on column public.login_attempts.failures is 'Failures since the last success, or since a day without any.';
+comment on column public.login_attempts.failed_at is 'The last failure that counted.';
+comment on column public.login_attempts.locked_until is 'No login before this time; null: never locked since the last success.';
+comment on column public.login_attempts.trusted_until is 'Until when the lock over all networks doesn''t hold here, since the account has logged in from here.';
+comment on column public.login_attempts.tried_at is 'The last try, counted or not.';
+
+CREATE INDEX login_attempts_tried_at_idx ON public.login_attempts USING btree (tried_at);
+comment on index public.login_attempts_tried_at_idx is 'What is long past, for refresh_login_counters().';
 
 create table public.metric_changes (
     id   bigint                   not null generated always as identity,
@@ -4769,6 +5355,37 @@ end
 $function$;
 comment on function public.audit_leaf(event public.security_audit) is 'The leaf of an event: SHA-256 of a zero byte and its canonical text, form 1.';
 
+create table public.sessions (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    token_hash text                     not null,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    ended_at   timestamp with time zone,
+    constraint sessions_pkey PRIMARY KEY (id),
+    constraint sessions_token_hash_key UNIQUE (token_hash),
+    constraint sessions_expires_after_creation CHECK (expires_at > created_at),
+    constraint sessions_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.sessions is 'Logins that last: who holds the token acts for the account.';
+comment on column public.sessions.id is 'Number of the session.';
+comment on column public.sessions.user_id is 'Whose it is.';
+comment on column public.sessions.token_hash is 'SHA-256 of its token, which is given out once and stored nowhere.';
+comment on column public.sessions.ip_address is 'From where it was begun.';
+comment on column public.sessions.user_agent is 'With which program.';
+comment on column public.sessions.created_at is 'When it began.';
+comment on column public.sessions.expires_at is 'When it ends by itself; use doesn''t prolong it.';
+comment on column public.sessions.ended_at is 'When it was ended; null: it wasn''t.';
+grant select (created_at, ended_at, expires_at, id, ip_address, user_agent, user_id) on public.sessions to app_user;
+
+CREATE INDEX sessions_expires_at_idx ON public.sessions USING btree (expires_at);
+comment on index public.sessions_expires_at_idx is 'What ended long ago, for refresh_login_counters().';
+
+CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
+comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
+
 create table public.users (
     id                    bigint                   not null generated always as identity,
     email                 text                     not null,
@@ -4809,8 +5426,8 @@ comment on column public.users.updated_at is 'When the row last changed; kept by
 comment on column public.users.metadata is 'Anything else, as a JSON object.';
 comment on column public.users.audit_event_count is 'Events of the audit trail by this account; brought up to date in batches.';
 comment on column public.users.api_request_count is 'Requests with its API keys; brought up to date in batches.';
-comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one.';
-comment on column public.users.account_locked_until is 'No login before this time; null: not locked.';
+comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one; brought up to date in batches.';
+comment on column public.users.account_locked_until is 'No login before this time, but from networks it has logged in from of late; null: not locked. Brought up to date in batches, and obeyed where somebody sets it.';
 comment on column public.users.security_settings is 'The account''s own security settings, as a JSON object.';
 grant insert, select, update on public.users to app_user;
 
@@ -4840,6 +5457,9 @@ comment on trigger users_audit_insert on public.users is 'Every new account is a
 
 CREATE TRIGGER users_audit_update AFTER UPDATE ON public.users REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('user');
 comment on trigger users_audit_update on public.users is 'Every decided change of an account is an event.';
+
+CREATE TRIGGER users_keep_api_key_limits AFTER UPDATE OF role, is_active ON public.users FOR EACH ROW WHEN (old.role <> new.role OR old.is_active <> new.is_active) EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger users_keep_api_key_limits on public.users is 'What an account may no longer do its keys may no longer do.';
 
 CREATE TRIGGER users_set_updated_at BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger users_set_updated_at on public.users is 'Keeps updated_at.';
@@ -5118,10 +5738,12 @@ create view public.user_activity_summary as
 comment on view public.user_activity_summary is 'Per user: how many images and analyses, last upload, last analysis, last login.';
 grant select on public.user_activity_summary to app_user;
 
+alter table public.account_tokens add constraint account_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey FOREIGN KEY (analysis_id) REFERENCES public.analysis_results(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
@@ -5132,6 +5754,7 @@ alter table public.metric_minutes add constraint metric_minutes_series_id_fkey F
 alter table public.processing_queue add constraint processing_queue_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.sessions add constraint sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 commit;
 

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import Final
 
-from negspace import audit, cache, metrics
+from negspace import audit, cache, keys, metrics, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 from negspace.worker import logs
@@ -56,7 +56,9 @@ class Housekeeper(threading.Thread):
                     ensure_partitions(self._database)
                     cache.purge_expired(self._database)
                     logs.purge(self._database, LOGS_KEPT)
+                    keys.count_uses(self._database)
                     refresh_counters(self._database)
+                    users.refresh_login_counters(self._database)
                 audit.seal(self._database)
                 metrics.roll_up(self._database)
             except UnavailableError:
