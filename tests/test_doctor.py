@@ -355,6 +355,16 @@ def test_without_the_owner_it_says_what_it_may_not_see(database, tmp_path):
     assert "NEGSPACE_OWNER_URL" in (finding.remedy or "")
 
 
+def test_where_rows_are_hidden_from_it_it_does_not_say_that_all_is_well(database, env):
+    change(
+        database.owner,
+        "alter table workers enable row level security, force row level security",
+    )
+    (finding,) = look("workers", env)
+    assert finding.status == "unknown"
+    assert "row-level security" in (finding.found or "")
+
+
 def test_it_waits_for_nobody(database, env):
     with db.connect(database.owner) as connection:
         connection.execute("lock table processing_queue in access exclusive mode")
