@@ -378,5 +378,6 @@ def test_it_changes_nothing(env):
     with (
         doctor.reached(settings.load(env), doctor.Limits()) as patient,
         pytest.raises(RefusedError, match="read-only"),
+        db.translated(),
     ):
         patient.rows("delete from users returning id")

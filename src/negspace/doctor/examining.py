@@ -104,11 +104,6 @@ class Patient:
             raise RefusedError("the database wasn't reached")
         return self.connection
 
-    def rows(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
-        """All rows of a query, as the operator."""
-        with database.translated():
-            return database.rows(self.reached, query, given)
-
     @property
     def services(self) -> str:
         """The services' address.
@@ -119,6 +114,10 @@ class Patient:
         if self.address is None:
             raise RefusedError("the database wasn't reached")
         return self.address
+
+    def rows(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+        """All rows of a query, as the operator."""
+        return database.rows(self.reached, query, given)
 
     def row(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> Row:
         """The one row of a query, as the operator."""
@@ -177,7 +176,8 @@ class Finding:
 def run(check: Check, patient: Patient) -> list[Finding]:
     """What one check says: a finding for each fault, or one that all is well."""
     try:
-        found = list(check.look(patient))
+        with database.translated():
+            found = list(check.look(patient))
     except AccessError as error:
         hint = error.hint or "let NEGSPACE_OWNER_URL name the owner, who may look"
         return [Finding(check.name, "unknown", error.message, None, hint)]
