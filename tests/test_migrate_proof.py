@@ -414,6 +414,17 @@ def test_a_shadow_goes_with_its_block(place):
     assert shadows(place.creator) == []
 
 
+def test_a_shadow_s_lock_holds_up_neither_vacuum_nor_concurrent_indexes(place):
+    """Its transaction idles in the database that the shadow stands for, and has no snapshot."""
+    with shadow(place), connect(place.creator) as connection:
+        found = only(
+            connection,
+            "select state, backend_xmin from pg_stat_activity"
+            " where application_name = 'negspace shadow: lock' and datname = current_database()",
+        )
+        assert found == {"state": "idle in transaction", "backend_xmin": None}
+
+
 def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_path):
     code = (
         "import sys, time\n"

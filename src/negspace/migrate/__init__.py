@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from negspace.migrate.authoring import new
 from negspace.migrate.execute import Options
 from negspace.migrate.failure import Failure
 from negspace.migrate.gates import Exceeded, Gate
@@ -23,7 +24,6 @@ from negspace.migrate.runner import (
     down,
     dump,
     history,
-    new,
     redo,
     status,
     up,

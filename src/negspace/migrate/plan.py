@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
 from negspace.migrate.autocommit import command
 from negspace.migrate.boundaries import Values
-from negspace.migrate.files import Folder, Migration, key_of
+from negspace.migrate.files import Folder, Migration
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
+from negspace.migrate.names import Key, is_number, key_of, number_of
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
 from negspace.migrate.statements import copies, ends_transaction
@@ -128,7 +129,7 @@ def is_late(migration: Migration, standing: Standing) -> bool:
     return newest is not None and migration.key < newest and not (row and row.applied)
 
 
-def _key(row: Applied) -> tuple[int, str]:
+def _key(row: Applied) -> Key:
     return key_of(row.name)
 
 
@@ -400,12 +401,8 @@ def find(folder: Folder, version: str) -> Migration:
     Raises:
         InvalidInputError: There is none.
     """
-    digits = version.replace("-", "")
-    found = [
-        m
-        for m in folder.migrations
-        if m.name == version or (digits.isdecimal() and m.key[0] == int(digits))
-    ]
+    number = number_of(version) if is_number(version) else None
+    found = [m for m in folder.migrations if m.name == version or m.key[0] == number]
     if not found:
         raise InvalidInputError(
             f"{folder.path} has no version {version}",
