@@ -75,6 +75,11 @@ def own_oid(address: str) -> int:
     [
         ("create index t_name_idx on t (name)", "drop index t_name_idx"),
         ("create view v as select id from t", "drop view v"),
+        ("create view v as select 'now'::timestamp as made", "drop view v"),
+        (
+            "alter table t alter n set default date_part('year', 'now'::timestamptz)",
+            "alter table t alter n drop default",
+        ),
         (
             "create function f() returns int language sql return 1; comment on table t is 'x'",
             "drop function f; comment on table t is null",

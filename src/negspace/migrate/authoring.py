@@ -10,18 +10,12 @@ from typing import Final
 
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
 from negspace.migrate.files import Folder, read_folder
+from negspace.migrate.forms import file_names
 
 __all__ = ["Blank", "blank", "new"]
 
 _TIMESTAMP: Final = 8  # digits from which on a number is taken for a date
 
-_NAMES: Final = {
-    "folders": ("{number}_{title}/up.sql", "{number}_{title}/down.sql"),
-    "dbmate": ("{number}_{title}.sql",) * 2,
-    "goose": ("{number}_{title}.sql",) * 2,
-    "flyway": ("V{number}__{title}.sql", "U{number}__{title}.sql"),
-}
-_PAIRS: Final = ("{number}_{title}.up.sql", "{number}_{title}.down.sql")
 _MARKS: Final = {
     "dbmate": ("-- migrate:up\n", "\n-- migrate:down\n"),
     "goose": ("-- +goose Up\n", "\n-- +goose Down\n"),
@@ -52,8 +46,8 @@ class Blank:
 
 def blank(folder: Folder, number: str, title: str) -> Blank:
     """Where a migration of that number and title would stand."""
-    names = _NAMES.get(folder.form, _PAIRS)
-    up, down = (folder.path / name.format(number=number, title=title) for name in names)
+    stem = f"V{number}__{title}" if folder.form == "flyway" else f"{number}_{title}"
+    up, down = (folder.path / name for name in file_names(folder.form, stem))
     return Blank(up, down, _MARKS.get(folder.form, ("", "")))
 
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from negspace.errors import FileError, MigrationFileError
 from negspace.migrate.flyway import is_flyways, piece_of_flyway
-from negspace.migrate.forms import Piece, pieces_of_file, pieces_of_folder
+from negspace.migrate.forms import Piece, file_names, pieces_of_file, pieces_of_folder
 from negspace.migrate.names import NAME, Key, key_of, version_of
 from negspace.migrate.script import MigrationFile, Problem, as_problem
 
@@ -34,12 +34,14 @@ class Migration:
         version: The number as it is written: ``001``.
         up: The file that applies it.
         down: The file that undoes it, or None; the same file for Python.
+        form: See ``forms``.
     """
 
     name: str
     version: str
     up: MigrationFile
     down: MigrationFile | None
+    form: str = "pairs"
 
     @property
     def key(self) -> Key:
@@ -92,10 +94,13 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
     try:
         pieces, problems = _pieces(path, strip_transaction)
     except OSError as error:
+        file = error.filename or path
         raise FileError(
-            f"{error.filename or path}: {error.strerror}",
-            hint="--dir takes the folder of the migrations",
-            file=str(error.filename or path),
+            f"{file}: {error.strerror}",
+            hint="--dir takes the folder of the migrations"
+            if Path(file) == path
+            else "make it a file that can be read, or take it out",
+            file=str(file),
         ) from None
     problems += _mixed(path, pieces)
     found: dict[Key, dict[str, Piece]] = {}
@@ -211,10 +216,11 @@ def _migration(roles: dict[str, Piece]) -> Migration | Problem:
     up = roles.get("up") or roles.get("python")
     if up is None:
         down = roles["down"]
-        missing = "up.sql" if down.form == "folders" else f"{down.stem}.up.sql"
-        return Problem(down.file.path, f"a down without an up: {missing} is missing", "add it")
+        missing = Path(file_names(down.form, down.stem)[0])
+        said = missing.name if down.form == "folders" else missing
+        return Problem(down.file.path, f"a down without an up: {said} is missing", "add it")
     back = roles.get("down") or roles.get("python")
-    return Migration(up.stem, version_of(up.stem), up.file, back.file if back else None)
+    return Migration(up.stem, version_of(up.stem), up.file, back.file if back else None, up.form)
 
 
 def _contradiction(migration: Migration) -> Problem | None:

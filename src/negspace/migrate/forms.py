@@ -34,6 +34,7 @@ from negspace.migrate.script import MigrationFile, Problem
 __all__ = [
     "FORMS",
     "Piece",
+    "file_names",
     "markers_of",
     "pieces_of_file",
     "pieces_of_folder",
@@ -89,6 +90,17 @@ def stem_of(path: Path) -> tuple[str, str | None]:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix), role
     return path.stem, None
+
+
+def file_names(form: str, stem: str) -> tuple[str, str]:
+    """The files of a migration of that name, in its folder: of the way up and of the way down."""
+    if form == "folders":
+        return f"{stem}/up.sql", f"{stem}/down.sql"
+    if form in {"dbmate", "goose"}:
+        return f"{stem}.sql", f"{stem}.sql"
+    if form == "flyway":
+        return f"{stem}.sql", f"U{stem.removeprefix('V')}.sql"
+    return f"{stem}.up.sql", f"{stem}.down.sql"
 
 
 def pieces_of_file(path: Path, data: bytes, strip_transaction: bool) -> tuple[Piece, ...]:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
 from negspace.migrate.autocommit import command
 from negspace.migrate.boundaries import Values
+from negspace.migrate.disagreeing import applied_key, disagreements, gone
 from negspace.migrate.files import Folder, Migration
+from negspace.migrate.forms import file_names
 from negspace.migrate.ledger import Applied, Standing
 from negspace.migrate.lexer import Statement
-from negspace.migrate.names import Key, is_number, key_of, number_of
+from negspace.migrate.names import is_number, number_of
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
 from negspace.migrate.statements import copies, ends_transaction
@@ -26,7 +28,6 @@ __all__ = [
     "Step",
     "bounded",
     "check",
-    "disagreements",
     "has_way_down",
     "lacks_down",
     "plan_down",
@@ -87,70 +88,6 @@ class Plan:
 
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
-
-
-def disagreements(
-    folder: Folder, standing: Standing, *, allow_late: bool = False
-) -> Iterator[Problem]:
-    """Where the folder and the ledger don't fit: edited, missing and late files."""
-    there = {migration.key: migration for migration in folder.migrations}
-    stand = squashed(folder, standing)
-    yield from stand.problems
-    for row in standing.applied:
-        migration = there.get(_key(row))
-        if migration is None:
-            if _key(row) not in stand.replaced:
-                yield _gone(folder, row)
-        elif is_edited(migration, row):
-            yield Problem(
-                migration.up.path,
-                f"changed since it was applied (batch {row.batch})",
-                "put the file back as it was, and write what you want in a new migration",
-            )
-    if not allow_late:
-        yield from _late(folder, standing)
-
-
-def is_edited(migration: Migration, row: Applied) -> bool:
-    """Whether an applied file says something else now; comments and white space don't count."""
-    if row.bytes_sha256 == migration.up.bytes_checksum:
-        return False
-    if migration.up.problem() is not None:
-        return True
-    if row.checksum_algorithm != migration.up.algorithm:
-        return True
-    return row.checksum != migration.up.checksum
-
-
-def is_late(migration: Migration, standing: Standing) -> bool:
-    """Whether a migration that isn't applied comes before one that is."""
-    newest = max((_key(row) for row in standing.applied), default=None)
-    row = standing.by_key.get(migration.key)
-    return newest is not None and migration.key < newest and not (row and row.applied)
-
-
-def _key(row: Applied) -> Key:
-    return key_of(row.name)
-
-
-def _gone(folder: Folder, row: Applied) -> Problem:
-    return Problem(
-        folder.path / row.name,
-        f"applied (batch {row.batch}), and its file is gone",
-        "bring the file back: version control has it",
-    )
-
-
-def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
-    aside = squashed(folder, standing).aside
-    for migration in folder.migrations:
-        if migration.key not in aside and is_late(migration, standing):
-            newest = max(standing.applied, key=_key)
-            yield Problem(
-                migration.up.path,
-                f"comes before {newest.name}, which is applied already",
-                "give it a number above that one, or --allow-out-of-order",
-            )
 
 
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
@@ -269,9 +206,9 @@ def plan_down(
     there = {migration.key: migration for migration in folder.migrations}
     chosen: list[Step] = []
     for row in _to_undo(folder, standing, steps, to, batch=batch):
-        migration = there.get(_key(row))
+        migration = there.get(applied_key(row))
         if migration is None:
-            raise _gone(folder, row).error()
+            raise gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
     return Plan(
         "down",
@@ -305,7 +242,7 @@ def _to_undo(
     newest_first = standing.applied[::-1]
     if to is not None:
         floor = None if to.isdecimal() and int(to) == 0 else find(folder, to).key
-        return [row for row in newest_first if floor is None or _key(row) > floor]
+        return [row for row in newest_first if floor is None or applied_key(row) > floor]
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
@@ -338,7 +275,9 @@ def _way_down(migration: Migration) -> MigrationFile:
     if down is not None:
         _runnable(down)
     if down is None or not migration.reversible:
-        missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
+        up, file = file_names(migration.form, migration.name)
+        other = file if file != up else f"it, in {file}"
+        missing = "a function down(connection)" if down else other
         raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
     return down
 

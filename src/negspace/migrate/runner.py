@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from negspace.database import Connection
 from negspace.errors import InvalidInputError
+from negspace.migrate.disagreeing import disagreements, is_edited, is_late
 from negspace.migrate.execute import Options, Run, open_session
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
@@ -18,9 +19,6 @@ from negspace.migrate.names import key_of
 from negspace.migrate.outcome import RunResult
 from negspace.migrate.plan import (
     Plan,
-    disagreements,
-    is_edited,
-    is_late,
     plan_down,
     plan_redo,
     plan_up,

@@ -110,8 +110,10 @@ def _prepare(lock: Connection) -> None:
 
 
 def _hold(lock: Connection, name: str) -> None:
-    """Lock the name. Without a parameter: the portal of one would stay open, with its snapshot,
-    and hold up vacuum and CREATE INDEX CONCURRENTLY in the database of the lock.
+    """Lock the name, with no parameter.
+
+    The portal of a statement with one would stay open, and its snapshot would hold up vacuum
+    and CREATE INDEX CONCURRENTLY in the database where the lock is.
     """
     take = sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))")
     lock.execute(take.format(sql.Literal(name)))
