@@ -156,6 +156,7 @@ class Bench:
     def enqueue(self, images: int | Sequence[int], *, behave: str = "well", **more: Any) -> Any:
         """Jobs for images; the parameters leave a mark for each computation that begins."""
         names = {n: str(more.pop(n)) for n in ("until",) if n in more}
+        names |= {n: more.pop(n) for n in ("ms",) if n in more}
         wanted = self.wanted(behave=behave, mark=str(self.mark), **names)
         if isinstance(images, int):
             return jobs.enqueue(self.services, [images], wanted, **more)[0].job_id
@@ -166,6 +167,11 @@ class Bench:
 
     def status(self, job: int) -> str:
         return self.value("select status::text from processing_queue where id = %s", [job])
+
+    def computing(self) -> int:
+        """The process that computes, or did last."""
+        newest = max(self.mark.iterdir(), key=lambda mark: int(mark.name.split("-")[1]))
+        return int(newest.name.split("-")[0])
 
     def begun(self) -> int:
         """How many computations have begun."""
@@ -234,7 +240,7 @@ class Bench:
         return self.start("--drain", *options).ended()
 
     def holder(self, job: int) -> int:
-        """The process that runs the job, once one does."""
+        """The worker that has the job, once one does: its process, not the computing one."""
         self.hurry()
         query = (
             "select w.process_id from processing_queue q join workers w on w.id = q.worker_id"

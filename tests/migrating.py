@@ -7,7 +7,7 @@ from pathlib import Path
 from negspace import migrate
 from negspace.database import connect, rows
 from negspace.migrate.catalog import Catalog, read
-from negspace.migrate.execute import open_session
+from negspace.migrate.session import open_session
 
 FIVE = {
     f"{n}_t{n}.{way}.sql": sql

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import queue_singly as leases
 from bench import Bench
-from negspace.worker import leases, registry
+from negspace.worker import registry
 from negspace.worker.leases import Claimed, Completion
 
 ALL = ("rehearsal@1.0.0",)

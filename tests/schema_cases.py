@@ -270,6 +270,43 @@ CHECKS: dict[str, Case] = (
     | number("audit_log_details", "failure_count", 0)
     | json_object("audit_log_details", "event_data")
     | json_object("audit_log_details", "system_state")
+    | given("audit_holds", "reason")
+    | {
+        "audit_holds_until_after_since": Case(
+            "audit_holds",
+            [{"since": "2026-01-02", "until": "2026-01-02"}],
+            [{"since": "2026-01-02", "until": "2026-01-03"}, {"until": "2026-01-01"}],
+        ),
+        "audit_holds_released_after": Case(
+            "audit_holds",
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-01"}],
+            [{"placed_at": "2026-01-02", "released_at": "2026-01-02"}],
+        ),
+        "audit_retirements_anchored": Case(
+            "audit_retirements", [{"last_seal": 2, "anchored_seal": 1}], [{"last_seal": 0}]
+        ),
+    }
+    | number("audit_retirements", "event_count", 0)
+    | number("audit_retirements", "detail_count", 0)
+    | sha256("audit_retirements", "export_sha256")
+    | number("audit_seals", "number", 1)
+    | number("audit_seals", "lineage", 0)
+    | number("audit_seals", "leaf_count", 1)
+    | {
+        "audit_seals_relation_known": Case(
+            "audit_seals",
+            [{"relation": w} for w in ["", "users"]],
+            [{"relation": r} for r in ["security_audit", "audit_log_details"]],
+        )
+    }
+    | {
+        f"audit_seals_{column}_sha256": Case(
+            "audit_seals",
+            [{column: bytes(n)} for n in (0, 31, 33)],
+            [{column: b"\xff" * 32}],
+        )
+        for column in ("merkle_root", "previous_hash", "seal_hash")
+    }
     | {
         "analysis_cache_cache_key_given": Case(
             "analysis_cache",
@@ -328,6 +365,35 @@ CHECKS: dict[str, Case] = (
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
     | number("workers", "jobs_failed", 0)
+    | number("job_logs", "attempt", 1)
+    | number("job_logs", "left_out", 0)
+    | {
+        "job_logs_lines_array": Case("job_logs", [{"lines": {}}], [{"lines": []}]),
+        "job_logs_lines_bounded": Case(
+            "job_logs",
+            [{"lines": [1] * 1001}, {"lines": ["x" * 2_000_000]}],
+            [{"lines": [1] * 1000}, {"lines": ["x" * 1_900_000]}],
+        ),
+    }
+    | given("processing_queue", "job_group")
+    | {
+        "queue_limits_of_user_or_group": Case(
+            "queue_limits",
+            [{"user_id": None}, {"job_group": "lab"}],
+            [{}, {"user_id": None, "job_group": "lab"}],
+        ),
+        "queue_limits_job_group_given": Case(
+            "queue_limits",
+            [{"user_id": None, "job_group": w} for w in ["", "g" * 201]],
+            [{"user_id": None, "job_group": "g" * 200}],
+        ),
+    }
+    | number("queue_limits", "max_running", 0)
+    | number("queue_limits", "running", 0)
+    | number("algorithm_speeds", "ms_per_job", 0)
+    | number("algorithm_speeds", "ms_per_megapixel", 0)
+    | number("algorithm_speeds", "jobs_ahead", 0)
+    | number("algorithm_speeds", "live_workers", 0)
 )
 
 FOREIGN_KEYS: dict[str, Case] = (
@@ -344,6 +410,7 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("processing_queue", "image_id")
     | gone("processing_queue", "user_id")
     | gone("api_keys", "user_id")
+    | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")
     | {

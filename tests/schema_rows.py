@@ -117,6 +117,55 @@ def _worker(connection: Connection, given: Row) -> Row:
     return {"id": f"worker-{next(_numbers)}", "hostname": "here", "process_id": 1}
 
 
+def _seal(connection: Connection, given: Row) -> Row:
+    number = next(_numbers)
+    return {
+        "number": number,
+        "relation": "security_audit",
+        "month": "2026-01-01 00:00:00+00",
+        "lineage": 0,
+        "last_xid": "7",
+        "last_id": 7,
+        "highest_id": 7,
+        "leaf_count": 1,
+        "merkle_root": bytes(32),
+        "previous_hash": bytes(32),
+        "seal_hash": bytes(32),
+        "sealed_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _hold(connection: Connection, given: Row) -> Row:
+    return {"reason": "a matter"}
+
+
+def _retirement(connection: Connection, given: Row) -> Row:
+    return {
+        "month": f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00",
+        "event_count": 1,
+        "detail_count": 1,
+        "last_seal": 1,
+        "anchored_seal": 1,
+        "export_sha256": "a" * 64,
+    }
+
+
+def _log(connection: Connection, given: Row) -> Row:
+    return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
+
+
+def _limit(connection: Connection, given: Row) -> Row:
+    return {"max_running": 2} | _owned(connection, given)
+
+
+def _count(connection: Connection, given: Row) -> Row:
+    return {"status": "queued", "priority": 5, "algorithm_name": "rehearsal", "jobs": 1}
+
+
+def _speed(connection: Connection, given: Row) -> Row:
+    return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -128,6 +177,13 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_cache": _entry,
     "performance_metrics": _metric,
     "workers": _worker,
+    "audit_seals": _seal,
+    "audit_holds": _hold,
+    "audit_retirements": _retirement,
+    "job_logs": _log,
+    "queue_limits": _limit,
+    "algorithm_speeds": _speed,
+    "queue_counts": _count,
 }
 
 TABLES = tuple(_COMPLETE)

@@ -266,4 +266,5 @@ VIEWS = {
     "analysis_performance_summary",
     "audit_summary_by_user",
     "duplicate_images_report",
+    "queue_depth",
 }

@@ -45,10 +45,27 @@ UNIQUE: dict[str, Unique] = {
     "api_keys_key_hash_key": Unique("api_keys", {"key_hash": "a" * 64}, {"key_hash": "b" * 64}),
     "security_audit_pkey": Unique("security_audit", {"id": 1 << 40}, {"id": 1 << 41}),
     "audit_log_details_pkey": Unique("audit_log_details", {"id": 1 << 40}, {"id": 1 << 41}),
+    "audit_seals_pkey": Unique("audit_seals", {"number": 1 << 40}, {"number": 1 << 41}),
+    "audit_holds_pkey": Unique("audit_holds", {"id": 1 << 40}, {"id": 1 << 41}),
+    "audit_retirements_pkey": Unique(
+        "audit_retirements", {"month": "2026-01-01"}, {"month": "2026-02-01"}
+    ),
     "analysis_cache_pkey": Unique("analysis_cache", {"id": 1 << 40}, {"id": 1 << 41}),
     "analysis_cache_cache_key_key": Unique(
         "analysis_cache", {"cache_key": "k"}, {"cache_key": "l"}
     ),
     "performance_metrics_pkey": Unique("performance_metrics", {"id": 1 << 40}, {"id": 1 << 41}),
+    "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
+    "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),
+    "queue_limits_user_id_key": Unique(
+        "queue_limits", {}, {"user_id": None, "job_group": "b"}, frozenset({"user_id"})
+    ),
+    "queue_limits_job_group_key": Unique(
+        "queue_limits", {"user_id": None, "job_group": "a"}, {"job_group": "b"}
+    ),
+    "queue_counts_pkey": Unique("queue_counts", {"id": 1 << 40}, {"id": 1 << 41}),
+    "algorithm_speeds_pkey": Unique(
+        "algorithm_speeds", {"algorithm_name": "a"}, {"algorithm_name": "b"}
+    ),
 }

@@ -125,12 +125,12 @@ def test_who_saw_an_image_and_what_for(services, acting, ada, image, tmp_path):
     for database, purpose in ((acting, "review"), (acting, "review"), (as_bob, "teaching")):
         with database.transaction() as connection:
             connection.execute("select from read_results(%s, %s)", [image.id, purpose])
-    images.export(as_bob, Storage(tmp_path / "storage"), image.id, tmp_path / "out.png")
+    images.export(as_bob, Storage(tmp_path / "storage"), image.id, tmp_path / "out.png", "a copy")
     found = {(s.user_email, s.action): s for s in audit.who_saw(services, image.id)}
     assert {key: (s.times, s.purposes) for key, s in found.items()} == {
         (ada.email, "view_results"): (2, ("review",)),
         (bob.email, "view_results"): (1, ("teaching",)),
-        (bob.email, "export_data"): (1, ()),
+        (bob.email, "export_data"): (1, ("a copy",)),
     }
     event = audit.events(services, action="view_results", user_id=bob.id).events[0]
     detail = audit.find(services, event.id).details[0]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench, png
 from negspace import cache
 from negspace.errors import InvalidInputError
-from negspace.worker import leases
 from queue_steps import claimed, completion, enlist
 
 

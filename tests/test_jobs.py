@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench, png, until
-from negspace import jobs
+from negspace import jobs, queue
 from negspace.database import Connection, connect, rows
 from negspace.errors import (
     ConstraintError,
@@ -20,7 +21,7 @@ from negspace.errors import (
     NotFoundError,
     RefusedError,
 )
-from negspace.worker import leases, registry
+from negspace.worker import registry
 from queue_steps import ALL, claimed, completion, enlist
 
 
@@ -487,11 +488,11 @@ def test_purging_removes_what_ended_long_ago(bench: Bench, worker: str) -> None:
         "update processing_queue set completed_at = now() - interval '40 days' where id = %s",
         [old],
     )
-    assert jobs.purge(bench.services, timedelta(days=30)) == 1
+    assert queue.purge(bench.services, timedelta(days=30)) == 1
     assert [job.id for job in jobs.list_jobs(bench.services)] == [waiting, young]
     assert bench.value("select count(*) from analysis_results") == 2
     with pytest.raises(InvalidInputError, match="negative"):
-        jobs.purge(bench.services, timedelta(days=-1))
+        queue.purge(bench.services, timedelta(days=-1))
 
 
 def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:

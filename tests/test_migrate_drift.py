@@ -11,9 +11,9 @@ from negspace import migrate
 from negspace.database import connect
 from negspace.errors import MigrationFileError
 from negspace.migrate.drifting import drift
-from negspace.migrate.execute import open_session
 from negspace.migrate.journal import Journal
 from negspace.migrate.meaning import differences
+from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground, shadow
 
 FILES = {

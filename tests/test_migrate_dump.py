@@ -11,8 +11,8 @@ from conftest import programs
 from negspace import migrate
 from negspace.database import attempt, connect
 from negspace.migrate.catalog import Catalog, compare, read
-from negspace.migrate.execute import open_session
 from negspace.migrate.schema_file import render
+from negspace.migrate.session import open_session
 from negspace.server import binaries
 
 EVERY_KIND = Path(__file__).parent / "migrations/every_kind.sql"

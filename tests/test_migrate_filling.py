@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from negspace.database import attempt, connect, rows
-from negspace.migrate.execute import open_session
 from negspace.migrate.filling import Filler
+from negspace.migrate.session import open_session
 
 
 @pytest.fixture

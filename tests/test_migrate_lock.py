@@ -18,8 +18,8 @@ from migrating import write
 from negspace import migrate
 from negspace.database import Connection, connect, only, rows
 from negspace.errors import UnavailableError
-from negspace.migrate.execute import open_session
 from negspace.migrate.ledger import Holder, RunLock
+from negspace.migrate.session import open_session
 
 FILES = {
     "1_a.up.sql": "create table a (id int); insert into a values (1)",

@@ -407,6 +407,8 @@ def test_an_error_still_points_at_its_place(address, tmp_path):
         ("create index on made (b)", True, Manner.FREE),
         ("create unique index u on s.made (b)", True, Manner.FREE),
         ("create table a (b int)", True, Manner.FREE),
+        ("create table a (b int generated always as identity)", True, Manner.FREE),
+        ("create table a (b) as select 1", True, Manner.SLICED),
         ("create table a (b int references c)", True, Manner.SLICED),
         ("create table a partition of b default", True, Manner.SLICED),
         ("update a set b = 1", True, Manner.BOUND),

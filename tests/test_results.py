@@ -8,12 +8,12 @@ import json
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench
 from negspace import results
 from negspace.database import Actor
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.results import Selection
-from negspace.worker import leases
 from queue_steps import claimed, completion, enlist
 
 
@@ -32,7 +32,8 @@ def analysed(bench: Bench, count: int = 1, **found: object) -> list[int]:
 
 def events(bench: Bench, action: str) -> list[dict[str, object]]:
     query = (
-        "select a.user_id, a.resource_id, a.changes_after, d.event_name, d.event_description"
+        "select a.user_id, a.resource_id, a.status, a.changes_after, d.event_name,"
+        " d.event_description"
         " from security_audit a left join audit_log_details d on d.audit_id = a.id"
         " where a.action = %s::audit_action order by a.id"
     )
@@ -67,7 +68,10 @@ def test_reading_leaves_who_and_why(bench: Bench) -> None:
         results.read(bench.services, 999, "look")
     with pytest.raises(InvalidInputError, match="purpose"):
         results.read(bench.services, image, "")
-    assert len(events(bench, "view_results")) == 2
+    assert [e["status"] for e in events(bench, "view_results")] == [
+        *["success"] * 2,
+        *["failure"] * 2,
+    ]
 
 
 def test_nothing_is_exported_without_an_event(bench: Bench) -> None:

@@ -194,8 +194,10 @@ def test_the_cache_keeps_for_a_day(owner):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_what_must_be_given_is(owner, table):
-    # it would fill in audit_timestamp
+    # they would fill in audit_timestamp and recorded_in
     owner.execute("drop trigger audit_log_details_find_timestamp on audit_log_details")
+    owner.execute("drop trigger audit_log_details_hash on audit_log_details")
+    owner.execute("drop trigger security_audit_hash on security_audit")
     found = database.rows(
         owner,
         """

@@ -86,6 +86,7 @@ def test_an_event_says_who_acted(app):
     number = database.only(app, query)["id"]
     found = database.only(app, "select * from security_audit where id = %s", [number])
     found["ip_address"] = str(found["ip_address"])
+    del found["recorded_in"], found["leaf_hash"]  # test_audit_seals.py
     assert found == {
         "id": number,
         "user_id": 7,  # who acts comes before who is named
@@ -130,6 +131,7 @@ def test_details_find_their_event(owner):
                                     12.5, 3, 1) as id"""
     number = database.only(owner, query, [event])["id"]
     found = database.only(owner, "select * from audit_log_details where id = %s", [number])
+    del found["recorded_in"], found["leaf_hash"]
     assert found == {
         "id": number,
         "audit_id": event,

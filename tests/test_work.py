@@ -41,10 +41,12 @@ def test_reasons_are_for_people_and_hide_the_storage_folder() -> None:
         attempt=1,
         image_id=1,
         file_path="ab/cd/x.png",
+        file_hash="0" * 64,
         original_filename="sky.png",
         algorithm_name="negative_space",
         algorithm_version="1.0.0",
         algorithm_parameters={},
+        answered=False,
     )
     error = ImageError("/srv/private/ab/cd/x.png is broken", hint="send it again")
     assert work.reason(error, job, storage) == "sky.png is broken (send it again)"

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, LiteralString, TypeAlias, get_args
 
-from negspace import audit
+from negspace import attempts
 from negspace.database import Connection, Database, Jsonb, Row, only, rows
 from negspace.errors import (
     AlreadyExistsError,
@@ -235,22 +235,9 @@ def set_metadata(database: Database, image_id: int, changes: Mapping[str, Any]) 
         "update images set metadata = (metadata || %s) - %s::text[] where id = %s returning "
         + _COLUMNS
     )
-    with database.transaction() as connection:
-        row = only(connection, "select metadata from images where id = %s for update", [image_id])
-        if row is None:
-            raise _missing(image_id)
-        image = _image(only(connection, query, [Jsonb(kept), gone, image_id]), image_id)
-        before = {key: row["metadata"].get(key) for key in changes}
-        if before != dict(changes):
-            audit.record(
-                connection,
-                "config_change",
-                "image",
-                image_id,
-                changes_before={"metadata": before},
-                changes_after={"metadata": dict(changes)},
-            )
-        return image
+    act = attempts.recorded(database, "config_change", "image", image_id)
+    with act, database.transaction() as connection:
+        return _image(only(connection, query, [Jsonb(kept), gone, image_id]), image_id)
 
 
 def archive(database: Database, image_id: int) -> Image:
@@ -259,7 +246,8 @@ def archive(database: Database, image_id: int) -> Image:
     Raises:
         NotFoundError: There is no such image.
     """
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "config_change", "image", image_id)
+    with act, database.transaction() as connection:
         connection.execute("select archive_image(%s)", [image_id])
     return find(database, image_id)
 
@@ -272,7 +260,8 @@ def delete(database: Database, storage: Storage, image_id: int) -> Deleted:
     Raises:
         NotFoundError: There is no such image.
     """
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "delete_image", "image", image_id)
+    with act, database.transaction() as connection:
         row = only(connection, "select delete_image(%s) as path", [image_id])
     path = row["path"] if row else None
     if path is None:
@@ -311,7 +300,13 @@ def hold_file(connection: Connection, file_hash: str, *, alone: bool = False) ->
 
 
 def export(
-    database: Database, storage: Storage, image_id: int, target: Path, *, overwrite: bool = False
+    database: Database,
+    storage: Storage,
+    image_id: int,
+    target: Path,
+    purpose: str,
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Copy an image's bytes out, checked against their hash; an ``export_data`` event tells.
 
@@ -320,6 +315,7 @@ def export(
         storage: Where its bytes are.
         image_id: Which.
         target: The file to write, or a folder, where it gets its name in the storage.
+        purpose: What for, in a few words.
         overwrite: Replace a file that is there.
 
     Returns:
@@ -327,9 +323,23 @@ def export(
 
     Raises:
         NotFoundError: There is no such image, or its bytes are missing.
+        InvalidInputError: No purpose is given.
         AlreadyExistsError: The file is there, and ``overwrite`` is false.
         FileError: The bytes are damaged, or the file can't be written.
     """
+    with attempts.recorded(database, "export_data", "image", image_id):
+        return _export(database, storage, image_id, target, purpose, overwrite=overwrite)
+
+
+def _export(
+    database: Database,
+    storage: Storage,
+    image_id: int,
+    target: Path,
+    purpose: str,
+    *,
+    overwrite: bool,
+) -> Path:
     image = find(database, image_id)
     if target.is_dir():
         target = target / image.file_name
@@ -337,7 +347,7 @@ def export(
     try:
         _copy_checked(storage, image, fresh)
         with database.transaction() as connection:  # before the copy is where it was asked for
-            audit.record(connection, "export_data", "image", image_id)
+            connection.execute("select record_export('image', %s, %s)", [str(image_id), purpose])
         if not overwrite:
             target.touch(mode=0o600, exist_ok=False)  # taken, or FileExistsError
         fresh.replace(target)

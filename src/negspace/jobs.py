@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final, Literal, LiteralString, TypeAlias, get_args
 
 from negspace import analysis
@@ -19,8 +19,6 @@ from negspace.errors import InvalidInputError, NotFoundError
 Status: TypeAlias = Literal["queued", "processing", "retrying", "completed", "failed", "cancelled"]
 STATUSES: Final[tuple[str, ...]] = get_args(Status)
 Outcome: TypeAlias = Literal["queued", "waiting", "cached"]
-
-_PURGE_BATCH: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -155,6 +153,9 @@ def enqueue(
     max_retries: int = 3,
     scheduled_at: datetime | None = None,
     use_cache: bool = True,
+    deadline_at: datetime | None = None,
+    weight: float | None = None,
+    job_group: str | None = None,
 ) -> list[Enqueued]:
     """Ask for an analysis of images, all of them or, where one is refused, none.
 
@@ -167,6 +168,9 @@ def enqueue(
         max_retries: How often a failed try is repeated, 0 to 100.
         scheduled_at: Not before; None: now.
         use_cache: False: compute, even where the result is there.
+        deadline_at: It fails where it has not begun by then; None: no deadline.
+        weight: In megapixels; None: the image's.
+        job_group: What ``limit_running`` limits it with; None: nothing.
 
     Raises:
         NotFoundError: An image isn't there.
@@ -183,6 +187,9 @@ def enqueue(
             max_retries=max_retries,
             scheduled_at=scheduled_at,
             use_cache=use_cache,
+            deadline_at=deadline_at,
+            weight=weight,
+            job_group=job_group,
         )
 
 
@@ -196,6 +203,9 @@ def enqueue_within(
     max_retries: int = 3,
     scheduled_at: datetime | None = None,
     use_cache: bool = True,
+    deadline_at: datetime | None = None,
+    weight: float | None = None,
+    job_group: str | None = None,
 ) -> list[Enqueued]:
     """The same in the caller's transaction: no job is there unless it commits.
 
@@ -204,14 +214,12 @@ def enqueue_within(
     """
     _see_within("the priority", priority, 1, 10)
     _see_within("the number of retries", max_retries, 0, 100)
-    if scheduled_at is not None and scheduled_at.tzinfo is None:
-        raise InvalidInputError(
-            "the planned time has no time zone", hint="say which: 2026-01-31T18:00+01:00"
-        )
+    _see_zoned("the planned time", scheduled_at)
+    _see_zoned("the deadline", deadline_at)
     found = rows(
         connection,
         "select image_id, job_id, result_id, outcome"
-        " from enqueue_jobs(%s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s)",
+        " from enqueue_jobs(%s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s)",
         [
             list(images),
             requested_by,
@@ -222,6 +230,9 @@ def enqueue_within(
             max_retries,
             scheduled_at,
             use_cache,
+            deadline_at,
+            weight,
+            job_group,
         ],
     )
     by_image = {row["image_id"]: Enqueued(**row) for row in found}
@@ -281,15 +292,27 @@ def show(database: Database, job: int) -> Job:
     return Job(**row)
 
 
-def cancel(database: Database, jobs: Sequence[int], *, reason: str = "cancelled") -> list[int]:
+def cancel(
+    database: Database, jobs: Sequence[int], *, reason: str = "cancelled", batch: int = 1000
+) -> list[int]:
     """Take jobs back: waiting ones at once, running ones when their worker hears of it.
+
+    Args:
+        database: Where.
+        jobs: Their numbers.
+        reason: Kept with each job and in the audit trail.
+        batch: How many a transaction takes, so that many don't hold up others for long.
 
     Returns:
         Those that were taken back; jobs that have ended, or aren't there, are not among them.
     """
-    with database.transaction() as connection:
-        row = only(connection, "select cancel_jobs(%s::bigint[], %s) as ids", [list(jobs), reason])
-    return row["ids"] if row else []
+    taken: list[int] = []
+    for start in range(0, len(jobs), batch):
+        given = [list(jobs[start : start + batch]), reason]
+        with database.transaction() as connection:
+            row = only(connection, "select cancel_jobs(%s::bigint[], %s) as ids", given)
+        taken += row["ids"] if row else []
+    return sorted(taken)
 
 
 def retry(database: Database, jobs: Sequence[int]) -> list[int]:
@@ -302,36 +325,6 @@ def retry(database: Database, jobs: Sequence[int]) -> list[int]:
     with database.transaction() as connection:
         row = only(connection, "select retry_jobs(%s::bigint[]) as ids", [list(jobs)])
     return row["ids"] if row else []
-
-
-def purge(database: Database, older_than: timedelta) -> int:
-    """Remove jobs that ended longer ago; their results and audit events stay.
-
-    Returns:
-        How many were removed, in transactions of 10,000.
-
-    Raises:
-        InvalidInputError: The age is negative.
-    """
-    total = 0
-    while True:
-        with database.transaction() as connection:
-            row = only(connection, "select purge_jobs(%s, %s) as n", [older_than, _PURGE_BATCH])
-        purged: int = row["n"] if row else 0
-        total += purged
-        if purged < _PURGE_BATCH:
-            return total
-
-
-def count_ended(database: Database, older_than: timedelta) -> int:
-    """How many jobs ended longer ago."""
-    query = (
-        "select count(*) as n from processing_queue"
-        " where status in ('completed', 'failed', 'cancelled') and completed_at < now() - %s"
-    )
-    with database.transaction(read_only=True) as connection:
-        row = only(connection, query, [older_than])
-    return row["n"] if row else 0
 
 
 def summary(database: Database) -> list[StatusSummary]:
@@ -350,16 +343,17 @@ def progress(database: Database, *, since: datetime | None = None) -> Progress:
 
     Args:
         database: Where.
-        since: Count of the ended jobs only those that ended at or after this time; None: all,
-            which reads the whole index of the ended ones.
+        since: Count of the ended jobs only those that ended at or after this time, which reads
+            their index; None: all, from the kept counters.
     """
     query = (
-        "select status::text, count(*) as n from processing_queue"
-        " where status in ('queued', 'processing', 'retrying') group by status"
+        "select status::text, sum(job_count)::bigint as n from queue_depth"
+        " where %(since)s::timestamptz is null or status in ('queued', 'processing', 'retrying')"
+        " group by status"
         " union all"
         " select status::text, count(*) from processing_queue"
         " where status in ('completed', 'failed', 'cancelled')"
-        " and (%(since)s::timestamptz is null or completed_at >= %(since)s) group by status"
+        " and completed_at >= %(since)s::timestamptz group by status"
     )
     with database.transaction(read_only=True) as connection:
         counted = rows(connection, query, {"since": since})
@@ -377,3 +371,10 @@ def _see_known(statuses: Sequence[str]) -> None:
 def _see_within(what: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
         raise InvalidInputError(f"{what} is {value}", hint=f"a whole number from {low} to {high}")
+
+
+def _see_zoned(what: str, when: datetime | None) -> None:
+    if when is not None and when.tzinfo is None:
+        raise InvalidInputError(
+            f"{what} has no time zone", hint="say which: 2026-01-31T18:00+01:00"
+        )

@@ -105,7 +105,7 @@ def gather(database: Database, *, user_id: int, events: int = 10) -> Report:
     """
     with database.transaction() as connection:
         connection.execute(
-            "select record_event('export_data', 'user', %s)",
+            "select record_export('user', %s, 'a report of an account''s images')",
             [str(user_id)],
         )
         return Report(

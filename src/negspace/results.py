@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, LiteralString
 
-from negspace.database import Database, Jsonb, only, rows
+from negspace import attempts
+from negspace.database import Database, Jsonb, rows
 from negspace.errors import InvalidInputError
 
 _FETCHED: Final = 200  # rows of an export that are held in memory
@@ -154,7 +155,8 @@ def read(database: Database, image: int, purpose: str) -> list[Result]:
         InvalidInputError: No purpose is given.
     """
     query: LiteralString = "select " + _COLUMNS + " from read_results(%s, %s) r"
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "view_results", "image", image)
+    with act, database.transaction() as connection:
         return [Result(**row) for row in rows(connection, query, [image, purpose])]
 
 
@@ -200,13 +202,8 @@ def export(
 
 def _record_export(database: Database, purpose: str, given: Mapping[str, Any]) -> None:
     chosen = {name: str(value) for name, value in given.items() if value is not None}
+    image = str(given["image"]) if given["image"] is not None else None
     with database.transaction() as connection:
-        event = only(
-            connection,
-            "select record_event('export_data', 'result', %s, changes_after => %s) as id",
-            [str(given["image"]) if given["image"] is not None else None, Jsonb(chosen)],
-        )
         connection.execute(
-            "select record_event_details(%s, 'results_exported', %s)",
-            [event["id"] if event else None, purpose],
+            "select record_export('result', %s, %s, %s)", [image, purpose, Jsonb(chosen)]
         )

@@ -8,7 +8,6 @@ docs/decisions/0002-settings-without-pydantic.md.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -180,6 +179,8 @@ def load(environment: Mapping[str, str] | None = None) -> Settings:
     known = {variable.name for variable in _VARIABLES}
     for name in sorted(given):
         if name.startswith(("NEGSPACE_", "DB_")) and name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             raise SettingsError(
                 f"{name} is no setting of negspace",

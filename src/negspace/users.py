@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, LiteralString, NoReturn, TypeAlias, get_args
 
+from negspace import attempts
 from negspace.database import Database, Row, only, rows
 from negspace.errors import AccessError, AlreadyExistsError, InvalidInputError, NotFoundError
 
@@ -146,7 +147,8 @@ def set_role(database: Database, who: str | int, role: str) -> User:
         "update users set role = %s::user_role where id = %s or lower(email) = %s returning "
         + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "user", who)
+    with act, database.transaction() as connection:
         return _user(only(connection, query, [role, *_named(who)]), who)
 
 
@@ -159,7 +161,8 @@ def set_active(database: Database, who: str | int, active: bool) -> User:
     query: LiteralString = (
         "update users set is_active = %s where id = %s or lower(email) = %s returning " + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "user", who)
+    with act, database.transaction() as connection:
         return _user(only(connection, query, [active, *_named(who)]), who)
 
 
@@ -175,7 +178,8 @@ def set_password(database: Database, who: str | int, password: str, *, cost: int
         "update users set password_hash = %s where id = %s or lower(email) = %s returning "
         + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "user", who)
+    with act, database.transaction() as connection:
         return _user(only(connection, query, [hashed, *_named(who)]), who)
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+
 from negspace.analysis import Analysis
 from negspace.errors import AnalysisError, InvalidInputError
 
+log = logging.getLogger("somebody.elses")
+
 DEFAULTS: dict[str, Any] = {
-    "behave": "well",  # well | sleep | hold | break | refuse | flaky | die
+    # well | sleep | nap | hold | break | refuse | flaky | die | gorge | reserve | speak
+    "behave": "well",
     "mark": "",  # a folder: a file is made there whenever a computation begins
     "until": "",  # sleep lasts until this file exists
+    "ms": 0,  # a nap's length; lines that are spoken
 }
 
 
@@ -52,12 +59,25 @@ class Rehearsal:
         deadline = time.monotonic() + wait
         if how == "break":
             raise AnalysisError("this analysis always breaks")
+        if how == "nap":
+            time.sleep(parameters["ms"] / 1000)
+        if how in ("speak", "die"):
+            for number in range(parameters["ms"]):
+                log.info("line %s", number)
+        if how == "gorge":
+            kept = [np.ones(2**21) for _ in range(128)]  # 2 GB, touched
+            assert kept
+        if how == "reserve":
+            kept = [np.empty(2**21) for _ in range(128)]
+            assert kept
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "flaky" and len(list(Path(parameters["mark"]).iterdir())) < 3:
             raise RuntimeError("the weather was bad")
         if how == "hold":  # a foreign call that doesn't come back to the interpreter for long
             hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000_000)
+        if how == "sleep" and parameters["ms"]:
+            log.info("waiting")
         while how == "sleep" and time.monotonic() < deadline:
             if Path(parameters["until"]).exists():
                 break

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime
 
 import click
 
 from negspace import audit, users
-from negspace.audit import Cursor, Event
-from negspace.cli import output, session
+from negspace.audit import Cursor, Event, Sighting
+from negspace.cli import audit_retention, audit_seals, output, session
 from negspace.cli.times import past
 
 _COLUMNS = ("id", "timestamp", "who", "action", "resource", "status", "ip_address", "what")
@@ -38,6 +39,7 @@ def group() -> None:
 @since_option
 @before_option
 @limit_option
+@output.csv_option
 @output.json_option
 def list_(
     user: str | None,
@@ -47,6 +49,7 @@ def list_(
     since: datetime | None,
     before: str | None,
     limit: int,
+    as_csv: bool,
     as_json: bool,
 ) -> None:
     """List events, newest first."""
@@ -63,7 +66,7 @@ def list_(
             before=Cursor.parse(before) if before else None,
             limit=limit,
         )
-    _show(page, as_json=as_json)
+    _show(page, as_csv=as_csv, as_json=as_json)
 
 
 @group.command("what-did")
@@ -71,9 +74,10 @@ def list_(
 @since_option
 @before_option
 @limit_option
+@output.csv_option
 @output.json_option
 def what_did(
-    user: str, since: datetime | None, before: str | None, limit: int, as_json: bool
+    user: str, since: datetime | None, before: str | None, limit: int, as_csv: bool, as_json: bool
 ) -> None:
     """List what an account did, newest first. USER is an e-mail address or a number."""
     with session.opened() as opened:
@@ -84,7 +88,7 @@ def what_did(
             before=Cursor.parse(before) if before else None,
             limit=limit,
         )
-    _show(page, as_json=as_json)
+    _show(page, as_csv=as_csv, as_json=as_json)
 
 
 @group.command()
@@ -106,11 +110,15 @@ def show(event: int, as_json: bool) -> None:
 @group.command("who-saw")
 @click.argument("image", type=int)
 @since_option
+@output.csv_option
 @output.json_option
-def who_saw(image: int, since: datetime | None, as_json: bool) -> None:
+def who_saw(image: int, since: datetime | None, as_csv: bool, as_json: bool) -> None:
     """List who read an image's results or took its data out, and what for."""
     with session.opened() as opened:
         found = audit.who_saw(opened.database, image, since=since)
+    if as_csv:
+        output.show_csv(found, [field.name for field in fields(Sighting)])
+        return
     output.show_rows(
         found,
         ["user_id", "user_email", "action", "times", "first_at", "last_at", "purposes"],
@@ -119,7 +127,12 @@ def who_saw(image: int, since: datetime | None, as_json: bool) -> None:
     )
 
 
-def _show(page: audit.Page, *, as_json: bool) -> None:
+def _show(page: audit.Page, *, as_csv: bool, as_json: bool) -> None:
+    if as_csv:
+        output.show_csv(page.events, [field.name for field in fields(Event)])
+        if page.next is not None:
+            output.note(f"older ones: --before {page.next}")
+        return
     if as_json:
         output.show_json({"events": page.events, "next": page.next and str(page.next)})
         return
@@ -152,3 +165,16 @@ def _changes(before: Mapping[str, object] | None, after: Mapping[str, object] | 
         shown = " → ".join(output.cell(value) for value in values)
         parts.append(f"{name}: {shown}" if len(shown) <= 40 else name)
     return ", ".join(parts)
+
+
+group.add_command(audit_seals.seal)
+group.add_command(audit_seals.verify)
+group.add_command(audit_seals.keygen)
+group.add_command(audit_seals.anchor)
+group.add_command(audit_seals.prove)
+group.add_command(audit_retention.hold)
+group.add_command(audit_retention.holds)
+group.add_command(audit_retention.release)
+group.add_command(audit_retention.export)
+group.add_command(audit_retention.check_export)
+group.add_command(audit_retention.retain)

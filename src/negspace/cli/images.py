@@ -149,13 +149,16 @@ def delete(numbers: tuple[int, ...], dry_run: bool, yes: bool, as_json: bool) ->
 @group.command()
 @click.argument("image", type=int)
 @click.argument("target", type=click.Path(path_type=Path))
+@click.option(
+    "--purpose", required=True, metavar="TEXT", help="What for; the audit trail keeps it."
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @output.json_option
-def export(image: int, target: Path, overwrite: bool, as_json: bool) -> None:
+def export(image: int, target: Path, purpose: str, overwrite: bool, as_json: bool) -> None:
     """Copy an image's bytes to a file or into a folder; the audit trail has it."""
     with session.opened() as opened:
         written = images.export(
-            opened.database, opened.storage(), image, target, overwrite=overwrite
+            opened.database, opened.storage(), image, target, purpose, overwrite=overwrite
         )
     output.show_fields({"image": image, "file": written}, as_json=as_json)
 

@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 
 import click
 
-from negspace import jobs, users
+from negspace import jobs, queue, users
 from negspace.cli import output, session
 from negspace.cli.analyze import parsed
 from negspace.cli.asking import see_wanted
+from negspace.cli.job_log import log
 from negspace.cli.times import ahead, span
 from negspace.jobs import Job
 
@@ -18,6 +19,9 @@ from negspace.jobs import Job
 @click.group("jobs")
 def group() -> None:
     """The queue: what waits, runs and failed. JOB and IMAGE are numbers."""
+
+
+group.add_command(log)
 
 
 @group.command()
@@ -28,6 +32,9 @@ def group() -> None:
 @click.option("--priority", type=int, default=5, show_default=True, help="1 to 10; 10 is first.")
 @click.option("--max-retries", type=int, default=3, show_default=True)
 @click.option("--at", type=ahead, metavar="TIME", help="Not before: 2h from now, or a date.")
+@click.option("--deadline", type=ahead, metavar="TIME", help="Fails where it hasn't begun by then.")
+@click.option("--weight", type=float, metavar="MP", help="Megapixels, where not the image's.")
+@click.option("--group", "job_group", metavar="NAME", help="What jobs limit --group limits.")
 @click.option("--no-cache", is_flag=True, help="Compute, even where the result is there.")
 @output.json_option
 def enqueue(
@@ -38,6 +45,9 @@ def enqueue(
     priority: int,
     max_retries: int,
     at: datetime | None,
+    deadline: datetime | None,
+    weight: float | None,
+    job_group: str | None,
     no_cache: bool,
     as_json: bool,
 ) -> None:
@@ -61,6 +71,9 @@ def enqueue(
             max_retries=max_retries,
             scheduled_at=at,
             use_cache=not no_cache,
+            deadline_at=deadline,
+            weight=weight,
+            job_group=job_group,
         )
     output.show_rows(answers, ["image_id", "job_id", "result_id", "outcome"], as_json=as_json)
     if any(answer.job_id for answer in answers):
@@ -108,6 +121,21 @@ def list_(
 
 
 @group.command()
+@click.argument("most", metavar="N|none")
+@click.option("--user", help="Of an account's jobs: e-mail address or number.")
+@click.option("--group", "job_group", metavar="NAME", help="Of the jobs of a group.")
+def limit(most: str, user: str | None, job_group: str | None) -> None:
+    """Set how many jobs of a user, or of a group, may run at once."""
+    if most != "none" and not most.isdecimal():
+        raise click.BadParameter("a number, or none", param_hint="N")
+    number = None if most == "none" else int(most)
+    with session.opened() as opened:
+        account = None if user is None else users.find(opened.database, user).id
+        queue.limit_running(opened.database, number, user=account, group=job_group)
+    output.note("next: negspace jobs status")
+
+
+@group.command()
 @click.argument("job", type=int)
 @output.json_option
 def show(job: int, as_json: bool) -> None:
@@ -145,10 +173,10 @@ def cancel(numbers: tuple[int, ...], reason: str, as_json: bool) -> int:
 def purge(older_than: timedelta, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove jobs that ended longer ago. Results and audit events stay."""
     with session.opened() as opened:
-        count = jobs.count_ended(opened.database, older_than)
+        count = queue.count_ended(opened.database, older_than)
         if not dry_run and count:
             see_wanted(f"{count} jobs", yes=yes)
-            count = jobs.purge(opened.database, older_than)
+            count = queue.purge(opened.database, older_than)
     if as_json:
         output.show_json({"jobs": count, "removed": not dry_run})
     else:

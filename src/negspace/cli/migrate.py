@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from negspace import migrate
-from negspace.cli import migrate_drift, migrate_lint, migrate_proof, output
+from negspace.cli import output
 from negspace.cli.migrate_answers import answering
 from negspace.cli.migrate_limits import Limits, limit_options, run_options
 from negspace.cli.migrate_options import (
@@ -31,7 +32,28 @@ if TYPE_CHECKING:
 _SETTLED: Final = {"applied", "squashed"}
 
 
-@click.group("migrate")
+# Verbs with a module of their own, which is imported when one of them is named.
+_ELSEWHERE: Final = {
+    "baseline": "migrate_drift",
+    "drift": "migrate_drift",
+    "lint": "migrate_lint",
+    "prove": "migrate_proof",
+    "squash": "migrate_proof",
+    "validate": "migrate_lint",
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            return getattr(import_module(f"negspace.cli.{_ELSEWHERE[cmd_name]}"), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group("migrate", cls=_Verbs)
 def group() -> None:
     """Apply, undo, rehearse and check migrations: negspace's own, or any folder's."""
 
@@ -102,7 +124,7 @@ def up(
     options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     where = address()
     late = either_order(where, folder, strip=strip_transaction) if allow_out_of_order else None
-    guard = None if no_lint else migrate_lint.guard(where, folder, options.lock_timeout)
+    guard = None if no_lint else _linted(where, folder, options.lock_timeout)
     result = migrate.up(
         where, folder, to=to, options=options, on_wait=say_waiting, late=late, guard=guard
     )
@@ -190,6 +212,20 @@ def redo(
     return show_run(result, fail_on, as_json=as_json)
 
 
+def _linted(where: str, folder: Path, lock_timeout: float | None) -> Callable[[Plan], None]:
+    """What ``up`` asks before it runs; lint is imported when there is something to run."""
+
+    def check(plan: Plan) -> None:
+        from negspace.cli.migrate_lint import say_no_way_down, say_warnings
+        from negspace.migrate.lint import linted
+
+        say_no_way_down([step.name for step in plan.steps if step.lacks_down])
+        has_timeout = lock_timeout is not None
+        linted(where, folder, lock_timeout=has_timeout, on_warnings=say_warnings)(plan)
+
+    return check
+
+
 def _guard(
     folder: Path, options: migrate.Options, development: bool, accept_loss: Sequence[str]
 ) -> Callable[[Plan], None] | None:
@@ -197,6 +233,7 @@ def _guard(
     found = settings()
     if options.dry_run or development or is_embedded(found):
         return None
+    from negspace.cli.migrate_proof import say_proven
     from negspace.migrate.guard import proven
     from negspace.migrate.shadow import ground
 
@@ -205,7 +242,7 @@ def _guard(
         folder,
         accept_loss=accept_loss,
         strip_transaction=options.strip_transaction,
-        progress=migrate_proof.say_proven,
+        progress=say_proven,
     )
 
 
@@ -311,11 +348,3 @@ def dump(target: Path | None, as_json: bool) -> None:
         output.show_json({"file": target, "bytes": len(text.encode())})
     else:
         output.show_text(f"wrote {target}")
-
-
-group.add_command(migrate_lint.lint)
-group.add_command(migrate_lint.validate)
-group.add_command(migrate_proof.prove)
-group.add_command(migrate_drift.drift)
-group.add_command(migrate_drift.baseline)
-group.add_command(migrate_proof.squash)

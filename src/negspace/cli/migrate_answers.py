@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from negspace.errors import InvalidInputError
-from negspace.migrate import Answer
+
+if TYPE_CHECKING:
+    from negspace.migrate import Answer
 
 __all__ = ["answering"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +14,6 @@ from negspace.cli.migrate_options import address, folder_option, strip_option
 
 if TYPE_CHECKING:
     from negspace.migrate.lint import Finding, LintResult
-    from negspace.migrate.plan import Plan
     from negspace.migrate.script import Problem
 
 FOUND: Final = 3
@@ -111,19 +110,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def guard(where: str, folder: Path, lock_timeout: float | None) -> Callable[[Plan], None]:
-    """What ``up`` asks before it runs; squawk is imported when there is something to run."""
-
-    def check(plan: Plan) -> None:
-        from negspace.migrate.lint import linted
-
-        _say_no_way_down([step.name for step in plan.steps if step.lacks_down])
-        has_timeout = lock_timeout is not None
-        linted(where, folder, lock_timeout=has_timeout, on_warnings=say_warnings)(plan)
-
-    return check
-
-
 @click.command()
 @folder_option
 @click.option("--offline", is_flag=True, help="Look at the files alone, reach no database.")
@@ -153,7 +139,7 @@ def _errors(folder: Path, where: str | None, *, strip_transaction: bool) -> tupl
     from negspace.migrate.plan import lacks_down
     from negspace.migrate.script import Problem
 
-    _say_no_way_down([m.name for m in read_folder(folder).migrations if lacks_down(m)])
+    say_no_way_down([m.name for m in read_folder(folder).migrations if lacks_down(m)])
     found = linted(folder, where, strip_transaction=strip_transaction)
     if not found.errors:
         say_warnings(found)
@@ -163,7 +149,7 @@ def _errors(folder: Path, where: str | None, *, strip_transaction: bool) -> tupl
     )
 
 
-def _say_no_way_down(names: Sequence[str]) -> None:
+def say_no_way_down(names: Sequence[str]) -> None:
     """In one line, however many they are."""
     if names:
         more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
@@ -174,7 +160,7 @@ def say_warnings(found: LintResult) -> None:
     """The first warnings, on stderr."""
     from negspace.migrate.lint_rules import NO_WAY_DOWN
 
-    # Those are said in one line, by ``_say_no_way_down``.
+    # Those are said in one line, by ``say_no_way_down``.
     findings = [finding for finding in found.findings if finding.rule != NO_WAY_DOWN]
     for finding in findings[:_MOST_SHOWN]:
         output.note(_lines(finding)[0])

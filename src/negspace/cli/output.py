@@ -96,6 +96,25 @@ def show_rows(
     show_rich(table)
 
 
+def csv_option(command: Command) -> Command:
+    """The ``--csv`` of what a spreadsheet may want."""
+    return click.option("--csv", "as_csv", is_flag=True, help="Print CSV, all columns.")(command)
+
+
+def show_csv(rows: Sequence[object], columns: Sequence[str]) -> None:
+    """Print every column of dataclasses as CSV; what has parts as JSON, nothing as nothing."""
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        fields = plain(row)
+        writer.writerow(
+            json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+            for value in (fields[column] for column in columns)
+        )
+
+
 def show_columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table in plain columns, at once: rich takes its time to be imported."""
     texts = [list(heads), *([cell(value) for value in row] for row in rows)]

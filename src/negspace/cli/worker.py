@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import click
 
@@ -17,7 +18,14 @@ def group() -> None:
 
 
 @group.command()
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes that compute, one job each at a time.",
+)
 @click.option("--drain", is_flag=True, help="End when no job waits or runs.")
 @click.option(
     "--heartbeat",
@@ -35,18 +43,30 @@ def group() -> None:
     show_default=True,
     help="Seconds after which a silent worker loses its jobs; the same for all workers.",
 )
+@click.option(
+    "--time-limit",
+    metavar="S",
+    type=float,
+    default=Options.time_limit,
+    show_default=True,
+    help="Seconds that a job may be computed for.",
+)
+@click.option(
+    "--memory-limit",
+    metavar="MB",
+    type=click.IntRange(1),
+    help="Memory that a job's process may have in use; no limit where it is left out.",
+)
 @output.json_option
 @click.pass_context
-def run(
-    ctx: click.Context, processes: int, drain: bool, heartbeat: float, lease: float, as_json: bool
-) -> None:
+def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: Any) -> None:
     """Analyse what the queue holds, until told to stop.
 
     SIGTERM or Ctrl-C finishes the running jobs; a second one gives them back at once.
     """
     from negspace import worker
 
-    options = Options(processes=processes, drain=drain, heartbeat=heartbeat, lease=lease)
+    options = Options(memory_limit=memory_limit and memory_limit * 1_000_000, **given)
     verbose, log_json = ctx.find_root().obj["logging"]
     prepare = partial(configure_logging, verbose + 1, log_json)  # each job is a line
     prepare()

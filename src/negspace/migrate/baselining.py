@@ -14,7 +14,6 @@ from pathlib import Path
 from negspace.database import Connection, translated
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.migrate.adopting import adopted
-from negspace.migrate.execute import open_session
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.fingerprint import of_database
 from negspace.migrate.ledger import Holder, Ledger, RunLock
@@ -22,6 +21,7 @@ from negspace.migrate.live import Live, read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import built
 from negspace.migrate.plan import check, find
+from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground
 from negspace.migrate.trial import Built, Trial
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from negspace.migrate.files import Folder, Migration
 from negspace.migrate.ledger import Applied, Standing
-from negspace.migrate.names import Key, key_of
+from negspace.migrate.names import key_of
 from negspace.migrate.script import Problem
 from negspace.migrate.squashed import squashed
 
-__all__ = ["applied_key", "disagreements", "gone", "is_edited", "is_late"]
+__all__ = ["disagreements", "gone", "is_edited", "is_late"]
 
 
 def disagreements(
@@ -21,9 +21,9 @@ def disagreements(
     stand = squashed(folder, standing)
     yield from stand.problems
     for row in standing.applied:
-        migration = there.get(applied_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
-            if applied_key(row) not in stand.replaced:
+            if key_of(row.name) not in stand.replaced:
                 yield gone(folder, row)
         elif is_edited(migration, row):
             yield Problem(
@@ -48,14 +48,9 @@ def is_edited(migration: Migration, row: Applied) -> bool:
 
 def is_late(migration: Migration, standing: Standing) -> bool:
     """Whether a migration that isn't applied comes before one that is."""
-    newest = max((applied_key(row) for row in standing.applied), default=None)
     row = standing.by_key.get(migration.key)
-    return newest is not None and migration.key < newest and not (row and row.applied)
-
-
-def applied_key(row: Applied) -> Key:
-    """The migration that a row of the ledger is about."""
-    return key_of(row.name)
+    is_before = standing.newest is not None and migration.key < standing.newest
+    return is_before and not (row and row.applied)
 
 
 def gone(folder: Folder, row: Applied) -> Problem:
@@ -71,7 +66,7 @@ def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
     aside = squashed(folder, standing).aside
     for migration in folder.migrations:
         if migration.key not in aside and is_late(migration, standing):
-            newest = max(standing.applied, key=applied_key)
+            newest = max(standing.applied, key=lambda row: key_of(row.name))
             yield Problem(
                 migration.up.path,
                 f"comes before {newest.name}, which is applied already",

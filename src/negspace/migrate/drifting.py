@@ -15,7 +15,6 @@ from typing import Literal, TypeAlias
 from negspace.errors import MigrationFileError
 from negspace.migrate.catalog import Catalog, Difference, Object
 from negspace.migrate.disagreeing import disagreements
-from negspace.migrate.execute import open_session
 from negspace.migrate.explain import created, dropped, made
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.ledger import Ledger, Standing
@@ -23,6 +22,7 @@ from negspace.migrate.live import read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import applied_files, built
 from negspace.migrate.schema_file import in_order
+from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground
 
 __all__ = ["Drift", "DriftedObject", "drift", "drifted"]

@@ -9,65 +9,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
-from negspace.database import Connection, connect, translated
+from negspace.database import Connection, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
-from negspace.migrate.journal import Answer, Journal, name_of
+from negspace.migrate.journal import Journal, name_of
 from negspace.migrate.journaled import Journaled
 from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
-from negspace.migrate.lexer import Statement
 from negspace.migrate.outcome import RunResult, StepResult, outcome
 from negspace.migrate.perform import Patience, Performer, recorded
 from negspace.migrate.plan import Plan, Step
 from negspace.migrate.python_step import run_python
 from negspace.migrate.queries import query
 from negspace.migrate.rehearse import Rehearser
-from negspace.migrate.watch import OnBlocked, Watch
+from negspace.migrate.session import Options, open_session
+from negspace.migrate.watch import Watch
 
-__all__ = ["Options", "Run", "open_session"]
+__all__ = ["Run"]
 
 logger = logging.getLogger(__name__)
-
-APPLICATION: Final = "negspace migrate"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a plan is run.
-
-    Attributes:
-        dry_run: Execute everything, then roll back; nothing is written.
-        lock_timeout: Seconds a statement waits for a lock before it makes way for those behind
-            it, to be tried again; None: no such slices.
-        lock_wait: Seconds the run may wait for locks in all, or None for the server's own.
-        statement_timeout: Seconds a statement may take, or None for the server's own.
-        strip_transaction: Leave out the BEGIN and COMMIT that files have of their own.
-        fingerprint: Keep in the ledger what the catalog was before and after.
-        left_out: Which statements not to run, or None: all run.
-        progress: Called after each step.
-        answers: What to do about migrations that a run left unfinished, by name, where the
-            catalog can't tell.
-        at: Called at each point where a crash would leave something else behind, with the
-            point's name.
-        on_blocked: Called, from another thread, with whom a statement waits for.
-    """
-
-    dry_run: bool = False
-    lock_timeout: float | None = 1.0
-    lock_wait: float | None = 60.0
-    statement_timeout: float | None = None
-    strip_transaction: bool = False
-    fingerprint: bool = True
-    left_out: Callable[[Statement], bool] | None = None
-    progress: Callable[[StepResult], None] | None = None
-    answers: Mapping[str, Answer] = field(default_factory=dict)
-    at: Callable[[str], None] | None = None
-    on_blocked: OnBlocked | None = None
 
 
 class _Stopped(Exception):  # noqa: N818  no error of anybody's: it ends a transaction
@@ -76,20 +39,6 @@ class _Stopped(Exception):  # noqa: N818  no error of anybody's: it ends a trans
     def __init__(self, failure: Failure, result: StepResult) -> None:
         super().__init__(failure.message)
         self.failure, self.result = failure, result
-
-
-def open_session(address: str) -> Connection:
-    """The connection that a run works on: autocommit, UTF-8, its notices logged."""
-    connection = connect(
-        address, autocommit=True, application_name=APPLICATION, client_encoding="UTF8"
-    )
-    connection.add_notice_handler(_log_notice)
-    return connection
-
-
-def _log_notice(notice: Any) -> None:
-    level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
-    logger.log(level, "%s: %s", notice.severity, notice.message_primary)
 
 
 class Run:

@@ -122,7 +122,8 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
 def _pieces(path: Path, strip_transaction: bool) -> tuple[list[Piece], list[Problem]]:
     found: list[Piece] = []
     problems: list[Problem] = []
-    entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    entries.sort(key=lambda entry: entry.name)
     for entry in (*entries, *_below(entries)):
         try:
             if is_flyways(entry.name):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from negspace.migrate.forms import Piece, markers_of, refuse_markers
-from negspace.migrate.lexer import Kind, LexError, position, tokenize
 from negspace.migrate.script import MigrationFile, Problem
 
 __all__ = ["is_flyways", "piece_of_flyway"]
@@ -48,7 +47,7 @@ _SETTINGS: Final = ("executeInTransaction", "placeholderReplacement")
 
 def is_flyways(name: str) -> bool:
     """Whether a file's name is one that Flyway would do something with."""
-    if "__" not in name and not name.endswith(".sql"):
+    if name[0].isdecimal():  # most are, and a folder may have thousands
         return False
     patterns = (_FILE, *(pattern for pattern, _, _ in _REFUSED))
     return any(pattern.fullmatch(name) for pattern in patterns)
@@ -102,6 +101,8 @@ def _refuse_placeholders(path: Path, data: bytes) -> None:
     """Those in comments change nothing; where the lexer stops, there is no comment to see."""
     if b"${" not in data:
         return
+    from negspace.migrate.lexer import position
+
     text = data.decode("utf-8-sig", "replace")
     comments = tuple(_comments(text))
     for found in _PLACEHOLDER.finditer(text):
@@ -116,6 +117,8 @@ def _refuse_placeholders(path: Path, data: bytes) -> None:
 
 
 def _comments(text: str) -> Iterator[range]:
+    from negspace.migrate.lexer import Kind, LexError, tokenize
+
     with suppress(LexError):
         for token in tokenize(text):
             if token.kind is Kind.COMMENT:

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from negspace.database import Connection, Jsonb, translated
 from negspace.errors import DatabaseError, InvalidInputError, RefusedError
 from negspace.migrate.names import key_of
-from negspace.migrate.plan import Plan, Step
 from negspace.migrate.queries import query
+
+if TYPE_CHECKING:
+    from negspace.migrate.plan import Plan, Step
 
 __all__ = ["Answer", "Journal", "Record", "check_answers", "name_of", "of_step", "refuse_crossing"]
 

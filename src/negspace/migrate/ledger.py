@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
@@ -77,11 +78,16 @@ class Standing:
     last_batch: int = 0
     server_version: int = 180_000
 
-    @property
+    @cached_property
     def applied(self) -> list[Applied]:
         """What is applied now, in the order in which it was."""
         rows = [row for row in self.by_key.values() if row.applied]
         return sorted(rows, key=lambda row: row.settled_id)
+
+    @cached_property
+    def newest(self) -> Key | None:
+        """The key of the last in the folder's order that is applied; None where none is."""
+        return max((key for key, row in self.by_key.items() if row.applied), default=None)
 
 
 @dataclass(frozen=True)

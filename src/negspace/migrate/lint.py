@@ -15,7 +15,6 @@ from typing import Final
 from negspace.errors import MigrationFileError
 from negspace.migrate import squawk
 from negspace.migrate.ddl import changes
-from negspace.migrate.execute import open_session
 from negspace.migrate.files import Migration, read_folder
 from negspace.migrate.ledger import Ledger
 from negspace.migrate.lexer import Statement
@@ -27,6 +26,7 @@ from negspace.migrate.lint_waivers import Waiver, waivers
 from negspace.migrate.names import Key
 from negspace.migrate.plan import Plan, lacks_down
 from negspace.migrate.script import MigrationFile
+from negspace.migrate.session import open_session
 from negspace.migrate.squashed import squashed
 
 __all__ = ["Finding", "LintResult", "Suppressed", "Thresholds", "lint", "linted"]

@@ -35,7 +35,7 @@ _FREE: Final = frozenset(
 )
 # Outside a transaction these may have committed a part of their work.
 _PARTIAL: Final = frozenset({"do", "call", "vacuum", "cluster", "reindex", "analyze"})
-_REFERS: Final = frozenset({"references", "inherits", "partition", "like", "as"})
+_REFERS: Final = frozenset({"references", "inherits", "partition", "like"})
 
 
 def manner_of(statement: Statement, *, inside: bool, fresh: frozenset[str]) -> Manner:
@@ -76,8 +76,20 @@ def new_table(statement: Statement) -> str | None:
     """The table that it makes without a look at any other, or None."""
     if not statement.begins("create", "table") or _REFERS & set(statement.tokens):
         return None
+    if _has_query(statement.tokens):
+        return None
     words = statement.tokens[2:]
     return _name(words[3:] if words[:3] == ("if", "not", "exists") else words)
+
+
+def _has_query(words: tuple[str, ...]) -> bool:
+    """Whether a CREATE TABLE goes on AS a query; GENERATED … AS stands in parentheses."""
+    depth = 0
+    for word in words:
+        depth += (word == "(") - (word == ")")
+        if word == "as" and depth == 0:
+            return True
+    return False
 
 
 def _indexed(statement: Statement) -> str | None:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from negspace.errors import MigrationError, RefusedError
 from negspace.migrate.catalog import Catalog
-from negspace.migrate.execute import open_session
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.meaning import differences
 from negspace.migrate.names import Key, key_of
 from negspace.migrate.plan import Plan
+from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground
 from negspace.migrate.trial import Built, Trial
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from negspace.migrate.failure import Failure
-from negspace.migrate.perform import StatementResult
-from negspace.migrate.plan import Step
-from negspace.migrate.rehearse import Rehearsal
+if TYPE_CHECKING:
+    from negspace.migrate.failure import Failure
+    from negspace.migrate.perform import StatementResult
+    from negspace.migrate.plan import Step
+    from negspace.migrate.rehearse import Rehearsal
 
 __all__ = ["RunResult", "StepResult", "outcome"]
 

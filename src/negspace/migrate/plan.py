@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
-from negspace.migrate.autocommit import command
-from negspace.migrate.boundaries import Values
-from negspace.migrate.disagreeing import applied_key, disagreements, gone
+from negspace.migrate.disagreeing import disagreements, gone
 from negspace.migrate.files import Folder, Migration
-from negspace.migrate.forms import file_names
 from negspace.migrate.ledger import Applied, Standing
-from negspace.migrate.lexer import Statement
-from negspace.migrate.names import is_number, number_of
+from negspace.migrate.names import is_number, key_of, number_of
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
-from negspace.migrate.statements import copies, ends_transaction
+
+if TYPE_CHECKING:
+    from negspace.migrate.lexer import Statement
 
 __all__ = [
     "Plan",
@@ -92,6 +91,8 @@ class Plan:
 
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
     """The statements of a file that the runner can't run as they stand."""
+    from negspace.migrate.statements import copies, ends_transaction
+
     for statement in file.statements:
         if copies(statement):
             yield _problem(
@@ -206,7 +207,7 @@ def plan_down(
     there = {migration.key: migration for migration in folder.migrations}
     chosen: list[Step] = []
     for row in _to_undo(folder, standing, steps, to, batch=batch):
-        migration = there.get(applied_key(row))
+        migration = there.get(key_of(row.name))
         if migration is None:
             raise gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
@@ -242,7 +243,7 @@ def _to_undo(
     newest_first = standing.applied[::-1]
     if to is not None:
         floor = None if to.isdecimal() and int(to) == 0 else find(folder, to).key
-        return [row for row in newest_first if floor is None or applied_key(row) > floor]
+        return [row for row in newest_first if floor is None or key_of(row.name) > floor]
     if batch:
         return [row for row in newest_first if row.batch == newest_first[0].batch]
     return newest_first[: 1 if steps is None else steps]
@@ -275,6 +276,8 @@ def _way_down(migration: Migration) -> MigrationFile:
     if down is not None:
         _runnable(down)
     if down is None or not migration.reversible:
+        from negspace.migrate.forms import file_names
+
         up, file = file_names(migration.form, migration.name)
         other = file if file != up else f"it, in {file}"
         missing = "a function down(connection)" if down else other
@@ -301,6 +304,8 @@ def _alone_because(file: MigrationFile) -> str | None:
     """Why a file runs outside the run's transaction, or None where it runs inside."""
     if file.transaction:
         return None
+    from negspace.migrate.autocommit import command
+
     for statement in file.statements:
         found = command(statement)
         if found is not None and file.directives.transaction:
@@ -310,6 +315,10 @@ def _alone_because(file: MigrationFile) -> str | None:
 
 def bounded(steps: Sequence[Step], server_version: int) -> tuple[Step, ...]:
     """The steps, with the commits that new enum values need on such a server."""
+    if not steps:
+        return ()
+    from negspace.migrate.boundaries import Values
+
     values = Values(server_version)
     out: list[Step] = []
     for step in steps:

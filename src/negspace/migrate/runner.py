@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from negspace.database import Connection
 from negspace.errors import InvalidInputError
 from negspace.migrate.disagreeing import disagreements, is_edited, is_late
-from negspace.migrate.execute import Options, Run, open_session
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
@@ -24,8 +24,11 @@ from negspace.migrate.plan import (
     plan_up,
     unrunnable,
 )
-from negspace.migrate.script import Problem
+from negspace.migrate.session import Options, open_session
 from negspace.migrate.squashed import Squashed, squashed
+
+if TYPE_CHECKING:
+    from negspace.migrate.script import Problem
 
 __all__ = [
     "MigrationStatus",
@@ -197,6 +200,8 @@ def _run(
             return RunResult(plan.direction, plan.batch, options.dry_run, (), None, 0.0)
         if guard is not None:
             guard(plan)
+        from negspace.migrate.execute import Run
+
         with RunLock(address, on_wait) as lock:
             guarded, plan = plan, planned(Ledger(connection).standing())
             if guard is not None and plan != guarded:

@@ -7,7 +7,6 @@ algorithm's name is stored beside it, so that a later version may use another.
 
 from __future__ import annotations
 
-import ast
 import codecs
 import hashlib
 import re
@@ -15,11 +14,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from negspace.errors import MigrationFileError
-from negspace.migrate.lexer import LexError, Script, Statement, position, split
-from negspace.migrate.statements import is_frame, needs_autocommit
+
+if TYPE_CHECKING:
+    from negspace.migrate.lexer import Script, Statement
 
 __all__ = [
     "PYTHON_ALGORITHM",
@@ -93,7 +93,7 @@ class MigrationFile:
         autocommit: Another tool's mark says what the directive ``no-transaction`` would.
 
     Reading is cheap and lexing is not: a folder whose files are all applied and unchanged to
-    the byte is never lexed.
+    the byte is never lexed, nor is the lexer imported.
     """
 
     path: Path
@@ -141,6 +141,8 @@ class MigrationFile:
         Raises:
             MigrationFileError: It can't be split into statements.
         """
+        from negspace.migrate.lexer import LexError, position, split
+
         try:
             return split(self.text)
         except LexError as error:
@@ -154,6 +156,8 @@ class MigrationFile:
             return ()
         found = self.script.statements
         if self.transaction and (self.strip_transaction or self.directives.strip_transaction):
+            from negspace.migrate.statements import is_frame
+
             return tuple(statement for statement in found if not is_frame(statement))
         return found
 
@@ -166,6 +170,8 @@ class MigrationFile:
         """
         if self.is_python or not self.directives.transaction:
             return self.directives.transaction
+        from negspace.migrate.statements import needs_autocommit
+
         return not any(needs_autocommit(statement) for statement in self.script.statements)
 
     @cached_property
@@ -208,6 +214,8 @@ class MigrationFile:
         """
         if not self.is_python:
             return frozenset()
+        import ast
+
         try:
             tree = ast.parse(self.text, str(self.path))
         except SyntaxError as error:

@@ -12,7 +12,7 @@ from typing import Final, Self, TypeVar
 from negspace.database import Connection, connect, only, sql, translated
 from negspace.errors import NegspaceError
 from negspace.migrate import catalog, rows
-from negspace.migrate.execute import Options, Run, open_session
+from negspace.migrate.execute import Run
 from negspace.migrate.failure import Failure
 from negspace.migrate.files import Migration
 from negspace.migrate.filling import Filler, Unfilled
@@ -21,6 +21,7 @@ from negspace.migrate.lexer import Statement
 from negspace.migrate.plan import Plan, Step, bounded
 from negspace.migrate.public_schema import RIGHTS, everybodys_rights
 from negspace.migrate.script import MigrationFile
+from negspace.migrate.session import Options, open_session
 from negspace.migrate.shadow import Ground, shadow
 from negspace.migrate.statements import is_cluster_wide
 

@@ -67,6 +67,46 @@ create type public.user_role as enum (
 );
 comment on type public.user_role is 'What an account may do. admin: everything, accounts and settings too. analyst: take in images, run analyses, read results. viewer: read only. api_user: a program, through API keys and their scopes.';
 
+create sequence public.audit_seals_seen as bigint minvalue 0;
+comment on sequence public.audit_seals_seen is 'The highest number of a seal that was seen committed.';
+grant select on sequence public.audit_seals_seen to app_user;
+
+create sequence public.queue_mark_1 as bigint;
+comment on sequence public.queue_mark_1 is 'Low-water mark of priority 1, in microseconds since 1970.';
+
+create sequence public.queue_mark_10 as bigint;
+comment on sequence public.queue_mark_10 is 'Low-water mark of priority 10.';
+
+create sequence public.queue_mark_2 as bigint;
+comment on sequence public.queue_mark_2 is 'Low-water mark of priority 2.';
+
+create sequence public.queue_mark_3 as bigint;
+comment on sequence public.queue_mark_3 is 'Low-water mark of priority 3.';
+
+create sequence public.queue_mark_4 as bigint;
+comment on sequence public.queue_mark_4 is 'Low-water mark of priority 4.';
+
+create sequence public.queue_mark_5 as bigint;
+comment on sequence public.queue_mark_5 is 'Low-water mark of priority 5.';
+
+create sequence public.queue_mark_6 as bigint;
+comment on sequence public.queue_mark_6 is 'Low-water mark of priority 6.';
+
+create sequence public.queue_mark_7 as bigint;
+comment on sequence public.queue_mark_7 is 'Low-water mark of priority 7.';
+
+create sequence public.queue_mark_8 as bigint;
+comment on sequence public.queue_mark_8 is 'Low-water mark of priority 8.';
+
+create sequence public.queue_mark_9 as bigint;
+comment on sequence public.queue_mark_9 is 'Low-water mark of priority 9.';
+
+create sequence public.queue_next_sweep as bigint;
+comment on sequence public.queue_next_sweep is 'When the marks are to be brought up to date again, in microseconds since 1970.';
+
+create sequence public.queue_next_whole_sweep as bigint;
+comment on sequence public.queue_next_whole_sweep is 'When that is to be done from zero, in microseconds since 1970.';
+
 CREATE OR REPLACE FUNCTION public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, having_labels jsonb DEFAULT '{}'::jsonb)
  RETURNS TABLE(window_start timestamp with time zone, window_end timestamp with time zone, sample_count bigint, mean double precision, minimum numeric, maximum numeric, p50 double precision, p95 double precision, p99 double precision)
  LANGUAGE plpgsql
@@ -117,6 +157,101 @@ AS $function$
 $function$;
 comment on function public.algorithm_fingerprint(algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'What an analyser would do, as 64 hexadecimal digits: SHA-256 of its name, version and resolved parameters.';
 
+CREATE OR REPLACE FUNCTION public.answer_images(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, OUT answered bigint[], OUT results bigint[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+    print  constant text := public.algorithm_fingerprint(
+        answer_images.algorithm_name, answer_images.algorithm_version, answer_images.algorithm_parameters);
+    hashed constant text := public.sha256_hex(answer_images.algorithm_parameters::text);
+    image  record;
+    result bigint;
+begin
+    answered := '{}';
+    results := '{}';
+    for image in
+        -- the key as cache_key() makes it, whose call for each image would cost as much as its job
+        select i.id, i.user_id, i.analysis_status
+        from public.images i
+        cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print, 'UTF8')), 'hex') as key) c
+        where i.id = any (answer_images.images)
+          and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
+               or exists (select from public.analysis_results r
+                          where r.image_id = i.id and r.algorithm_name = answer_images.algorithm_name
+                            and r.algorithm_version = answer_images.algorithm_version and r.parameters_hash = hashed))
+        order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
+    loop
+        result := public.store_cached_result(
+            image.id, coalesce(answer_images.requested_by, image.user_id), answer_images.algorithm_name,
+            answer_images.algorithm_version, answer_images.algorithm_parameters);
+        continue when result is null;
+        answered := answered || image.id;
+        results := results || result;
+        if image.analysis_status in ('pending', 'failed')
+           and not exists (select from public.processing_queue_hot q where q.image_id = image.id) then
+            update public.images i set analysis_status = 'pending' where i.id = image.id and i.analysis_status = 'failed';
+            update public.images i set analysis_status = 'processing' where i.id = image.id;
+            perform public.settle_image(image.id, 'completed');
+        end if;
+    end loop;
+end
+$function$;
+comment on function public.answer_images(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, OUT answered bigint[], OUT results bigint[]) is 'Those of the images, which the caller has locked, whose result is there or in the cache, with their results.';
+revoke execute on function public.answer_images(bigint[],bigint,text,text,jsonb) from public;
+
+CREATE OR REPLACE FUNCTION public.answer_jobs(ends jsonb)
+ RETURNS TABLE(job_id bigint, outcome text, result_id bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    by_job  constant jsonb := public.ends_by_job(answer_jobs.ends);
+    held    constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
+    known   public.processing_queue[];
+    results jsonb := '{}';
+begin
+    known := array(
+        select h
+        from unnest(held) h
+        join public.images i on i.id = h.image_id
+        cross join lateral (
+            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
+                h.algorithm_name, h.algorithm_version, h.algorithm_parameters)) as key) c
+        where h.processing_metadata -> 'use_cache' is distinct from 'false'
+          and (exists (select from public.analysis_results r
+                       where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
+                         and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
+               or exists (select from public.analysis_cache a
+                          where a.cache_key = c.key and a.expires_at > clock_timestamp()))
+        order by c.key);  -- the order in which all lock the entries
+    if known <> '{}' then
+        select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
+        from (select k.id, public.store_cached_result(
+                  k.image_id, k.user_id, k.algorithm_name, k.algorithm_version, k.algorithm_parameters) as result
+              from unnest(known) with ordinality k order by k.ordinality) s;
+        known := array(select h from unnest(held) h where results ? h.id::text);
+        perform public.end_held_jobs(known, 'completed', clock_timestamp());
+        perform public.settle_images(array(select distinct k.image_id from unnest(known) k), 'completed');
+    end if;
+    return query
+        select k.job::bigint,
+               case when results ? k.job then 'completed' when h.id is not null then 'held' else 'lost' end,
+               (results ->> k.job)::bigint
+        from jsonb_object_keys(by_job) k (job)
+        left join unnest(held) h on h.id = k.job::bigint
+        order by 1;
+end
+$function$;
+comment on function public.answer_jobs(ends jsonb) is 'Ends those of many jobs whose result is there already, or in the cache for the same bytes. ends: an array of objects with job, attempt and token. Outcome per job: completed, held (to be computed), or lost.';
+grant execute on function public.answer_jobs(jsonb) to app_user;
+revoke execute on function public.answer_jobs(jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.append_processing_history()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -156,6 +291,16 @@ $function$;
 comment on function public.archive_image(image bigint) is 'Takes an image out of use: its jobs are cancelled, its results stay.';
 grant execute on function public.archive_image(bigint) to app_user;
 revoke execute on function public.archive_image(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.as_microseconds(moment timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select greatest((extract(epoch from moment) * 1000000)::bigint, 1)
+$function$;
+comment on function public.as_microseconds(moment timestamp with time zone) is 'A time as a sequence keeps it: microseconds since 1970, at least 1.';
 
 CREATE OR REPLACE FUNCTION public.audit_accounts()
  RETURNS trigger
@@ -218,13 +363,55 @@ CREATE OR REPLACE FUNCTION public.audit_context(OUT user_id bigint, OUT api_key_
  STABLE PARALLEL SAFE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select public.context_value('user_id')::bigint,
-           public.context_value('api_key_id')::bigint,
-           public.context_value('ip_address')::inet,
-           public.context_value('user_agent'),
-           public.context_value('request_id')
+    select nullif(current_setting('negspace.user_id', true), '')::bigint,
+           nullif(current_setting('negspace.api_key_id', true), '')::bigint,
+           nullif(current_setting('negspace.ip_address', true), '')::inet,
+           nullif(current_setting('negspace.user_agent', true), ''),
+           nullif(current_setting('negspace.request_id', true), '')
 $function$;
 comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+
+CREATE OR REPLACE FUNCTION public.audit_image_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Jobs change images all the time, and write events of their own: those are left out first.
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select c.user_id, c.api_key_id, 'config_change', 'image', n.id::text, c.ip_address, c.user_agent,
+           c.request_id, d.was, d.becomes
+    from old_rows o
+    join new_rows n using (id)
+    cross join public.audit_context() c
+    cross join lateral public.changed_keys(o.metadata, n.metadata) m
+    cross join lateral public.changed_keys(
+        jsonb_build_object(
+            'user_id', o.user_id, 'original_filename', o.original_filename, 'file_path', o.file_path,
+            'file_size', o.file_size, 'mime_type', o.mime_type, 'file_hash', o.file_hash,
+            'is_duplicate', o.is_duplicate, 'duplicate_of', o.duplicate_of, 'metadata', m.was)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', o.analysis_status) else '{}' end,
+        jsonb_build_object(
+            'user_id', n.user_id, 'original_filename', n.original_filename, 'file_path', n.file_path,
+            'file_size', n.file_size, 'mime_type', n.mime_type, 'file_hash', n.file_hash,
+            'is_duplicate', n.is_duplicate, 'duplicate_of', n.duplicate_of, 'metadata', m.becomes)
+        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', n.analysis_status) else '{}' end
+    ) d
+    where (o.user_id, o.original_filename, o.file_path, o.file_size, o.mime_type, o.file_hash,
+           o.is_duplicate, o.duplicate_of, o.metadata, o.analysis_status = 'archived')
+          is distinct from
+          (n.user_id, n.original_filename, n.file_path, n.file_size, n.mime_type, n.file_hash,
+           n.is_duplicate, n.duplicate_of, n.metadata, n.analysis_status = 'archived')
+    order by n.id;
+    return null;
+end
+$function$;
+comment on function public.audit_image_changes() is 'Writes what somebody decided about images into the audit trail: the changed keys before and after. What jobs change of them is told by run_analysis.';
+revoke execute on function public.audit_image_changes() from public;
 
 CREATE OR REPLACE FUNCTION public.audit_images()
  RETURNS trigger
@@ -258,6 +445,38 @@ $function$;
 comment on function public.audit_images() is 'Writes create_image and delete_image into the audit trail, one event per image.';
 revoke execute on function public.audit_images() from public;
 
+CREATE OR REPLACE FUNCTION public.audit_result_changes()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op = 'DELETE' then
+        perform public.record_event(
+            'config_change', 'result', o.id::text,
+            changes_before => jsonb_build_object(
+                'image_id', o.image_id, 'user_id', o.user_id, 'algorithm_name', o.algorithm_name,
+                'algorithm_version', o.algorithm_version, 'parameters_hash', o.parameters_hash,
+                'confidence_score', o.confidence_score, 'notes', o.notes))
+        from old_rows o order by o.id;
+    else
+        perform public.record_event('config_change', 'result', n.id::text,
+                                    changes_before => d.was, changes_after => d.becomes)
+        from old_rows o
+        join new_rows n using (id)
+        cross join lateral public.changed_keys(
+            to_jsonb(o) - '{updated_at,cache_hit,cached_at}'::text[],
+            to_jsonb(n) - '{updated_at,cache_hit,cached_at}'::text[]) d
+        where d.was is not null
+        order by n.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
+revoke execute on function public.audit_result_changes() from public;
+
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
  LANGUAGE sql
@@ -273,37 +492,50 @@ CREATE OR REPLACE FUNCTION public.cancel_jobs(jobs bigint[], reason text DEFAULT
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
-    job       public.processing_queue%rowtype;
-    cancelled bigint[] := '{}';
+    ended_at constant timestamptz := clock_timestamp();
+    held     public.processing_queue[];
+    known    bigint[];  -- images that have a result
+    others   bigint[];
 begin
     perform 1 from public.images i
-    where i.id in (select q.image_id from public.processing_queue q where q.id = any (cancel_jobs.jobs))
+    where i.id = any (array(select q.image_id from public.processing_queue q where q.id = any (cancel_jobs.jobs)))
     order by i.id for no key update;
-    for job in
-        select q.* from public.processing_queue q
+    held := array(
+        select q from public.processing_queue q
         where q.id = any (cancel_jobs.jobs) and q.status in ('queued', 'processing', 'retrying', 'failed')
-        order by q.id for update
-    loop
-        if job.status = 'failed' then
-            update public.processing_queue q set status = 'cancelled'
-            where q.id = job.id and q.status = 'failed' and q.created_at = job.created_at;
-        else
-            perform public.end_job(job, 'cancelled', clock_timestamp(), cancel_jobs.reason);
-            perform public.settle_image(
-                job.image_id,
-                case when exists (select from public.analysis_results r where r.image_id = job.image_id)
-                     then 'completed' else 'failed' end::public.analysis_status,
-                cancel_jobs.reason);
-        end if;
-        perform public.record_event(
-            'config_change', 'job', job.id::text,
-            changes_before => jsonb_build_object('status', job.status),
-            changes_after => jsonb_build_object('status', 'cancelled', 'reason', cancel_jobs.reason));
-        cancelled := cancelled || job.id;
-    end loop;
-    return cancelled;
+        order by q.id for update);
+    update public.processing_queue q
+    set status = 'cancelled', completed_at = ended_at, lease_token = null, error_message = coalesce(cancel_jobs.reason, q.error_message)
+    where q.id = any (array(select h.id from unnest(held) h where h.status <> 'failed'))
+      and q.status in ('queued', 'processing', 'retrying');
+    update public.processing_queue q set status = 'cancelled'
+    where q.id = any (array(select h.id from unnest(held) h where h.status = 'failed')) and q.status = 'failed';
+    perform public.record_batch_metrics(array(select h from unnest(held) h where h.status = 'processing'), 'cancelled', ended_at);
+    -- An image without further jobs has what it had: where it was asked for again and taken
+    -- back before it ran, its result; else its analysis has failed.
+    known := array(
+        select i.id from public.images i
+        where i.id = any (array(select h.image_id from unnest(held) h where h.status <> 'failed'))
+          and exists (select from public.analysis_results r where r.image_id = i.id));
+    update public.images i set analysis_status = 'processing'
+    where i.id = any (known) and i.analysis_status = 'pending'
+      and i.id <> all (array(select q.image_id from public.processing_queue_hot q where q.image_id = any (known)));
+    perform public.settle_images(known, 'completed', (select jsonb_object_agg(i.id, cancel_jobs.reason) from unnest(known) as i (id)));
+    others := array(
+        select distinct h.image_id from unnest(held) h
+        where h.status <> 'failed' and h.image_id not in (select unnest(known)));
+    perform public.settle_images(others, 'failed', (select jsonb_object_agg(i.id, cancel_jobs.reason) from unnest(others) as i (id)));
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent, request_id, changes_before, changes_after
+    )
+    select c.user_id, c.api_key_id, 'config_change', 'job', h.id::text, c.ip_address, c.user_agent, c.request_id,
+           jsonb_build_object('status', h.status), jsonb_build_object('status', 'cancelled', 'reason', cancel_jobs.reason)
+    from public.audit_context() c cross join unnest(held) h
+    order by h.id;
+    return array(select h.id from unnest(held) h order by h.id);
 end
 $function$;
 comment on function public.cancel_jobs(jobs bigint[], reason text) is 'Takes jobs back, running ones too (their workers learn it with the next heartbeat), and returns those it took back; ended ones stay as they are.';
@@ -324,6 +556,18 @@ end
 $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
+
+CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
+ RETURNS record
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select jsonb_object_agg(k.key, before -> k.key), jsonb_object_agg(k.key, after -> k.key)
+    from (select jsonb_object_keys(before) union select jsonb_object_keys(after)) as k (key)
+    where before -> k.key is distinct from after -> k.key
+$function$;
+comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
 
 CREATE OR REPLACE FUNCTION public.check_api_key(key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet)
  RETURNS TABLE(api_key_id bigint, user_id bigint, accepted boolean, reason text)
@@ -476,6 +720,40 @@ comment on function public.complete_job_from_cache(job bigint, token uuid) is 'E
 grant execute on function public.complete_job_from_cache(bigint,uuid) to app_user;
 revoke execute on function public.complete_job_from_cache(bigint,uuid) from public;
 
+CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
+ RETURNS TABLE(job_id bigint, outcome text, result_id bigint)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    by_job   constant jsonb := public.ends_by_job(complete_jobs.ends);
+    held     constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
+    ended_at constant timestamptz := clock_timestamp();
+    results  jsonb;
+begin
+    if held <> '{}' then
+        results := public.store_results(held, by_job);
+        perform public.end_held_jobs(held, 'completed', ended_at);
+        perform public.record_job_events(
+            held, 'success', ended_at,
+            (select jsonb_object_agg(r.key, jsonb_build_object('result_id', r.value)) from jsonb_each(results) r));
+        perform public.settle_images(
+            array(select distinct h.image_id from unnest(held) h), 'completed', '{}',
+            (select jsonb_object_agg(h.image_id, by_job -> h.id::text) from unnest(held) h));
+    end if;
+    return query
+        select k.job::bigint, case when results ? k.job then 'completed' else 'lost' end, (results ->> k.job)::bigint
+        from jsonb_object_keys(by_job) k (job)
+        order by 1;
+end
+$function$;
+comment on function public.complete_jobs(ends jsonb) is 'Ends many jobs with their results, in one transaction and set by set: results, cache entries, statuses, images with their hashes, metrics and audit events. ends: an array of objects with job, attempt, token, negative_space_data, confidence_score, processing_time_ms and, where there are such, anomalies, quality_metrics, provenance, visualization_path, performance_stats, optimization_suggestions, cache_ttl_seconds, pixel_hash, perceptual_hash, perceptual_hash_algorithm. Outcome per job: completed, or lost (no longer held with that attempt and token; nothing of it was applied). Where one result breaks a rule of the schema, none is applied: end them one by one then.';
+grant execute on function public.complete_jobs(jsonb) to app_user;
+revoke execute on function public.complete_jobs(jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.context_value(name text)
  RETURNS text
  LANGUAGE sql
@@ -485,6 +763,106 @@ AS $function$
     select nullif(current_setting('negspace.' || name, true), '')
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
+
+CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    by_job constant jsonb := public.ends_by_job(count_deaths.ends);
+    held   constant bigint[] := array(select h.id from public.hold_jobs(by_job) h);
+    deadly bigint[];
+begin
+    with counted as (
+        update public.processing_queue_hot q
+        set processing_metadata = q.processing_metadata
+            || jsonb_build_object('deaths', coalesce((q.processing_metadata ->> 'deaths')::integer, 0) + 1)
+        where q.id = any (held)
+        returning q.id, (q.processing_metadata ->> 'deaths')::integer as deaths
+    )
+    select array_agg(c.id) into deadly from counted c where c.deaths >= count_deaths.most;
+    return (
+        select coalesce(jsonb_agg(
+            case when (e.value ->> 'job')::bigint = any (deadly) then e.value || '{"again": false}' else e.value end), '[]')
+        from jsonb_array_elements(count_deaths.ends) e);
+end
+$function$;
+comment on function public.count_deaths(ends jsonb, most integer) is 'Counts, for held jobs, that a process ended while it computed them. Returns the ends for fail_jobs(), with "again": false where it happened most times: such a job is not tried again, however many tries it has left.';
+grant execute on function public.count_deaths(jsonb,integer) to app_user;
+revoke execute on function public.count_deaths(jsonb,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.count_jobs()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op = 'INSERT' then
+        insert into public.queue_counts (status, priority, algorithm_name, jobs)
+        select n.status, n.priority, n.algorithm_name, count(*) from new_rows n
+        group by n.status, n.priority, n.algorithm_name;
+    elsif tg_op = 'DELETE' then
+        insert into public.queue_counts (status, priority, algorithm_name, jobs)
+        select o.status, o.priority, o.algorithm_name, -count(*) from old_rows o
+        group by o.status, o.priority, o.algorithm_name;
+    else
+        insert into public.queue_counts (status, priority, algorithm_name, jobs)
+        select r.status, r.priority, r.algorithm_name, sum(r.jobs)
+        from (select n.status, n.priority, n.algorithm_name, count(*) as jobs from new_rows n group by 1, 2, 3
+              union all
+              select o.status, o.priority, o.algorithm_name, -count(*) from old_rows o group by 1, 2, 3) r
+        group by r.status, r.priority, r.algorithm_name
+        having sum(r.jobs) <> 0;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.count_jobs() is 'Keeps queue_counts: one row per statement and kind of job that it moved.';
+revoke execute on function public.count_jobs() from public;
+
+CREATE OR REPLACE FUNCTION public.count_running_jobs()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    changed bigint[];  -- limits …
+    more    integer[]; -- … and how many more of their jobs run
+begin
+    if not exists (select from public.queue_limits) then
+        return null;
+    end if;
+    if tg_op = 'INSERT' then
+        select array_agg(r.id), array_agg(r.jobs) into changed, more
+        from (select l.id, count(*) as jobs from new_rows n join public.queue_limits l on l.user_id = n.user_id or l.job_group = n.job_group
+              where n.status = 'processing' group by l.id) r;
+    elsif tg_op = 'DELETE' then
+        select array_agg(r.id), array_agg(r.jobs) into changed, more
+        from (select l.id, -count(*) as jobs from old_rows o join public.queue_limits l on l.user_id = o.user_id or l.job_group = o.job_group
+              where o.status = 'processing' group by l.id) r;
+    else
+        select array_agg(r.id), array_agg(r.jobs) into changed, more
+        from (select l.id, sum(m.jobs) as jobs
+              from (select n.user_id, n.job_group, 1 as jobs from new_rows n where n.status = 'processing'
+                    union all
+                    select o.user_id, o.job_group, -1 from old_rows o where o.status = 'processing') m
+              join public.queue_limits l on l.user_id = m.user_id or l.job_group = m.job_group
+              group by l.id having sum(m.jobs) <> 0) r;
+    end if;
+    if changed is not null then
+        perform 1 from public.queue_limits l where l.id = any (changed) order by l.id for no key update;
+        update public.queue_limits l set running = l.running + c.jobs
+        from unnest(changed, more) as c (id, jobs) where l.id = c.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.count_running_jobs() is 'Keeps queue_limits.running, whoever moves a job into processing or out of it.';
+revoke execute on function public.count_running_jobs() from public;
 
 CREATE OR REPLACE FUNCTION public.delete_image(image bigint)
  RETURNS text
@@ -516,96 +894,142 @@ comment on function public.delete_image(image bigint) is 'Removes an image with 
 grant execute on function public.delete_image(bigint) to app_user;
 revoke execute on function public.delete_image(bigint) from public;
 
-CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by bigint DEFAULT NULL::bigint, algorithm_name text DEFAULT 'negative_space'::text, algorithm_version text DEFAULT '1.0.0'::text, algorithm_parameters jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT 5, max_retries integer DEFAULT 3, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, use_cache boolean DEFAULT true)
- RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
+CREATE OR REPLACE FUNCTION public.drop_ended_months(older_than interval)
+ RETURNS text[]
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-#variable_conflict use_column
 declare
-    print   constant text := public.sha256_hex(enqueue_jobs.algorithm_parameters::text);
-    wrong   bigint;
-    image   record;
+    patience constant text := current_setting('lock_timeout');
+    month    record;
+    young    boolean;
+    dropped  text[] := '{}';
 begin
-    perform 1 from public.images i where i.id = any (enqueue_jobs.images) order by i.id for no key update;
-    select w.id into wrong from unnest(enqueue_jobs.images) as w (id)
-    where not exists (select from public.images i where i.id = w.id) limit 1;
-    if found then
-        raise exception 'there is no image %', coalesce(wrong::text, 'null') using errcode = 'NS003', hint = 'negspace images list shows those there are';
+    if drop_ended_months.older_than is null or drop_ended_months.older_than < interval '0' then
+        raise exception 'the age must not be negative, as % is', coalesce(drop_ended_months.older_than::text, 'null')
+            using errcode = 'NS004', hint = 'such as 1 year';
     end if;
-    select i.id into wrong from public.images i
-    where i.id = any (enqueue_jobs.images) and i.analysis_status = 'archived' limit 1;
-    if found then
-        raise exception 'image % is archived and is not analysed again', wrong using errcode = 'NS006', hint = 'take the file in again to analyse it';
-    end if;
-
-    -- The entries that will answer, locked in one order by all: equal contents may come to two
-    -- callers crosswise.
-    if enqueue_jobs.use_cache then
-        perform 1 from public.analysis_cache c
-        where c.cache_key = any (array(
-            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters))
-            from public.images i where i.id = any (enqueue_jobs.images)))
-        order by c.cache_key for no key update;
-    end if;
-
-    for image in
-        select i.id, i.user_id, i.image_dimensions, i.analysis_status
-        from (select u.id, min(u.n) as n from unnest(enqueue_jobs.images) with ordinality as u (id, n) group by u.id) w
-        join public.images i on i.id = w.id
-        order by w.n
+    for month in
+        select c.oid, c.relname as name
+        from pg_inherits h join pg_class c on c.oid = h.inhrelid
+        where h.inhparent = 'public.processing_queue_ended'::regclass and c.relname ~ '_[0-9]{6}$'
+          and (to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month') at time zone 'UTC' <= now() - drop_ended_months.older_than
+        order by c.relname
     loop
-        image_id := image.id;
-        job_id := null;
-        result_id := null;
-        if enqueue_jobs.use_cache then
-            result_id := public.store_cached_result(
-                image.id, coalesce(enqueue_jobs.requested_by, image.user_id), enqueue_jobs.algorithm_name,
-                enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters);
-        end if;
-        if result_id is not null then
-            outcome := 'cached';
-            if image.analysis_status in ('pending', 'failed')
-               and not exists (select from public.processing_queue_hot q where q.image_id = image.id) then
-                update public.images i set analysis_status = 'pending' where i.id = image.id and i.analysis_status = 'failed';
-                update public.images i set analysis_status = 'processing' where i.id = image.id;
-                perform public.settle_image(image.id, 'completed');
-            end if;
-            return next;
-            continue;
-        end if;
-
-        -- Whoever enqueues the same holds the image, so nobody can come between look and insert.
-        select q.id into job_id from public.processing_queue_hot q
-        where q.image_id = image.id and q.algorithm_name = enqueue_jobs.algorithm_name
-          and q.algorithm_version = enqueue_jobs.algorithm_version and q.parameters_hash = print;
-        outcome := 'waiting';
-        if job_id is null then
-            insert into public.processing_queue (
-                image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
-                priority, max_retries, scheduled_at, complexity_score, processing_metadata
-            )
-            values (
-                image.id, coalesce(enqueue_jobs.requested_by, image.user_id), enqueue_jobs.algorithm_name,
-                enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters,
-                enqueue_jobs.priority, enqueue_jobs.max_retries, coalesce(enqueue_jobs.scheduled_at, now()),
-                (image.image_dimensions ->> 'width')::numeric * (image.image_dimensions ->> 'height')::numeric / 1000000,
-                case when enqueue_jobs.use_cache then '{}' else '{"use_cache": false}' end::jsonb
-            )
-            returning id into job_id;
-            outcome := 'queued';
-            update public.images i set analysis_status = 'pending'
-            where i.id = image.id and i.analysis_status in ('completed', 'failed');
-        end if;
-        return next;
+        -- Jobs that were asked for in that month may have ended later.
+        execute format('select exists (select from public.%I q where q.completed_at >= now() - $1)', month.name)
+        into young using drop_ended_months.older_than;
+        continue when young;
+        -- Dropping takes the foreign keys off their tables as well. A quarter of a second, well
+        -- below deadlock_timeout: who is in the way goes on, this one comes again.
+        begin
+            perform set_config('lock_timeout', '250ms', true);
+            lock table only public.users, public.images, public.processing_queue in access exclusive mode;
+            lock table only public.processing_queue_ended in access exclusive mode;
+            perform set_config('lock_timeout', patience, true);
+        exception
+            when lock_not_available then
+                exit;
+        end;
+        execute format(
+            'insert into public.queue_counts (status, priority, algorithm_name, jobs)'
+            ' select q.status, q.priority, q.algorithm_name, -count(*) from public.%I q group by 1, 2, 3', month.name);
+        execute format('drop table public.%I', month.name);
+        dropped := dropped || month.name::text;
     end loop;
+    return dropped;
 end
 $function$;
-comment on function public.enqueue_jobs(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, scheduled_at timestamp with time zone, use_cache boolean) is 'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too.';
-grant execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean) to app_user;
-revoke execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean) from public;
+comment on function public.drop_ended_months(older_than interval) is 'Drops whole months of jobs that all ended longer ago, at once and without dead rows, and returns their partitions. Where somebody is in the way for long it leaves them to the next call; purge_jobs() removes single jobs. Call it in a transaction of its own.';
+grant execute on function public.drop_ended_months(interval) to app_user;
+revoke execute on function public.drop_ended_months(interval) from public;
+
+CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if jsonb_typeof(ends) is distinct from 'array'
+       or exists (select from jsonb_array_elements(ends) e
+                  where (e.value ?& array['job', 'attempt', 'token'] and e.value ->> 'job' is not null) is not true) then
+        raise exception 'the ends of jobs are an array of objects, each with "job", "attempt" and "token"'
+            using errcode = 'NS004', hint = 'pass id, attempt and lease_token as claim_jobs() gave them';
+    end if;
+    return (select coalesce(jsonb_object_agg(e.value ->> 'job', e.value), '{}') from jsonb_array_elements(ends) e);
+end
+$function$;
+comment on function public.ends_by_job(ends jsonb) is 'The ends of jobs as one object by job; an error where one has no job, attempt or token.';
+
+CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by bigint DEFAULT NULL::bigint, algorithm_name text DEFAULT 'negative_space'::text, algorithm_version text DEFAULT '1.0.0'::text, algorithm_parameters jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT 5, max_retries integer DEFAULT 3, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, use_cache boolean DEFAULT true, deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, weight numeric DEFAULT NULL::numeric, job_group text DEFAULT NULL::text)
+ RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    moment   constant timestamptz := clock_timestamp();
+    wrong    bigint;
+    locked   bigint;
+    again    boolean;  -- some have been analysed before
+    answered bigint[] := '{}';
+    results  bigint[] := '{}';
+    added    bigint[] := '{}';
+    jobs     bigint[] := '{}';
+begin
+    if enqueue_jobs.deadline_at <= greatest(moment, enqueue_jobs.scheduled_at) then
+        raise exception 'the deadline, %, is over before the job may begin', enqueue_jobs.deadline_at
+            using errcode = 'NS004', hint = 'name a later one, or none';
+    end if;
+    if enqueue_jobs.weight < 0 or enqueue_jobs.weight in ('NaN', 'Infinity') then
+        raise exception 'the weight is %', enqueue_jobs.weight
+            using errcode = 'NS004', hint = 'a number of megapixels, 0 or more';
+    end if;
+    select count(*), min(l.id) filter (where l.analysis_status = 'archived'), bool_or(l.analysis_status in ('completed', 'failed'))
+    into locked, wrong, again
+    from (select i.id, i.analysis_status from public.images i
+          where i.id = any (enqueue_jobs.images) order by i.id for no key update) l;
+    if wrong is not null then
+        raise exception 'image % is archived and is not analysed again', wrong
+            using errcode = 'NS006', hint = 'take the file in again to analyse it';
+    end if;
+    if locked < (select count(distinct w.id) + count(*) filter (where w.id is null) from unnest(enqueue_jobs.images) as w (id)) then
+        select w.id into wrong from unnest(enqueue_jobs.images) as w (id)
+        where not exists (select from public.images i where i.id = w.id) limit 1;
+        raise exception 'there is no image %', coalesce(wrong::text, 'null')
+            using errcode = 'NS003', hint = 'negspace images list shows those there are';
+    end if;
+    if enqueue_jobs.use_cache then
+        select a.answered, a.results into answered, results
+        from public.answer_images(
+            enqueue_jobs.images, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name,
+            enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters) a;
+    end if;
+    select coalesce(array_agg(n.image_id), '{}'), coalesce(array_agg(n.job_id), '{}') into added, jobs
+    from public.insert_jobs(
+        enqueue_jobs.images, answered, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+        enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment, enqueue_jobs.scheduled_at,
+        enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.weight, enqueue_jobs.job_group) n;
+    if again then
+        update public.images i set analysis_status = 'pending'
+        where i.id = any (added) and i.analysis_status in ('completed', 'failed');
+    end if;
+    if enqueue_jobs.scheduled_at is null or enqueue_jobs.scheduled_at <= moment then
+        perform public.wake_workers(cardinality(added));
+    end if;
+    return query
+        select * from public.list_outcomes(
+            enqueue_jobs.images, answered, results, added, jobs, enqueue_jobs.algorithm_name,
+            enqueue_jobs.algorithm_version, public.sha256_hex(enqueue_jobs.algorithm_parameters::text));
+end
+$function$;
+comment on function public.enqueue_jobs(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too. deadline_at: it fails where it has not begun by then. weight: in megapixels; null: the image''s. job_group: what limit_running_jobs() limits it with.';
+grant execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean,timestamp with time zone,numeric,text) to app_user;
+revoke execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
 CREATE OR REPLACE FUNCTION public.ensure_partitions(months_ahead integer DEFAULT 3, oldest timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS integer
@@ -683,6 +1107,86 @@ comment on function public.fail_job(job bigint, token uuid, reason text, again b
 grant execute on function public.fail_job(bigint,uuid,text,boolean) to app_user;
 revoke execute on function public.fail_job(bigint,uuid,text,boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.fail_jobs(ends jsonb, counts boolean DEFAULT true)
+ RETURNS TABLE(job_id bigint, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    by_job constant jsonb := public.ends_by_job(fail_jobs.ends);
+    held   constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
+begin
+    return query
+        select k.job::bigint, coalesce(t.outcome, 'lost')
+        from jsonb_object_keys(by_job) k (job)
+        left join public.end_tries(held, by_job, fail_jobs.counts) t on t.job_id = k.job::bigint
+        order by 1;
+end
+$function$;
+comment on function public.fail_jobs(ends jsonb, counts boolean) is 'Tries of many jobs failed. ends: an array of objects with job, attempt, token, reason and, where no try can help, "again": false. Outcome per job: retrying, failed (for good), or lost (no longer held with that attempt and token). counts false: a worker that stops gives them back; they wait again at once and no try is counted.';
+grant execute on function public.fail_jobs(jsonb,boolean) to app_user;
+revoke execute on function public.fail_jobs(jsonb,boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.fail_overdue_jobs(how_many integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+    overdue constant bigint[] := array(
+        select q.id from public.processing_queue_hot q
+        where q.status in ('queued', 'retrying') and q.deadline_at <= clock_timestamp()
+        order by q.deadline_at limit greatest(how_many, 0));
+    free    bigint[];
+    held    public.processing_queue[];
+begin
+    if overdue = '{}' then
+        return 0;
+    end if;
+    free := array(
+        select i.id from public.images i
+        where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (overdue)))
+        order by i.id for no key update skip locked);
+    update public.images i set analysis_status = 'processing' where i.id = any (free) and i.analysis_status = 'pending';
+    perform 1 from public.processing_queue_hot q
+    where q.id = any (overdue) and q.image_id = any (free) and q.status in ('queued', 'retrying')
+    order by q.id for update skip locked;
+    -- Waiting jobs don't fail: on paper it begins, held by nobody, and ends at once.
+    with begun as (
+        update public.processing_queue q
+        set status = 'processing', worker_id = coalesce(q.worker_id, '(none)'), started_at = coalesce(q.started_at, clock_timestamp())
+        where q.id = any (overdue) and q.image_id = any (free) and q.status in ('queued', 'retrying')
+          and q.deadline_at <= clock_timestamp()
+        returning q as job
+    )
+    select array_agg(b.job order by (b.job).id) into held from begun b;
+    if held is null then
+        return 0;
+    end if;
+    update public.processing_queue q
+    set status = 'failed', completed_at = clock_timestamp(), last_error_at = clock_timestamp(),
+        error_message = format('its deadline, %s, passed before it could begin', q.deadline_at),
+        worker_id = nullif(q.worker_id, '(none)'),
+        started_at = case when q.worker_id = '(none)' then null else q.started_at end
+    where q.id = any (array(select h.id from unnest(held) h)) and q.status in ('queued', 'processing', 'retrying');
+    perform public.record_job_events(
+        held, 'failure', clock_timestamp(), '{}',
+        (select jsonb_object_agg(h.id, format('its deadline, %s, passed before it could begin', h.deadline_at)) from unnest(held) h));
+    perform public.settle_images(
+        array(select distinct h.image_id from unnest(held) h), 'failed',
+        (select jsonb_object_agg(h.image_id, format('the deadline of job %s, %s, passed before it could begin', h.id, h.deadline_at)) from unnest(held) h));
+    return cardinality(held);
+end
+$function$;
+comment on function public.fail_overdue_jobs(how_many integer) is 'Fails waiting jobs whose deadline has passed, each with that reason, and returns how many. claim_jobs() calls it now and then; no claim gives such a job out meanwhile.';
+grant execute on function public.fail_overdue_jobs(integer) to app_user;
+revoke execute on function public.fail_overdue_jobs(integer) from public;
+
 CREATE OR REPLACE FUNCTION public.find_audit_timestamp()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -706,6 +1210,37 @@ end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
 
+CREATE OR REPLACE FUNCTION public.fold_queue_counts()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    folded integer;
+begin
+    -- One at a time, and no queue behind it.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.fold_queue_counts', 0)) then
+        return 0;
+    end if;
+    with gone as (
+        delete from public.queue_counts c
+        where c.id = any (array(select o.id from public.queue_counts o order by o.id limit 10000 for update skip locked))
+        returning c.status, c.priority, c.algorithm_name, c.jobs
+    ), kept as (
+        insert into public.queue_counts (status, priority, algorithm_name, jobs)
+        select g.status, g.priority, g.algorithm_name, sum(g.jobs)
+        from gone g group by g.status, g.priority, g.algorithm_name
+        having sum(g.jobs) <> 0
+    )
+    select count(*) into folded from gone;
+    return folded;
+end
+$function$;
+comment on function public.fold_queue_counts() is 'Adds up the oldest 10,000 changes of the counters, one row for each kind of job, and returns how many it took. Housekeeping, and every claim that sweeps from zero, calls it.';
+grant execute on function public.fold_queue_counts() to app_user;
+revoke execute on function public.fold_queue_counts() from public;
+
 CREATE OR REPLACE FUNCTION public.give_back_job(job bigint, token uuid, reason text DEFAULT 'given back by its worker'::text)
  RETURNS void
  LANGUAGE sql
@@ -717,6 +1252,19 @@ $function$;
 comment on function public.give_back_job(job bigint, token uuid, reason text) is 'A worker that stops gives a job back: it waits again at once, and no try is counted.';
 grant execute on function public.give_back_job(bigint,uuid,text) to app_user;
 revoke execute on function public.give_back_job(bigint,uuid,text) from public;
+
+CREATE OR REPLACE FUNCTION public.hash_audit_row()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    new.recorded_in := pg_current_xact_id();
+    new.leaf_hash := public.audit_leaf(new);
+    return new;
+end
+$function$;
+comment on function public.hash_audit_row() is 'Fills recorded_in and leaf_hash of a new row of the audit trail, whatever was given for them.';
 
 CREATE OR REPLACE FUNCTION public.heartbeat(worker text)
  RETURNS bigint[]
@@ -737,6 +1285,158 @@ $function$;
 comment on function public.heartbeat(worker text) is 'A worker lives. Returns the jobs it still holds: one that it runs and that is not among them was cancelled or given to another, and is to be dropped.';
 grant execute on function public.heartbeat(text) to app_user;
 revoke execute on function public.heartbeat(text) from public;
+
+CREATE OR REPLACE FUNCTION public.hold_audit(reason text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    placed public.audit_holds%rowtype;
+begin
+    insert into public.audit_holds (reason, since, until)
+    values (hold_audit.reason, hold_audit.since, hold_audit.until)
+    returning * into placed;
+    perform public.record_event('config_change', 'audit_hold', placed.id::text,
+                                changes_after => to_jsonb(placed) - 'id');
+    return placed.id;
+end
+$function$;
+comment on function public.hold_audit(reason text, since timestamp with time zone, until timestamp with time zone) is 'Places a legal hold on the audit trail and returns its number; an event says so.';
+grant execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) to app_user;
+revoke execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text)
+ RETURNS TABLE(image_id bigint, job_id bigint)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_nestloop TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    pace public.algorithm_speeds%rowtype;  -- where workers live that have it
+begin
+    select s.* into pace from public.algorithm_speeds s
+    where s.algorithm_name = insert_jobs.algorithm_name and s.algorithm_version = insert_jobs.algorithm_version
+      and s.live_workers > 0;
+    return query
+        insert into public.processing_queue_hot as q (
+            id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters, priority, max_retries,
+            created_at, scheduled_at, complexity_score, processing_metadata, deadline_at, job_group, estimated_completion_at
+        )
+        overriding system value
+        select nextval('public.processing_queue_id_seq'), a.id, a.user_id, insert_jobs.algorithm_name, insert_jobs.algorithm_version,
+               insert_jobs.algorithm_parameters, insert_jobs.priority, insert_jobs.max_retries,
+               a.at, coalesce(insert_jobs.scheduled_at, a.at), a.weight,
+               case when insert_jobs.use_cache then '{}' else '{"use_cache": false}' end::jsonb,
+               insert_jobs.deadline_at, insert_jobs.job_group,
+               greatest(a.at, insert_jobs.scheduled_at)
+                   + (pace.ms_per_job * (pace.jobs_ahead + a.place - 1) / pace.live_workers
+                      + coalesce(pace.ms_per_megapixel * a.weight::double precision, pace.ms_per_job)) * interval '1 millisecond'
+        from (
+            -- a microsecond apart, so that their order is that of their times
+            select i.id, coalesce(insert_jobs.requested_by, i.user_id) as user_id, w.place,
+                   insert_jobs.moment + (w.place - 1) * interval '1 microsecond' as at,
+                   coalesce(insert_jobs.weight,
+                            (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000) as weight
+            from (select u.id, row_number() over (order by min(u.n)) as place
+                  from unnest(insert_jobs.images) with ordinality as u (id, n) group by u.id) w
+            join public.images i on i.id = w.id
+            where i.id = any (insert_jobs.images)
+              and i.id not in (select unnest(insert_jobs.answered))
+            order by w.place
+        ) a
+        on conflict (image_id, algorithm_name, algorithm_version, parameters_hash) do nothing
+        returning q.image_id, q.id;
+end
+$function$;
+comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
+revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
+
+CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    insert into public.job_logs (job_id, attempt, worker_id, lines, left_out)
+    select t.job, t.attempt, t.worker, t.lines, coalesce(t.left_out, 0)
+    from jsonb_to_recordset(keep_job_logs.tries) as t (job bigint, attempt integer, worker text, lines jsonb, left_out integer)
+    order by t.job, t.attempt
+    on conflict on constraint job_logs_pkey do update
+        set lines = excluded.lines, left_out = excluded.left_out, logged_at = excluded.logged_at
+$function$;
+comment on function public.keep_job_logs(tries jsonb) is 'Keeps what tries of jobs said: an array of objects with job, attempt, worker, lines and left_out. Given again for the same try, it takes the place of what was there.';
+grant execute on function public.keep_job_logs(jsonb) to app_user;
+revoke execute on function public.keep_job_logs(jsonb) from public;
+
+CREATE OR REPLACE FUNCTION public.limit_running_jobs(max_running integer, user_id bigint DEFAULT NULL::bigint, job_group text DEFAULT NULL::text)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+    limited bigint;
+    counted integer;
+begin
+    if (limit_running_jobs.user_id is null) = (limit_running_jobs.job_group is null) then
+        raise exception 'a limit is a user''s or a group''s, one of both'
+            using errcode = 'NS004', hint = 'name user_id or job_group';
+    end if;
+    if limit_running_jobs.max_running is null then
+        delete from public.queue_limits l
+        where l.user_id = limit_running_jobs.user_id or l.job_group = limit_running_jobs.job_group;
+        return null;
+    end if;
+    -- Nobody claims or ends a job between the count and the row that keeps it.
+    lock table public.processing_queue_hot in share row exclusive mode;
+    insert into public.queue_limits (user_id, job_group, max_running)
+    values (limit_running_jobs.user_id, limit_running_jobs.job_group, limit_running_jobs.max_running)
+    on conflict do nothing;
+    select l.id into limited from public.queue_limits l
+    where l.user_id = limit_running_jobs.user_id or l.job_group = limit_running_jobs.job_group for no key update;
+    select count(*) into counted from public.processing_queue_hot q
+    where q.status = 'processing'
+      and (q.user_id = limit_running_jobs.user_id or q.job_group = limit_running_jobs.job_group);
+    update public.queue_limits l set max_running = limit_running_jobs.max_running, running = counted where l.id = limited;
+    return counted;
+end
+$function$;
+comment on function public.limit_running_jobs(max_running integer, user_id bigint, job_group text) is 'Sets how many jobs of a user or of a group may run at once, null: as many as there are workers. Returns how many run now. Jobs that run go on.';
+grant execute on function public.limit_running_jobs(integer,bigint,text) to app_user;
+revoke execute on function public.limit_running_jobs(integer,bigint,text) from public;
+
+CREATE OR REPLACE FUNCTION public.list_outcomes(images bigint[], answered bigint[], results bigint[], added bigint[], jobs bigint[], algorithm_name text, algorithm_version text, parameters_hash text)
+ RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_nestloop TO 'off'
+AS $function$
+#variable_conflict use_column
+begin
+    return query
+        select w.id, coalesce(a.job, e.id), r.result,
+               case when r.id is not null then 'cached' when a.id is not null then 'queued' else 'waiting' end
+        from (select u.id, min(u.n) as n from unnest(list_outcomes.images) with ordinality as u (id, n) group by u.id) w
+        left join unnest(added, jobs) as a (id, job) on a.id = w.id
+        left join unnest(answered, results) as r (id, result) on r.id = w.id
+        left join (
+            select q.image_id, q.id from public.processing_queue_hot q
+            where cardinality(added) + cardinality(answered) < cardinality(list_outcomes.images)
+              and q.image_id = any (list_outcomes.images) and q.algorithm_name = list_outcomes.algorithm_name
+              and q.algorithm_version = list_outcomes.algorithm_version and q.parameters_hash = list_outcomes.parameters_hash
+        ) e on e.image_id = w.id and r.id is null
+        order by w.n;
+end
+$function$;
+comment on function public.list_outcomes(images bigint[], answered bigint[], results bigint[], added bigint[], jobs bigint[], algorithm_name text, algorithm_version text, parameters_hash text) is 'What became of each image: enqueue_jobs() returns it.';
+revoke execute on function public.list_outcomes(bigint[],bigint[],bigint[],bigint[],bigint[],text,text,text) from public;
 
 CREATE OR REPLACE FUNCTION public.lock_for_partitions(urgent boolean)
  RETURNS boolean
@@ -770,6 +1470,23 @@ end
 $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.lost_jobs(jobs bigint[], tokens uuid[])
+ RETURNS bigint[]
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select array(
+        select h.job
+        from unnest(lost_jobs.jobs, lost_jobs.tokens) as h (job, token)
+        where not exists (
+            select from public.processing_queue_hot q
+            where q.id = h.job and q.lease_token = h.token))
+$function$;
+comment on function public.lost_jobs(jobs bigint[], tokens uuid[]) is 'Those of a worker''s jobs that it no longer holds with the token given: cancelled, rescued, or ended. One look for all its jobs.';
+grant execute on function public.lost_jobs(bigint[],uuid[]) to app_user;
+revoke execute on function public.lost_jobs(bigint[],uuid[]) from public;
 
 CREATE OR REPLACE FUNCTION public.mark_duplicate_images()
  RETURNS integer
@@ -812,6 +1529,82 @@ comment on function public.mark_duplicate_images() is 'Marks images whose conten
 grant execute on function public.mark_duplicate_images() to app_user;
 revoke execute on function public.mark_duplicate_images() from public;
 
+CREATE OR REPLACE FUNCTION public.measure_algorithms()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    measured integer;
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.measure_algorithms', 0)) then
+        return 0;
+    end if;
+    insert into public.algorithm_speeds as s (algorithm_name, algorithm_version, ms_per_job, ms_per_megapixel, jobs_ahead, live_workers)
+    select a.algorithm_name, a.algorithm_version, m.ms_per_job, m.ms_per_megapixel,
+           coalesce((select sum(d.job_count) from public.queue_depth d
+                     where d.algorithm_name = a.algorithm_name and d.status in ('queued', 'processing', 'retrying')), 0),
+           k.workers
+    from (select v.algorithm, count(*) as workers
+          from public.workers w cross join lateral unnest(w.algorithms) as v (algorithm)
+          where w.stopped_at is null and w.heartbeat_at > now() - interval '1 minute'
+          group by v.algorithm) k
+    cross join lateral (select split_part(k.algorithm, '@', 1) as algorithm_name, split_part(k.algorithm, '@', 2) as algorithm_version) a
+    cross join lateral (
+        select avg(r.processing_time_ms)::double precision as ms_per_job,
+               (sum(r.processing_time_ms) filter (where d.megapixels > 0)
+                / nullif(sum(d.megapixels) filter (where d.megapixels > 0), 0))::double precision as ms_per_megapixel
+        from (select n.image_id, n.processing_time_ms from public.analysis_results n
+              where n.algorithm_name = a.algorithm_name and n.algorithm_version = a.algorithm_version and not n.cache_hit
+              order by n.created_at desc limit 200) r
+        join public.images i on i.id = r.image_id
+        cross join lateral (
+            select (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000 as megapixels) d
+    ) m
+    where m.ms_per_job is not null
+    on conflict (algorithm_name, algorithm_version) do update
+        set ms_per_job = excluded.ms_per_job, ms_per_megapixel = excluded.ms_per_megapixel,
+            jobs_ahead = excluded.jobs_ahead, live_workers = excluded.live_workers, measured_at = now()
+        where abs(excluded.ms_per_job - s.ms_per_job) > s.ms_per_job / 20
+           or abs(excluded.ms_per_megapixel - s.ms_per_megapixel) > s.ms_per_megapixel / 20
+           or (excluded.ms_per_megapixel is null) <> (s.ms_per_megapixel is null)
+           or abs(excluded.jobs_ahead - s.jobs_ahead) > s.jobs_ahead / 20
+           or excluded.live_workers <> s.live_workers;
+    get diagnostics measured = row_count;
+    return measured;
+end
+$function$;
+comment on function public.measure_algorithms() is 'Works out how long the analysers of live workers take lately and what is ahead of a new job, and returns for how many that has changed. claim_jobs() calls it now and then.';
+grant execute on function public.measure_algorithms() to app_user;
+revoke execute on function public.measure_algorithms() from public;
+
+CREATE OR REPLACE FUNCTION public.merkle_root(leaves bytea[])
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    level bytea[] := leaves;
+begin
+    -- Level by level; a last one without a partner goes up as it is. That is RFC 6962's tree.
+    while cardinality(level) > 1 loop
+        level := array(
+            select case when p.partner is null then p.hash
+                   else sha256('\x01'::bytea || p.hash || p.partner) end
+            from (
+                select n.hash, n.place, lead(n.hash) over (order by n.place) as partner
+                from unnest(level) with ordinality as n (hash, place)
+            ) p
+            where p.place % 2 = 1
+            order by p.place);
+    end loop;
+    return level[1];
+end
+$function$;
+comment on function public.merkle_root(leaves bytea[]) is 'The root of RFC 6962''s tree over these leaves; null for none.';
+
 CREATE OR REPLACE FUNCTION public.missing_partitions(first timestamp without time zone, last timestamp without time zone)
  RETURNS TABLE(parent text, month timestamp without time zone, name text)
  LANGUAGE sql
@@ -851,6 +1644,131 @@ comment on function public.near_images(image bigint, distance integer) is 'The s
 grant execute on function public.near_images(bigint,integer) to app_user;
 revoke execute on function public.near_images(bigint,integer) from public;
 
+CREATE OR REPLACE FUNCTION public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    marks     constant timestamptz[] := public.queue_marks();
+    step      constant interval := public.priority_step();
+    moment    constant timestamptz := clock_timestamp();
+    shares    integer[];  -- of each priority, how many are among the first how_many
+    late      integer[];  -- … and how many of those that had to wait for their time
+begin
+    with waiting as (
+        select p.priority, w.planned, w.scheduled_at - p.priority * step as turn
+        from generate_series(1, 10) as p (priority)
+        cross join lateral (
+            (select false as planned, q.scheduled_at from public.processing_queue_hot q
+             where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+               and q.scheduled_at >= marks[p.priority]
+               and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+               and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+               and (q.deadline_at is null or q.deadline_at > moment)
+               and q.id <> all (seen) and q.user_id <> all (full_users)
+               and (q.job_group is null or q.job_group <> all (full_groups))
+             order by q.scheduled_at, q.id limit how_many)
+            union all
+            (select true, q.scheduled_at from public.processing_queue_hot q
+             where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+               and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+               and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+               and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+               and (q.deadline_at is null or q.deadline_at > moment)
+               and q.id <> all (seen) and q.user_id <> all (full_users)
+               and (q.job_group is null or q.job_group <> all (full_groups))
+             order by q.scheduled_at, q.id limit how_many)
+        ) w
+        order by turn limit how_many
+    )
+    select array_agg(c.ready order by p.priority), array_agg(c.planned order by p.priority) into shares, late
+    from generate_series(1, 10) as p (priority)
+    cross join lateral (
+        select count(*) filter (where not w.planned) as ready, count(*) filter (where w.planned) as planned
+        from waiting w where w.priority = p.priority) c;
+    -- The same again with locks, of each list no more than its share: who claims at the same
+    -- time takes what comes after in the same lists.
+    return array(
+        select c.id
+        from (
+            select w.id, w.scheduled_at - p.priority * step as turn
+            from generate_series(1, 10) as p (priority)
+            cross join lateral (
+                select q.id, q.scheduled_at from public.processing_queue_hot q
+                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+                  and q.scheduled_at >= marks[p.priority]
+                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                  and (q.deadline_at is null or q.deadline_at > moment)
+                  and q.id <> all (seen) and q.user_id <> all (full_users)
+                  and (q.job_group is null or q.job_group <> all (full_groups))
+                order by q.scheduled_at, q.id limit shares[p.priority]
+                for update skip locked) w
+            where shares[p.priority] > 0
+            union all
+            select w.id, w.scheduled_at - p.priority * step
+            from generate_series(1, 10) as p (priority)
+            cross join lateral (
+                select q.id, q.scheduled_at from public.processing_queue_hot q
+                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+                  and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                  and (q.deadline_at is null or q.deadline_at > moment)
+                  and q.id <> all (seen) and q.user_id <> all (full_users)
+                  and (q.job_group is null or q.job_group <> all (full_groups))
+                order by q.scheduled_at, q.id limit late[p.priority]
+                for update skip locked) w
+            where late[p.priority] > 0
+        ) c
+        order by c.turn, c.id);
+end
+$function$;
+comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
+revoke execute on function public.next_jobs(integer,text[],numeric,bigint[],bigint[],text[]) from public;
+
+CREATE OR REPLACE FUNCTION public.priority_step()
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select interval '10 minutes'
+$function$;
+comment on function public.priority_step() is 'How much waiting one step of priority is worth: a job of priority 1 that waits for 90 minutes comes before one of priority 10 that was asked for now. Within a priority the order is that of time, so nothing is sorted again as jobs age: a claim merges ten ordered lists.';
+
+CREATE OR REPLACE FUNCTION public.purge_job_logs(older_than interval, how_many integer DEFAULT 10000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    purged integer;
+begin
+    if purge_job_logs.older_than < interval '0' then
+        raise exception 'the age must not be negative, as % is', purge_job_logs.older_than using errcode = 'NS004';
+    end if;
+    with old as (
+        select l.job_id, l.attempt from public.job_logs l
+        where l.logged_at < now() - purge_job_logs.older_than
+        order by l.logged_at
+        limit greatest(purge_job_logs.how_many, 0)
+        for update skip locked
+    ), gone as (
+        delete from public.job_logs l using old
+        where l.job_id = old.job_id and l.attempt = old.attempt
+        returning 1
+    )
+    select count(*) into purged from gone;
+    return purged;
+end
+$function$;
+comment on function public.purge_job_logs(older_than interval, how_many integer) is 'Removes the logs of up to how_many tries that ended longer ago, oldest first, and returns how many.';
+grant execute on function public.purge_job_logs(interval,integer) to app_user;
+revoke execute on function public.purge_job_logs(interval,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.purge_jobs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
  LANGUAGE plpgsql
@@ -880,6 +1798,64 @@ $function$;
 comment on function public.purge_jobs(older_than interval, how_many integer) is 'Removes up to how_many jobs that ended longer ago, and returns how many. Their results and audit events stay.';
 grant execute on function public.purge_jobs(interval,integer) to app_user;
 revoke execute on function public.purge_jobs(interval,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.queue_marks(OUT marks timestamp with time zone[])
+ RETURNS timestamp with time zone[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- A transaction that enqueues may commit later than one that came after it: what is
+    -- younger than a second is always looked at.
+    young constant bigint := public.as_microseconds(clock_timestamp() - interval '1 second');
+begin
+    marks := array(
+        select to_timestamp(least(m.mark, young) / 1000000) + least(m.mark, young) % 1000000 * interval '1 microsecond'
+        from (select unnest(array[
+            (select last_value from public.queue_mark_1), (select last_value from public.queue_mark_2),
+            (select last_value from public.queue_mark_3), (select last_value from public.queue_mark_4),
+            (select last_value from public.queue_mark_5), (select last_value from public.queue_mark_6),
+            (select last_value from public.queue_mark_7), (select last_value from public.queue_mark_8),
+            (select last_value from public.queue_mark_9), (select last_value from public.queue_mark_10)]) as mark) m);
+end
+$function$;
+comment on function public.queue_marks(OUT marks timestamp with time zone[]) is 'The low-water mark of each priority from 1 to 10.';
+revoke execute on function public.queue_marks() from public;
+
+CREATE OR REPLACE FUNCTION public.reconcile_queue_counts()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    wrong   integer;
+    limited integer;
+begin
+    lock table public.processing_queue in share row exclusive mode;
+    with truth as (
+        select q.status, q.priority, q.algorithm_name, count(*) as jobs
+        from public.processing_queue q group by q.status, q.priority, q.algorithm_name
+    ), mended as (
+        insert into public.queue_counts (status, priority, algorithm_name, jobs)
+        select status, priority, algorithm_name, coalesce(t.jobs, 0) - coalesce(d.job_count, 0)
+        from truth t full join public.queue_depth d using (status, priority, algorithm_name)
+        where coalesce(t.jobs, 0) <> coalesce(d.job_count, 0)
+        returning 1
+    )
+    select count(*) into wrong from mended;
+    update public.queue_limits l set running = t.jobs
+    from (select k.id, (select count(*) from public.processing_queue_hot q
+                        where q.status = 'processing' and (q.user_id = k.user_id or q.job_group = k.job_group)) as jobs
+          from public.queue_limits k) t
+    where l.id = t.id and l.running <> t.jobs;
+    get diagnostics limited = row_count;
+    return wrong + limited;
+end
+$function$;
+comment on function public.reconcile_queue_counts() is 'Counts all jobs and mends the counters where they are wrong, as after a partition that was dropped by hand; returns how many were. Nobody moves a job meanwhile.';
+grant execute on function public.reconcile_queue_counts() to app_user;
+revoke execute on function public.reconcile_queue_counts() from public;
 
 CREATE OR REPLACE FUNCTION public.record_event(action public.audit_action, resource_type text, resource_id text DEFAULT NULL::text, status public.audit_status DEFAULT 'success'::public.audit_status, changes_before jsonb DEFAULT NULL::jsonb, changes_after jsonb DEFAULT NULL::jsonb, error_message text DEFAULT NULL::text, user_id bigint DEFAULT NULL::bigint)
  RETURNS bigint
@@ -923,6 +1899,28 @@ $function$;
 comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number.';
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.record_export(resource_type text, resource_id text, purpose text, selection jsonb DEFAULT NULL::jsonb)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    event bigint;
+begin
+    if coalesce(btrim(record_export.purpose), '') = '' then
+        raise exception 'data are taken out for a purpose, and none was given'
+            using errcode = 'NS004', hint = 'say in a few words what they are for; it enters the audit trail';
+    end if;
+    event := public.record_event('export_data', record_export.resource_type, record_export.resource_id,
+                                 changes_after => record_export.selection);
+    perform public.record_event_details(event, record_export.resource_type || 's_exported', record_export.purpose);
+    return event;
+end
+$function$;
+comment on function public.record_export(resource_type text, resource_id text, purpose text, selection jsonb) is 'Writes the export_data event of data that are taken out, with the purpose stated, and returns its number. selection: what narrowed them.';
+grant execute on function public.record_export(text,text,text,jsonb) to app_user;
+revoke execute on function public.record_export(text,text,text,jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.record_login(user_id bigint, accepted boolean, reason text DEFAULT NULL::text)
  RETURNS void
@@ -974,6 +1972,61 @@ $function$;
 comment on function public.refresh_user_counters() is 'Brings audit_event_count and api_request_count of the accounts up to date and returns how many changed. Housekeeping calls it: a counter kept by every event would make one row the bottleneck of all.';
 grant execute on function public.refresh_user_counters() to app_user;
 revoke execute on function public.refresh_user_counters() from public;
+
+CREATE OR REPLACE FUNCTION public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea)
+ RETURNS void
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    held     constant bigint := (
+        select min(h.id) from public.audit_holds h
+        where h.released_at is null
+          and coalesce(h.since, '-infinity') < month + interval '1 month'
+          and coalesce(h.until, 'infinity') > month);
+    unsealed constant bigint := (
+        (select count(*) from public.security_audit a
+         where a."timestamp" >= month and a."timestamp" < month + interval '1 month')
+        + (select count(*) from public.audit_log_details d
+           where d.created_at >= month and d.created_at < month + interval '1 month')
+        - (select coalesce(sum(s.leaf_count), 0) from public.audit_seals s
+           where s.month = refuse_audit_retirement.month));
+    strays   constant bigint := (
+        select count(*) from public.audit_log_details d
+        where d.audit_timestamp >= month and d.audit_timestamp < month + interval '1 month'
+          and not (d.created_at >= month and d.created_at < month + interval '1 month'));
+    reason   text;
+    advice   text;
+begin
+    if month + interval '1 month' > now() then
+        reason := 'it has not ended';
+        advice := 'only whole months leave';
+    elsif held is not null then
+        reason := format('hold %s keeps it', held);
+        advice := 'negspace audit holds';
+    elsif unsealed <> 0 then
+        reason := format('%s of its rows are not sealed', unsealed);
+        advice := 'negspace audit seal; where it stays so, negspace audit verify';
+    elsif not exists (
+        select from public.audit_seals s
+        where s.number = anchored_seal and s.seal_hash = anchored_hash
+          and s.number >= coalesce((select max(m.number) from public.audit_seals m where m.month = refuse_audit_retirement.month), 0)
+    ) then
+        reason := 'its seals are not anchored';
+        advice := 'negspace audit anchor FILE --key KEY';
+    elsif strays > 0 then
+        reason := format('%s details of other months speak of its events', strays);
+        advice := 'it can leave after those months';
+    end if;
+    if reason is not null then
+        raise exception '% of the audit trail can''t leave: %', to_char(month at time zone 'UTC', 'YYYY-MM'), reason
+            using errcode = 'NS006', hint = advice;
+    end if;
+end
+$function$;
+comment on function public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea) is 'Refuses that a month of the audit trail leaves: it has not ended, a hold keeps it, or it is not sealed and anchored.';
+revoke execute on function public.refuse_audit_retirement(timestamp with time zone,bigint,bytea) from public;
 
 CREATE OR REPLACE FUNCTION public.refuse_change()
  RETURNS trigger
@@ -1072,6 +2125,30 @@ comment on function public.register_worker(worker text, hostname text, process_i
 grant execute on function public.register_worker(text,text,integer,text[]) to app_user;
 revoke execute on function public.register_worker(text,text,integer,text[]) from public;
 
+CREATE OR REPLACE FUNCTION public.release_audit_hold(hold bigint, reason text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if coalesce(release_audit_hold.reason, '') = '' then
+        raise exception 'a hold is released for a reason, and none was given'
+            using errcode = 'NS004', hint = 'who decided it, and where that is written';
+    end if;
+    update public.audit_holds h set released_at = now()
+    where h.id = release_audit_hold.hold and h.released_at is null;
+    if not found then
+        raise exception 'there is no hold % that is in force', release_audit_hold.hold
+            using errcode = 'NS003', hint = 'negspace audit holds shows them';
+    end if;
+    perform public.record_event('config_change', 'audit_hold', release_audit_hold.hold::text,
+                                changes_before => '{"released_at": null}',
+                                changes_after => jsonb_build_object('released_at', now(), 'reason', release_audit_hold.reason));
+end
+$function$;
+comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
+revoke execute on function public.release_audit_hold(bigint,text) from public;
+
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
@@ -1111,6 +2188,20 @@ $function$;
 comment on function public.rescue_jobs(lease interval, how_many integer) is 'Takes jobs from workers that were not heard of for the lease: tried again, or failed for good when their tries are used up, as a job is that kills its workers. Returns how many. Safe to call by many at once.';
 grant execute on function public.rescue_jobs(interval,integer) to app_user;
 revoke execute on function public.rescue_jobs(interval,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.rest_worker(worker text, resting boolean)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    update public.workers w
+    set sleeping_since = case when rest_worker.resting then clock_timestamp() end
+    where w.id = rest_worker.worker
+$function$;
+comment on function public.rest_worker(worker text, resting boolean) is 'A worker that found nothing says that it sleeps, commits, looks once more and then listens to negspace_jobs; it says so when it is awake again. Only sleepers are woken.';
+grant execute on function public.rest_worker(text,boolean) to app_user;
+revoke execute on function public.rest_worker(text,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
  RETURNS interval
@@ -1180,6 +2271,81 @@ AS $function$
 $function$;
 comment on function public.role_scopes(role public.user_role) is 'The scopes that an API key of an account in this role may have. read:images: list and show images. write:images: take in, change, archive and remove them. read:results: read and export what analyses found. run:analyses: enqueue, cancel and retry jobs. read:metrics: metrics and the queue. read:audit: the audit trail. manage:accounts: accounts and keys.';
 
+CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    relation text;
+    made     integer := 0;
+begin
+    if batch_size is null or batch_size not between 1 and 100000 or how_many is null or how_many < 1 then
+        raise exception 'a seal holds from 1 to 100000 rows, and one or more are made, not % of %',
+                        coalesce(how_many::text, 'null'), coalesce(batch_size::text, 'null')
+            using errcode = 'NS004', hint = 'a thousand rows each is a good size';
+    end if;
+    -- One at a time, and no queue behind it: the one that seals does it for all.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.seal_audit', 0)) then
+        return 0;
+    end if;
+    perform setval('public.audit_seals_seen', s.number)
+    from (select max(number) as number from public.audit_seals where sealed_at < now()) s
+    cross join public.audit_seals_seen q
+    where s.number > q.last_value;
+    foreach relation in array array['security_audit', 'audit_log_details'] loop
+        exit when made >= how_many;
+        made := made + public.seal_audit_relation(relation, batch_size, how_many - made);
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit(batch_size integer, how_many integer) is 'Seals what can''t change any more of the audit trail, in batches of batch_size rows at most, and returns how many seals it made. Call it until it returns 0; workers do, every minute.';
+grant execute on function public.seal_audit(integer,integer) to app_user;
+revoke execute on function public.seal_audit(integer,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.seal_audit_relation(relation text, batch_size integer, how_many integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    horizon constant xid8 := pg_snapshot_xmin(pg_current_snapshot());
+    newest  public.audit_seals%rowtype := public.newest_audit_seal(relation);
+    abroad  bigint := public.foreign_audit_rows(newest);
+    sealed  public.audit_seals%rowtype;
+    made    integer := 0;
+begin
+    while made < how_many loop
+        sealed := public.next_audit_seal(
+            newest, coalesce(abroad, 9223372036854775807),
+            case when abroad is null then horizon else '18446744073709551615' end, batch_size);
+        if sealed.leaf_count is not null then
+            select coalesce(max(s.number), 0) + 1 into sealed.number from public.audit_seals s;
+            sealed.previous_hash := coalesce(
+                (select s.seal_hash from public.audit_seals s where s.number = sealed.number - 1),
+                decode(repeat('00', 32), 'hex'));
+            sealed.sealed_at := now();
+            sealed.seal_hash := public.audit_seal_hash(sealed);
+            insert into public.audit_seals select sealed.*;
+            newest := sealed;
+            made := made + 1;
+        elsif abroad is not null then  -- all from before are sealed: now those of this server
+            newest.lineage := abroad;
+            newest.last_xid := '0';
+            newest.last_id := -9223372036854775808;
+            abroad := null;
+        else
+            exit;
+        end if;
+    end loop;
+    return made;
+end
+$function$;
+comment on function public.seal_audit_relation(relation text, batch_size integer, how_many integer) is 'Seals up to how_many batches of one relation, and returns how many.';
+revoke execute on function public.seal_audit_relation(text,integer,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.set_image_hashes(image bigint, pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
  RETURNS void
  LANGUAGE sql
@@ -1236,6 +2402,37 @@ end
 $function$;
 comment on function public.settle_image(image bigint, outcome public.analysis_status, reason text) is 'Gives an image its status when the last of its jobs ended: completed, or failed with a reason. The caller holds the lock on the image.';
 revoke execute on function public.settle_image(bigint,public.analysis_status,text) from public;
+
+CREATE OR REPLACE FUNCTION public.settle_images(images bigint[], outcome public.analysis_status, reasons jsonb DEFAULT '{}'::jsonb, hashes jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- The caller holds the images' row locks, so that of two jobs that end at once the second
+    -- sees the first. While another job of it lives, an image is not done.
+    busy constant bigint[] := array(select q.image_id from public.processing_queue_hot q where q.image_id = any (images));
+begin
+    update public.images i
+    set analysis_status           = case when d.done then settle_images.outcome else i.analysis_status end,
+        processed_at              = case when d.done then clock_timestamp() else i.processed_at end,
+        failure_reason            = case when d.done then reasons ->> i.id::text else i.failure_reason end,
+        pixel_hash                = case when d.hashed then h.pixel_hash else i.pixel_hash end,
+        perceptual_hash           = case when d.hashed then h.perceptual_hash else i.perceptual_hash end,
+        perceptual_hash_algorithm = case when d.hashed then h.perceptual_hash_algorithm else i.perceptual_hash_algorithm end
+    from unnest(images) as w (id)
+    cross join lateral jsonb_to_record(coalesce(nullif(hashes -> w.id::text, 'null'), '{}'))
+        as h (pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
+    cross join lateral (select not w.id = any (busy) as done, h.pixel_hash is not null as hashed) d
+    where i.id = w.id
+      and i.id = any (images)
+      and (d.done and i.analysis_status = 'processing'
+           or d.hashed and (i.pixel_hash, i.perceptual_hash, i.perceptual_hash_algorithm)
+              is distinct from (h.pixel_hash, h.perceptual_hash, h.perceptual_hash_algorithm));
+end
+$function$;
+comment on function public.settle_images(images bigint[], outcome public.analysis_status, reasons jsonb, hashes jsonb) is 'Gives images their status when the last of their jobs ended, and keeps the hashes of their pixels. Each image once; the caller holds the locks. reasons and hashes: by image.';
+revoke execute on function public.settle_images(bigint[],public.analysis_status,jsonb,jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.sha256_hex(content text)
  RETURNS text
@@ -1317,6 +2514,125 @@ end
 $function$;
 comment on function public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'The result that an image has already, or one made from the cache for it, or null. Counts the hit.';
 revoke execute on function public.store_cached_result(bigint,bigint,text,text,jsonb) from public;
+
+CREATE OR REPLACE FUNCTION public.sweep_queue()
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    began   constant timestamptz := clock_timestamp();
+    now_us  constant bigint := public.as_microseconds(began);
+    due     constant bigint := (select last_value from public.queue_next_sweep);
+    whole   constant bigint := (select last_value from public.queue_next_whole_sweep);
+    -- A clock that was set back leaves times that are too far ahead: they are due as well.
+    all_due constant boolean := whole <= now_us or whole > now_us + 600 * 1000000::bigint;
+    marks   timestamptz[];
+begin
+    if due > now_us and due < now_us + 10 * 1000000 and not all_due then
+        return false;
+    end if;
+    perform setval('public.queue_next_sweep', now_us + 500000);
+    marks := case when all_due then array_fill('-infinity'::timestamptz, array[10]) else public.queue_marks() end;
+    perform setval(('public.queue_mark_' || p.priority)::regclass, public.as_microseconds(least(
+        began,
+        (select q.scheduled_at from public.processing_queue_hot q
+         where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+           and q.scheduled_at >= marks[p.priority] order by q.scheduled_at, q.id limit 1),
+        (select q.scheduled_at from public.processing_queue_hot q
+         where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+           and q.scheduled_at >= marks[p.priority] order by q.scheduled_at, q.id limit 1))))
+    from generate_series(1, 10) as p (priority);
+    if all_due then
+        -- never more than a twentieth of the time
+        perform setval('public.queue_next_whole_sweep', public.as_microseconds(
+            clock_timestamp() + greatest(interval '1 second', 20 * (clock_timestamp() - began))));
+    end if;
+    return all_due;
+end
+$function$;
+comment on function public.sweep_queue() is 'Brings the low-water marks up to date where that is due: every half second, from zero every second or so. claim_jobs() calls it. Returns whether it began from zero.';
+revoke execute on function public.sweep_queue() from public;
+
+CREATE OR REPLACE FUNCTION public.wake_workers(jobs bigint)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- NOTIFY makes transactions commit one after the other. So it is sent only when somebody
+    -- sleeps, and by one transaction at a time: the others' jobs are found by whom it wakes.
+    if jobs > 0
+       and exists (select from public.workers w
+                   where w.sleeping_since is not null and w.stopped_at is null
+                     and w.heartbeat_at > clock_timestamp() - interval '1 minute')
+       and pg_try_advisory_xact_lock(hashtextextended('negspace.wake_workers', 0)) then
+        perform pg_notify('negspace_jobs', jobs::text);
+        return true;
+    end if;
+    return false;
+end
+$function$;
+comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
+grant execute on function public.wake_workers(bigint) to app_user;
+revoke execute on function public.wake_workers(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.within_limits(candidates bigint[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- Whoever claims of the same user or group at this moment has its limit; its jobs are
+    -- passed by, as held images are.
+    held constant bigint[] := array(
+        select l.id from public.queue_limits l
+        where exists (select from public.processing_queue_hot q
+                      where q.id = any (candidates) and (q.user_id = l.user_id or q.job_group = l.job_group))
+        order by l.id for no key update skip locked);
+begin
+    return array(
+        select q.id
+        from public.processing_queue_hot q
+        where q.id = any (candidates)
+          and q.id not in (
+              select r.id
+              from (select c.id, l.id as limited, l.max_running - l.running as free,
+                           row_number() over (partition by l.id order by u.ordinality) as place
+                    from unnest(candidates) with ordinality as u (id, ordinality)
+                    join public.processing_queue_hot c on c.id = u.id
+                    join public.queue_limits l on l.user_id = c.user_id or l.job_group = c.job_group) r
+              where r.place > r.free or r.limited <> all (held)));
+end
+$function$;
+comment on function public.within_limits(candidates bigint[]) is 'Those of the candidates, in their order, that may run now; their limits are locked until the transaction ends.';
+revoke execute on function public.within_limits(bigint[]) from public;
+
+create table public.algorithm_speeds (
+    algorithm_name    text                     not null,
+    algorithm_version text                     not null,
+    ms_per_job        double precision         not null,
+    ms_per_megapixel  double precision,
+    jobs_ahead        bigint                   not null default 0,
+    live_workers      integer                  not null default 0,
+    measured_at       timestamp with time zone not null default now(),
+    constraint algorithm_speeds_pkey PRIMARY KEY (algorithm_name, algorithm_version),
+    constraint algorithm_speeds_jobs_ahead_not_negative CHECK (jobs_ahead >= 0),
+    constraint algorithm_speeds_live_workers_not_negative CHECK (live_workers >= 0),
+    constraint algorithm_speeds_ms_per_job_not_negative CHECK (ms_per_job >= 0::double precision),
+    constraint algorithm_speeds_ms_per_megapixel_not_negative CHECK (ms_per_megapixel >= 0::double precision)
+) with (fillfactor = '50');
+comment on table public.algorithm_speeds is 'How long jobs took lately, per analyser; what estimates are made of.';
+comment on column public.algorithm_speeds.algorithm_name is 'The analyser.';
+comment on column public.algorithm_speeds.algorithm_version is 'Its version.';
+comment on column public.algorithm_speeds.ms_per_job is 'Mean of its newest 200 results, in milliseconds.';
+comment on column public.algorithm_speeds.ms_per_megapixel is 'The same by megapixel of their images; null where no size is known.';
+comment on column public.algorithm_speeds.jobs_ahead is 'How many jobs of it wait or run.';
+comment on column public.algorithm_speeds.live_workers is 'How many workers that live have it.';
+comment on column public.algorithm_speeds.measured_at is 'When that was last worked out, and had changed by a twentieth or more.';
+grant select on public.algorithm_speeds to app_user;
 
 create table public.analysis_cache (
     id                    bigint                   not null generated always as identity,
@@ -1463,6 +2779,12 @@ comment on index public.analysis_results_user_id_created_at_idx is 'A user''s re
 CREATE INDEX analysis_results_visualization_path_idx ON public.analysis_results USING btree (visualization_path) WHERE visualization_path IS NOT NULL;
 comment on index public.analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
 
+CREATE TRIGGER analysis_results_audit_delete AFTER DELETE ON public.analysis_results REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_delete on public.analysis_results is 'Every removed result is an event.';
+
+CREATE TRIGGER analysis_results_audit_update AFTER UPDATE ON public.analysis_results REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
+comment on trigger analysis_results_audit_update on public.analysis_results is 'Every changed result is an event.';
+
 CREATE TRIGGER analysis_results_set_updated_at BEFORE UPDATE ON public.analysis_results FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger analysis_results_set_updated_at on public.analysis_results is 'Keeps updated_at.';
 
@@ -1567,6 +2889,27 @@ comment on trigger api_keys_audit_update on public.api_keys is 'Every decided ch
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
 
+create table public.audit_holds (
+    id          bigint                   not null generated always as identity,
+    reason      text                     not null,
+    since       timestamp with time zone,
+    until       timestamp with time zone,
+    placed_at   timestamp with time zone not null default now(),
+    released_at timestamp with time zone,
+    constraint audit_holds_pkey PRIMARY KEY (id),
+    constraint audit_holds_reason_given CHECK (reason <> ''::text),
+    constraint audit_holds_released_after CHECK (released_at >= placed_at),
+    constraint audit_holds_until_after_since CHECK (until > since)
+);
+comment on table public.audit_holds is 'Legal holds: of what time the audit trail may not leave, whatever its age.';
+comment on column public.audit_holds.id is 'Number of the hold.';
+comment on column public.audit_holds.reason is 'Why, such as the matter''s number.';
+comment on column public.audit_holds.since is 'From when on events are held; null: from the first.';
+comment on column public.audit_holds.until is 'Before when; null: without end.';
+comment on column public.audit_holds.placed_at is 'When it was placed.';
+comment on column public.audit_holds.released_at is 'When it was released; null: it holds.';
+grant select on public.audit_holds to app_user;
+
 create table public.audit_log_details (
     id                bigint                   not null generated always as identity,
     audit_id          bigint                   not null,
@@ -1579,6 +2922,8 @@ create table public.audit_log_details (
     success_count     integer                  not null default 0,
     failure_count     integer                  not null default 0,
     created_at        timestamp with time zone not null default now(),
+    recorded_in       xid8                     not null default '0'::xid8,
+    leaf_hash         bytea,
     constraint audit_log_details_pkey PRIMARY KEY (id, created_at),
     constraint audit_log_details_duration_ms_not_negative CHECK (duration_ms >= 0::numeric AND duration_ms <> 'NaN'::numeric),
     constraint audit_log_details_event_data_object CHECK (jsonb_typeof(event_data) = 'object'::text),
@@ -1599,6 +2944,8 @@ comment on column public.audit_log_details.duration_ms is 'How long it took, in 
 comment on column public.audit_log_details.success_count is 'How many parts of it succeeded.';
 comment on column public.audit_log_details.failure_count is 'How many parts of it failed.';
 comment on column public.audit_log_details.created_at is 'When the row was made.';
+comment on column public.audit_log_details.recorded_in is 'The transaction that wrote it; details are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.audit_log_details.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.audit_log_details to app_user;
 
 CREATE INDEX audit_log_details_audit_id_idx ON public.audit_log_details USING btree (audit_id, audit_timestamp);
@@ -1613,6 +2960,9 @@ comment on index public.audit_log_details_event_data_idx is 'Details by fact: ev
 CREATE INDEX audit_log_details_event_name_idx ON public.audit_log_details USING btree (event_name, created_at DESC);
 comment on index public.audit_log_details_event_name_idx is 'The newest details of one kind.';
 
+CREATE INDEX audit_log_details_recorded_in_idx ON public.audit_log_details USING btree (recorded_in, id);
+comment on index public.audit_log_details_recorded_in_idx is 'The details of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE TRIGGER audit_log_details_append_only BEFORE DELETE OR UPDATE ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_append_only;
 comment on trigger audit_log_details_append_only on public.audit_log_details is 'No detail is ever changed or removed.';
@@ -1620,9 +2970,281 @@ comment on trigger audit_log_details_append_only on public.audit_log_details is 
 CREATE TRIGGER audit_log_details_find_timestamp BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.find_audit_timestamp();
 comment on trigger audit_log_details_find_timestamp on public.audit_log_details is 'Fills audit_timestamp.';
 
+CREATE TRIGGER audit_log_details_hash BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.audit_log_details enable always trigger audit_log_details_hash;
+comment on trigger audit_log_details_hash on public.audit_log_details is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER audit_log_details_no_truncate BEFORE TRUNCATE ON public.audit_log_details FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_no_truncate;
 comment on trigger audit_log_details_no_truncate on public.audit_log_details is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(detail public.audit_log_details)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace audit_log_details 1'
+        || E'\nid='                || detail.id
+        || E'\naudit_id='          || detail.audit_id
+        || E'\naudit_timestamp='   || (extract(epoch from detail.audit_timestamp) * 1000000)::bigint
+        || E'\nevent_name='        || length(detail.event_name) || ':' || detail.event_name
+        || E'\nevent_description=' || coalesce(length(detail.event_description) || ':' || detail.event_description, '-')
+        || E'\nevent_data='        || length(detail.event_data::text) || ':' || detail.event_data::text
+        || E'\nsystem_state='      || length(detail.system_state::text) || ':' || detail.system_state::text
+        || E'\nduration_ms='       || coalesce(detail.duration_ms::text, '-')
+        || E'\nsuccess_count='     || detail.success_count
+        || E'\nfailure_count='     || detail.failure_count
+        || E'\ncreated_at='        || (extract(epoch from detail.created_at) * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(detail public.audit_log_details) is 'The leaf of an event''s details: SHA-256 of a zero byte and their canonical text, form 1.';
+
+create table public.audit_retirements (
+    month         timestamp with time zone not null,
+    retired_at    timestamp with time zone not null default now(),
+    event_count   bigint                   not null,
+    detail_count  bigint                   not null,
+    last_seal     bigint                   not null,
+    anchored_seal bigint                   not null,
+    export_sha256 text                     not null,
+    constraint audit_retirements_pkey PRIMARY KEY (month),
+    constraint audit_retirements_anchored CHECK (anchored_seal >= last_seal),
+    constraint audit_retirements_detail_count_not_negative CHECK (detail_count >= 0),
+    constraint audit_retirements_event_count_not_negative CHECK (event_count >= 0),
+    constraint audit_retirements_export_sha256_sha256 CHECK (length(export_sha256) = 64 AND export_sha256 !~ '[^0-9a-f]'::text)
+);
+comment on table public.audit_retirements is 'Months of the audit trail that have left; their seals stay.';
+comment on column public.audit_retirements.month is 'The month, as the time at which it began (UTC).';
+comment on column public.audit_retirements.retired_at is 'When it left.';
+comment on column public.audit_retirements.event_count is 'How many events it had.';
+comment on column public.audit_retirements.detail_count is 'How many details.';
+comment on column public.audit_retirements.last_seal is 'The newest seal of its rows; 0 where it had none.';
+comment on column public.audit_retirements.anchored_seal is 'The seal up to which the trail was anchored when it left.';
+comment on column public.audit_retirements.export_sha256 is 'SHA-256 of the file that it was exported to.';
+grant select on public.audit_retirements to app_user;
+
+CREATE TRIGGER audit_retirements_append_only BEFORE DELETE OR UPDATE ON public.audit_retirements FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_retirements enable always trigger audit_retirements_append_only;
+comment on trigger audit_retirements_append_only on public.audit_retirements is 'What has left stays on record.';
+
+CREATE OR REPLACE FUNCTION public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text)
+ RETURNS public.audit_retirements
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    retired public.audit_retirements%rowtype;
+    suffix  text;
+    parent  text;
+begin
+    retired.month := date_trunc('month', retire_audit_month.month, 'UTC');
+    suffix := to_char(retired.month at time zone 'UTC', 'YYYYMM');
+    if to_regclass('public.security_audit_' || suffix) is null then
+        raise exception 'the audit trail has no month %', to_char(retired.month at time zone 'UTC', 'YYYY-MM')
+            using errcode = 'NS003', hint = 'it was never there, or has left';
+    end if;
+    -- in the order in which events are written; from here on nothing changes
+    lock table public.security_audit, public.audit_log_details in access exclusive mode;
+    perform public.refuse_audit_retirement(retired.month, anchored_seal, anchored_hash);
+    retired.retired_at := now();
+    retired.event_count := (select count(*) from public.security_audit a
+                            where a."timestamp" >= retired.month and a."timestamp" < retired.month + interval '1 month');
+    retired.detail_count := (select count(*) from public.audit_log_details d
+                             where d.created_at >= retired.month and d.created_at < retired.month + interval '1 month');
+    retired.last_seal := coalesce((select max(s.number) from public.audit_seals s where s.month = retired.month), 0);
+    retired.anchored_seal := anchored_seal;
+    retired.export_sha256 := export_sha256;
+    insert into public.audit_retirements select retired.*;
+    perform public.record_event('config_change', 'audit_month', to_char(retired.month at time zone 'UTC', 'YYYY-MM'),
+                                changes_before => jsonb_build_object('event_count', retired.event_count, 'detail_count', retired.detail_count),
+                                changes_after => to_jsonb(retired) - 'month' - 'event_count' - 'detail_count');
+    -- details first: they lead to the events
+    foreach parent in array array['audit_log_details', 'security_audit'] loop
+        if to_regclass(format('public.%s_%s', parent, suffix)) is not null then
+            execute format('alter table public.%I detach partition public.%I', parent, parent || '_' || suffix);
+            execute format('drop table public.%I', parent || '_' || suffix);
+        end if;
+    end loop;
+    return retired;
+end
+$function$;
+comment on function public.retire_audit_month(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea, export_sha256 text) is 'Lets a month of the audit trail leave: it has ended, no hold keeps it, every row is sealed and the seals are anchored. The caller has checked the export whose SHA-256 it names. Its seals stay; an event says so. For the owner alone.';
+revoke execute on function public.retire_audit_month(timestamp with time zone,bigint,bytea,text) from public;
+
+create table public.audit_seals (
+    number        bigint                   not null,
+    relation      text                     not null,
+    month         timestamp with time zone not null,
+    lineage       bigint                   not null,
+    last_xid      xid8                     not null,
+    last_id       bigint                   not null,
+    highest_id    bigint                   not null,
+    leaf_count    bigint                   not null,
+    merkle_root   bytea                    not null,
+    previous_hash bytea                    not null,
+    seal_hash     bytea                    not null,
+    sealed_at     timestamp with time zone not null,
+    constraint audit_seals_pkey PRIMARY KEY (number),
+    constraint audit_seals_leaf_count_positive CHECK (leaf_count > 0),
+    constraint audit_seals_lineage_not_negative CHECK (lineage >= 0),
+    constraint audit_seals_merkle_root_sha256 CHECK (octet_length(merkle_root) = 32),
+    constraint audit_seals_number_positive CHECK (number > 0),
+    constraint audit_seals_previous_hash_sha256 CHECK (octet_length(previous_hash) = 32),
+    constraint audit_seals_relation_known CHECK (relation = ANY (ARRAY['security_audit'::text, 'audit_log_details'::text])),
+    constraint audit_seals_seal_hash_sha256 CHECK (octet_length(seal_hash) = 32)
+);
+comment on table public.audit_seals is 'Seals of the audit trail: each says what rows a batch held, and leads to the seal before it.';
+comment on column public.audit_seals.number is 'Number of the seal, from 1 without a gap.';
+comment on column public.audit_seals.relation is 'The table whose rows it seals: security_audit or audit_log_details.';
+comment on column public.audit_seals.month is 'The month of its rows, as the time at which it began (UTC): a batch is of one month, which leaves as a whole.';
+comment on column public.audit_seals.lineage is 'From which row number on transactions are counted anew: 0, or more once the trail was loaded into another server from a dump.';
+comment on column public.audit_seals.last_xid is 'With last_id, its last row in the order of (recorded_in, id). Its first is the next after the last of the seal before, of the same relation.';
+comment on column public.audit_seals.last_id is 'See last_xid.';
+comment on column public.audit_seals.highest_id is 'The highest row number of the relation that this seal, or one before it, holds.';
+comment on column public.audit_seals.leaf_count is 'How many rows it holds.';
+comment on column public.audit_seals.merkle_root is 'The root of the tree over their leaves, as RFC 6962 builds it.';
+comment on column public.audit_seals.previous_hash is 'seal_hash of the seal before; 32 zero bytes at the first.';
+comment on column public.audit_seals.seal_hash is 'SHA-256 of the byte 2 and this seal''s canonical text, previous_hash in it.';
+comment on column public.audit_seals.sealed_at is 'When it was made.';
+grant select on public.audit_seals to app_user;
+
+CREATE INDEX audit_seals_month_idx ON public.audit_seals USING btree (month, relation, number);
+comment on index public.audit_seals_month_idx is 'The seals of a month, before it leaves.';
+
+CREATE INDEX audit_seals_relation_number_idx ON public.audit_seals USING btree (relation, number DESC);
+comment on index public.audit_seals_relation_number_idx is 'Where a relation''s newest seal ends; seal_audit().';
+
+CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON public.audit_seals FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_append_only;
+comment on trigger audit_seals_append_only on public.audit_seals is 'No seal is ever changed or removed.';
+
+CREATE TRIGGER audit_seals_no_truncate BEFORE TRUNCATE ON public.audit_seals FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+alter table public.audit_seals enable always trigger audit_seals_no_truncate;
+comment on trigger audit_seals_no_truncate on public.audit_seals is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_seal_hash(seal public.audit_seals)
+ RETURNS bytea
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select sha256('\x02'::bytea || convert_to(
+        'negspace audit_seals 1'
+        || E'\nnumber='        || seal.number
+        || E'\nrelation='      || seal.relation
+        || E'\nmonth='         || (extract(epoch from seal.month) * 1000000)::bigint
+        || E'\nlineage='       || seal.lineage
+        || E'\nlast_xid='      || seal.last_xid::text
+        || E'\nlast_id='       || seal.last_id
+        || E'\nhighest_id='    || seal.highest_id
+        || E'\nleaf_count='    || seal.leaf_count
+        || E'\nmerkle_root='   || encode(seal.merkle_root, 'hex')
+        || E'\nprevious_hash=' || encode(seal.previous_hash, 'hex')
+        || E'\nsealed_at='     || (extract(epoch from seal.sealed_at) * 1000000)::bigint,
+        'UTF8'))
+$function$;
+comment on function public.audit_seal_hash(seal public.audit_seals) is 'The hash of a seal: SHA-256 of the byte 2 and its canonical text, all columns but seal_hash, form 1.';
+
+CREATE OR REPLACE FUNCTION public.foreign_audit_rows(newest public.audit_seals)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    first constant text := format(
+        'select r.id from public.%I r where r.id > $1 and r.recorded_in < $2 order by r.id limit 1',
+        newest.relation);
+    found_id bigint;
+begin
+    -- A row that is newer than all that are sealed, and of an older transaction: this server
+    -- counts its transactions from lower on than the one that the trail was dumped from.
+    execute first into found_id using newest.highest_id, newest.last_xid;
+    if found_id is not null then
+        execute format('lock table public.%I in share mode', newest.relation);  -- every writer is done
+        execute first into found_id using newest.highest_id, newest.last_xid;
+    end if;
+    return found_id;
+end
+$function$;
+comment on function public.foreign_audit_rows(newest public.audit_seals) is 'The first row that was written after the trail was loaded into another server from a dump, where its seals don''t know of that yet; else null.';
+revoke execute on function public.foreign_audit_rows(public.audit_seals) from public;
+
+CREATE OR REPLACE FUNCTION public.newest_audit_seal(relation text)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    found_seal public.audit_seals%rowtype;
+begin
+    select s.* into found_seal from public.audit_seals s
+    where s.relation = newest_audit_seal.relation
+    order by s.number desc limit 1;
+    if not found then
+        found_seal.relation := relation;
+        found_seal.lineage := 0;
+        found_seal.last_xid := '0';
+        found_seal.last_id := -9223372036854775808;
+        found_seal.highest_id := -9223372036854775808;
+    end if;
+    return found_seal;
+end
+$function$;
+comment on function public.newest_audit_seal(relation text) is 'A relation''s newest seal; where it has none, one that ends before every row.';
+revoke execute on function public.newest_audit_seal(text) from public;
+
+CREATE OR REPLACE FUNCTION public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer)
+ RETURNS public.audit_seals
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    made   public.audit_seals%rowtype := newest;
+    leaves bytea[];
+    xids   xid8[];
+    ids    bigint[];
+begin
+    execute format($query$
+        select array_agg(b.leaf order by b.recorded_in, b.id),
+               array_agg(b.recorded_in order by b.recorded_in, b.id),
+               array_agg(b.id order by b.recorded_in, b.id),
+               min(b.month)
+        from (
+            select r.recorded_in, r.id, r.month, coalesce(r.leaf_hash, r.computed) as leaf,
+                   bool_and(r.month = r.first) over (order by r.recorded_in, r.id) as is_of_first_month
+            from (
+                select a.recorded_in, a.id, a.leaf_hash, m.month,
+                       first_value(m.month) over (order by a.recorded_in, a.id) as first,
+                       case when a.leaf_hash is null then public.audit_leaf(a) end as computed
+                from public.%I a
+                cross join lateral (select date_trunc('month', a.%I, 'UTC') as month) m
+                where (a.recorded_in, a.id) > ($1, $2) and a.recorded_in < $3
+                  and case when a.id >= $4 then a.id < $5 end  -- to the planner: no index to go by
+                order by a.recorded_in, a.id
+                limit $6
+            ) r
+        ) b
+        where b.is_of_first_month
+        $query$,
+        newest.relation,
+        case newest.relation when 'security_audit' then 'timestamp' else 'created_at' end)
+    into leaves, xids, ids, made.month
+    using newest.last_xid, newest.last_id, horizon, newest.lineage, below_id, batch_size;
+    made.leaf_count := cardinality(ids);
+    made.merkle_root := public.merkle_root(leaves);
+    made.last_xid := xids[cardinality(xids)];
+    made.last_id := ids[cardinality(ids)];
+    made.highest_id := greatest(newest.highest_id, (select max(i.id) from unnest(ids) as i (id)));
+    return made;
+end
+$function$;
+comment on function public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer) is 'What the next batch of a relation holds; leaf_count is null where there is none. The rest of the seal is not filled in.';
+revoke execute on function public.next_audit_seal(public.audit_seals,bigint,xid8,integer) from public;
 
 create table public.images (
     id                        bigint                   not null generated always as identity,
@@ -1746,6 +3368,9 @@ comment on trigger images_audit_delete on public.images is 'Every removed image 
 CREATE TRIGGER images_audit_insert AFTER INSERT ON public.images REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.audit_images();
 comment on trigger images_audit_insert on public.images is 'Every new image is an event.';
 
+CREATE TRIGGER images_audit_update AFTER UPDATE ON public.images REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_image_changes();
+comment on trigger images_audit_update on public.images is 'Every decided change of an image is an event.';
+
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
 comment on trigger images_duplicate_names_an_original on public.images is 'No chains of duplicates.';
 
@@ -1800,6 +3425,35 @@ $function$;
 comment on function public.register_image(user_id bigint, original_filename text, file_name text, file_path text, file_size bigint, mime_type text, file_hash text, image_dimensions jsonb, metadata jsonb) is 'Takes an image in and returns its row: a duplicate of the original where its owner has the same file already.';
 grant execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) to app_user;
 revoke execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) from public;
+
+create table public.job_logs (
+    job_id    bigint                   not null,
+    attempt   integer                  not null,
+    worker_id text                     not null,
+    logged_at timestamp with time zone not null default clock_timestamp(),
+    lines     jsonb                    not null,
+    left_out  integer                  not null default 0,
+    constraint job_logs_pkey PRIMARY KEY (job_id, attempt),
+    constraint job_logs_attempt_positive CHECK (attempt > 0),
+    constraint job_logs_left_out_not_negative CHECK (left_out >= 0),
+    constraint job_logs_lines_array CHECK (jsonb_typeof(lines) = 'array'::text),
+    constraint job_logs_lines_bounded CHECK (
+CASE
+    WHEN jsonb_typeof(lines) = 'array'::text THEN jsonb_array_length(lines) <= 1000
+    ELSE NULL::boolean
+END AND octet_length(lines::text) <= 2000000)
+);
+comment on table public.job_logs is 'What was logged while a try of a job was computed; a try that said nothing has no row. No foreign key: jobs are partitioned by status and month, and their numbers alone are no key.';
+comment on column public.job_logs.job_id is 'The job.';
+comment on column public.job_logs.attempt is 'Its try, as processing_queue.attempt counts them.';
+comment on column public.job_logs.worker_id is 'The worker that ran it.';
+comment on column public.job_logs.logged_at is 'When the lines were stored last: at the end of the try, and now and then while it runs.';
+comment on column public.job_logs.lines is 'The lines, in order: objects with logged_at, level, logger and message.';
+comment on column public.job_logs.left_out is 'How many lines there were besides, between the first and the last ones.';
+grant select on public.job_logs to app_user;
+
+CREATE INDEX job_logs_logged_at_idx ON public.job_logs USING btree (logged_at);
+comment on index public.job_logs_logged_at_idx is 'The oldest first: purge_job_logs().';
 
 create table public.performance_metrics (
     id             bigint                   not null generated always as identity,
@@ -1871,6 +3525,8 @@ create table public.processing_queue (
     processing_notes        text,
     attempt                 integer                  not null default 0,
     lease_token             uuid,
+    deadline_at             timestamp with time zone,
+    job_group               text,
     constraint processing_queue_pkey PRIMARY KEY (id, status, created_at),
     constraint processing_queue_algorithm_name_valid CHECK (algorithm_name ~ '^[a-z][a-z0-9_.-]*$'::text AND length(algorithm_name) <= 63),
     constraint processing_queue_algorithm_parameters_object CHECK (jsonb_typeof(algorithm_parameters) = 'object'::text),
@@ -1879,6 +3535,7 @@ create table public.processing_queue (
     constraint processing_queue_complexity_score_not_negative CHECK (complexity_score >= 0::numeric AND complexity_score <> 'NaN'::numeric),
     constraint processing_queue_ended_has_time CHECK ((status <> ALL (ARRAY['completed'::public.queue_status, 'failed'::public.queue_status, 'cancelled'::public.queue_status])) OR completed_at IS NOT NULL),
     constraint processing_queue_estimated_priority_range CHECK (estimated_priority >= 1 AND estimated_priority <= 10),
+    constraint processing_queue_job_group_given CHECK (job_group <> ''::text AND length(job_group) <= 200),
     constraint processing_queue_max_retries_range CHECK (max_retries >= 0 AND max_retries <= 100),
     constraint processing_queue_priority_range CHECK (priority >= 1 AND priority <= 10),
     constraint processing_queue_processing_metadata_object CHECK (jsonb_typeof(processing_metadata) = 'object'::text),
@@ -1911,6 +3568,8 @@ comment on column public.processing_queue.processing_metadata is 'What was asked
 comment on column public.processing_queue.processing_notes is 'What a person wrote about it.';
 comment on column public.processing_queue.attempt is 'How often it was claimed; with lease_token it fences off a worker that lost the job.';
 comment on column public.processing_queue.lease_token is 'Known to the worker that holds it; null while nobody does.';
+comment on column public.processing_queue.deadline_at is 'A job that has not begun by then fails and never begins; null: none.';
+comment on column public.processing_queue.job_group is 'What it is limited with, whoever asked for it: queue_limits; null: nothing.';
 grant select on public.processing_queue to app_user;
 
 CREATE INDEX processing_queue_image_id_created_at_idx ON public.processing_queue USING btree (image_id, created_at DESC);
@@ -1918,6 +3577,24 @@ comment on index public.processing_queue_image_id_created_at_idx is 'An image''s
 
 CREATE INDEX processing_queue_user_id_created_at_idx ON public.processing_queue USING btree (user_id, created_at DESC);
 comment on index public.processing_queue_user_id_created_at_idx is 'A user''s jobs, newest first; the foreign key.';
+
+CREATE TRIGGER processing_queue_count_delete AFTER DELETE ON public.processing_queue REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_count_delete on public.processing_queue is 'Keeps the counters.';
+
+CREATE TRIGGER processing_queue_count_insert AFTER INSERT ON public.processing_queue REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_count_insert on public.processing_queue is 'Keeps the counters.';
+
+CREATE TRIGGER processing_queue_count_update AFTER UPDATE ON public.processing_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_count_update on public.processing_queue is 'Keeps the counters.';
+
+CREATE TRIGGER processing_queue_limit_delete AFTER DELETE ON public.processing_queue REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
+comment on trigger processing_queue_limit_delete on public.processing_queue is 'Keeps how many run.';
+
+CREATE TRIGGER processing_queue_limit_insert AFTER INSERT ON public.processing_queue REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
+comment on trigger processing_queue_limit_insert on public.processing_queue is 'Keeps how many run.';
+
+CREATE TRIGGER processing_queue_limit_update AFTER UPDATE ON public.processing_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
+comment on trigger processing_queue_limit_update on public.processing_queue is 'Keeps how many run.';
 
 CREATE TRIGGER processing_queue_status_transition BEFORE UPDATE ON public.processing_queue FOR EACH ROW WHEN (old.status <> new.status AND (old.status <> 'queued'::public.queue_status OR new.status <> 'processing'::public.queue_status) AND (old.status <> 'queued'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'completed'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'failed'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'failed'::public.queue_status OR new.status <> 'retrying'::public.queue_status) AND (old.status <> 'failed'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'retrying'::public.queue_status OR new.status <> 'processing'::public.queue_status) AND (old.status <> 'retrying'::public.queue_status OR new.status <> 'cancelled'::public.queue_status)) EXECUTE FUNCTION public.refuse_transition('job', 'status', '{"queued": "processing, cancelled", "processing": "completed, failed, cancelled", "failed": "retrying, cancelled", "retrying": "processing, cancelled"}');
 comment on trigger processing_queue_status_transition on public.processing_queue is 'The allowed changes of status; all else is refused.';
@@ -1931,14 +3608,23 @@ comment on index public.processing_queue_ended_failed_idx is 'What failed last, 
 CREATE INDEX processing_queue_ended_status_completed_at_idx ON public.processing_queue_ended USING btree (status, completed_at DESC);
 comment on index public.processing_queue_ended_status_completed_at_idx is 'What ended last, by status.';
 
+CREATE TRIGGER processing_queue_ended_count_delete AFTER DELETE ON public.processing_queue_ended REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_ended_count_delete on public.processing_queue_ended is 'Keeps the counters where jobs are purged.';
+
 create table public.processing_queue_hot partition of public.processing_queue for values IN ('queued', 'processing', 'retrying') with (autovacuum_analyze_scale_factor = '0.05', autovacuum_vacuum_scale_factor = '0.02', fillfactor = '70');
 comment on table public.processing_queue_hot is 'Jobs that wait or run: small, so that claims stay fast.';
 
-CREATE INDEX processing_queue_hot_claim_idx ON public.processing_queue_hot USING btree (priority DESC, scheduled_at, id) WHERE status = ANY (ARRAY['queued'::public.queue_status, 'retrying'::public.queue_status]);
-comment on index public.processing_queue_hot_claim_idx is 'The claim: most urgent first, then who waits longest.';
+CREATE INDEX processing_queue_hot_claim_idx ON public.processing_queue_hot USING btree (priority, scheduled_at, id) WHERE (status = ANY (ARRAY['queued'::public.queue_status, 'retrying'::public.queue_status])) AND scheduled_at <= created_at;
+comment on index public.processing_queue_hot_claim_idx is 'The claim: who waits longest, by priority.';
+
+CREATE INDEX processing_queue_hot_deadline_idx ON public.processing_queue_hot USING btree (deadline_at) WHERE (status = ANY (ARRAY['queued'::public.queue_status, 'retrying'::public.queue_status])) AND deadline_at IS NOT NULL;
+comment on index public.processing_queue_hot_deadline_idx is 'fail_overdue_jobs().';
 
 CREATE UNIQUE INDEX processing_queue_hot_live_key ON public.processing_queue_hot USING btree (image_id, algorithm_name, algorithm_version, parameters_hash);
 comment on index public.processing_queue_hot_live_key is 'The same analysis waits or runs at most once.';
+
+CREATE INDEX processing_queue_hot_planned_idx ON public.processing_queue_hot USING btree (priority, scheduled_at, id) WHERE (status = ANY (ARRAY['queued'::public.queue_status, 'retrying'::public.queue_status])) AND scheduled_at > created_at;
+comment on index public.processing_queue_hot_planned_idx is 'The claim: what had to wait for its time; only what is due is read.';
 
 CREATE INDEX processing_queue_hot_retrying_idx ON public.processing_queue_hot USING btree (scheduled_at) WHERE status = 'retrying'::public.queue_status;
 comment on index public.processing_queue_hot_retrying_idx is 'Which job is tried again next, and when.';
@@ -1946,74 +3632,121 @@ comment on index public.processing_queue_hot_retrying_idx is 'Which job is tried
 CREATE INDEX processing_queue_hot_running_idx ON public.processing_queue_hot USING btree (worker_id) WHERE status = 'processing'::public.queue_status;
 comment on index public.processing_queue_hot_running_idx is 'What a worker holds: heartbeat, give-back and rescue.';
 
-CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[])
+CREATE TRIGGER processing_queue_hot_count_insert AFTER INSERT ON public.processing_queue_hot REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_hot_count_insert on public.processing_queue_hot is 'Keeps the counters.';
+
+CREATE TRIGGER processing_queue_hot_count_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
+comment on trigger processing_queue_hot_count_update on public.processing_queue_hot is 'Keeps the counters.';
+
+CREATE TRIGGER processing_queue_hot_limit_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
+comment on trigger processing_queue_hot_limit_update on public.processing_queue_hot is 'Keeps how many run.';
+
+CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS SETOF public.processing_queue
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
-    candidates bigint[];
-    free       bigint[];
-    seen       bigint[] := '{}';
-    taken      bigint[] := '{}';
+    candidates  bigint[];
+    free        bigint[];
+    seen        bigint[] := '{}';
+    held        public.processing_queue[] := '{}';
+    limited     boolean;
+    busy_users  bigint[] := '{}';
+    busy_groups text[] := '{}';
 begin
+    if public.sweep_queue() then
+        perform public.fold_queue_counts(), public.fail_overdue_jobs(), public.measure_algorithms();
+    end if;
     -- Again only where an image of a candidate is held by somebody who enqueues, finishes or
-    -- removes it: this claim holds jobs, so it doesn't wait for images, and what comes after
-    -- in the queue doesn't wait either.
+    -- removes it, or a limit is reached: this claim holds jobs, so it doesn't wait for images,
+    -- and what comes after in the queue doesn't wait either.
     loop
-        -- An array, not a join: a planner with statistics of an empty queue would nest the
-        -- join and claim without regard to the limit.
-        candidates := array(
-            select q.id from public.processing_queue_hot q
-            where q.status in ('queued', 'retrying')
-              and q.scheduled_at <= clock_timestamp()
-              and (claim_jobs.algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (claim_jobs.algorithms))
-              and q.id <> all (seen)
-            order by q.priority desc, q.scheduled_at, q.id
-            limit greatest(claim_jobs.how_many - cardinality(taken), 0)
-            for update skip locked);
+        limited := exists (select from public.queue_limits);
+        if limited then
+            select coalesce(array_agg(l.user_id) filter (where l.user_id is not null), '{}'),
+                   coalesce(array_agg(l.job_group) filter (where l.job_group is not null), '{}')
+            into busy_users, busy_groups
+            from public.queue_limits l where l.running >= l.max_running;
+        end if;
+        candidates := public.next_jobs(
+            greatest(claim_jobs.how_many - cardinality(held), 0), claim_jobs.algorithms, claim_jobs.capacity, seen, busy_users, busy_groups);
         exit when candidates = '{}';
+        seen := seen || candidates;
         free := array(
             select i.id from public.images i
             where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (candidates)))
               and i.analysis_status <> 'archived'
             order by i.id
             for no key update skip locked);
+        candidates := array(
+            select c.id from unnest(candidates) with ordinality as c (id, place)
+            join public.processing_queue_hot q on q.id = c.id
+            where q.image_id = any (free) order by c.place);
+        if limited then
+            candidates := public.within_limits(candidates);
+        end if;
         update public.images i set analysis_status = 'processing'
-        where i.id = any (free) and i.analysis_status = 'pending';
-        taken := taken || array(
-            select q.id from public.processing_queue_hot q where q.id = any (candidates) and q.image_id = any (free));
-        seen := seen || candidates;
+        where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (candidates)))
+          and i.analysis_status = 'pending';
+        with claimed as (
+            update public.processing_queue_hot q
+            set status                  = 'processing',
+                worker_id               = claim_jobs.worker,
+                attempt                 = q.attempt + 1,
+                lease_token             = gen_random_uuid(),
+                started_at              = clock_timestamp(),
+                estimated_completion_at = clock_timestamp() + coalesce((
+                    select coalesce(s.ms_per_megapixel * q.complexity_score::double precision, s.ms_per_job)
+                    from public.algorithm_speeds s
+                    where s.algorithm_name = q.algorithm_name and s.algorithm_version = q.algorithm_version), 1000) * interval '1 millisecond'
+            where q.id = any (candidates)
+            returning q::public.processing_queue as job
+        )
+        select held || coalesce(array_agg(c.job), '{}') into held from claimed c;
         exit when cardinality(seen) >= 1000 + claim_jobs.how_many;
     end loop;
-    if taken = '{}' then
-        return;
-    end if;
     return query
-    with claimed as (
-        update public.processing_queue_hot q
-        set status                  = 'processing',
-            worker_id               = claim_jobs.worker,
-            attempt                 = q.attempt + 1,
-            lease_token             = gen_random_uuid(),
-            started_at              = clock_timestamp(),
-            estimated_completion_at = clock_timestamp() + make_interval(secs => coalesce((
-                select avg(r.processing_time_ms) / 1000.0
-                from (select a.processing_time_ms from public.analysis_results a
-                      where a.algorithm_name = q.algorithm_name and a.algorithm_version = q.algorithm_version
-                        and not a.cache_hit
-                      order by a.created_at desc limit 50) r), 1)::double precision)
-        where q.id = any (taken)
-        returning q.*
-    )
-    select c.* from claimed c order by c.priority desc, c.scheduled_at, c.id;
+        select c.* from unnest(held) c
+        order by c.scheduled_at - c.priority * public.priority_step(), c.id;
 end
 $function$;
-comment on function public.claim_jobs(worker text, how_many integer, algorithms text[]) is 'Gives a worker up to how_many waiting jobs of the analysers it has (name@version; null: any), most urgent first, then who waits longest, each with a lease token. Their images become processing. Nobody waits and nothing is given twice.';
-grant execute on function public.claim_jobs(text,integer,text[]) to app_user;
-revoke execute on function public.claim_jobs(text,integer,text[]) from public;
+comment on function public.claim_jobs(worker text, how_many integer, algorithms text[], capacity numeric) is 'Gives a worker up to how_many waiting jobs of the analysers it has (name@version; null: any), none heavier than capacity megapixels (null: any), each with a lease token. The order is that of priority and waiting time together: docs/jobs.md. Their images become processing. Nobody waits, nothing is given twice, and no limit is exceeded.';
+grant execute on function public.claim_jobs(text,integer,text[],numeric) to app_user;
+revoke execute on function public.claim_jobs(text,integer,text[],numeric) from public;
+
+CREATE OR REPLACE FUNCTION public.end_held_jobs(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone, reasons jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    workers constant text[] := array(select distinct h.worker_id from unnest(held) h);
+begin
+    -- The three live statuses prune to the hot partition, yet imply none of its partial
+    -- indexes, whose dead entries a drain would walk again and again.
+    update public.processing_queue q
+    set status        = end_held_jobs.outcome,
+        completed_at  = end_held_jobs.ended_at,
+        lease_token   = null,
+        error_message = case when end_held_jobs.outcome = 'completed' then null else coalesce(reasons ->> q.id::text, q.error_message) end,
+        last_error_at = case when end_held_jobs.outcome = 'failed' then end_held_jobs.ended_at else q.last_error_at end
+    where q.id = any (array(select h.id from unnest(held) h))
+      and q.status in ('queued', 'processing', 'retrying');
+    perform public.record_batch_metrics(held, end_held_jobs.outcome, end_held_jobs.ended_at);
+    perform 1 from public.workers w where w.id = any (workers) order by w.id for no key update;
+    update public.workers w
+    set jobs_completed = w.jobs_completed + case when end_held_jobs.outcome = 'completed' then c.jobs else 0 end,
+        jobs_failed    = w.jobs_failed + case when end_held_jobs.outcome = 'failed' then c.jobs else 0 end
+    from (select h.worker_id, count(*) as jobs from unnest(held) h group by h.worker_id) c
+    where w.id = c.worker_id;
+end
+$function$;
+comment on function public.end_held_jobs(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone, reasons jsonb) is 'Moves running jobs that the caller has locked to their end, counts them on their workers, and keeps their metrics. reasons: by job.';
+revoke execute on function public.end_held_jobs(public.processing_queue[],public.queue_status,timestamp with time zone,jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.end_job(job public.processing_queue, outcome public.queue_status, ended_at timestamp with time zone, reason text, counts boolean DEFAULT true)
  RETURNS void
@@ -2046,6 +3779,60 @@ end
 $function$;
 comment on function public.end_job(job public.processing_queue, outcome public.queue_status, ended_at timestamp with time zone, reason text, counts boolean) is 'Moves a job that the caller has locked to its end, and counts it unless counts is false.';
 revoke execute on function public.end_job(public.processing_queue,public.queue_status,timestamp with time zone,text,boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.end_tries(held public.processing_queue[], ends jsonb, counts boolean)
+ RETURNS TABLE(job_id bigint, outcome text)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+    ended_at constant timestamptz := clock_timestamp();
+    reasons  constant jsonb := (
+        select coalesce(jsonb_object_agg(h.id, coalesce(nullif(left(ends -> h.id::text ->> 'reason', 10000), ''), 'no reason given')), '{}')
+        from unnest(held) h);
+    again    constant public.processing_queue[] := array(
+        select h from unnest(held) h
+        where not counts
+           or h.retry_count < h.max_retries and coalesce((ends -> h.id::text ->> 'again')::boolean, true));
+    over     constant public.processing_queue[] := array(
+        select h from unnest(held) h where h.id <> all (array(select a.id from unnest(again) a)));
+begin
+    if held = '{}' then
+        return;
+    end if;
+    if counts then
+        perform public.end_held_jobs(held, 'failed', ended_at, reasons);
+    else
+        -- given back: no try, no metric, nobody's failure
+        update public.processing_queue q
+        set status = 'failed', completed_at = ended_at, lease_token = null,
+            error_message = reasons ->> q.id::text, last_error_at = ended_at
+        where q.id = any (array(select h.id from unnest(held) h)) and q.status in ('queued', 'processing', 'retrying');
+    end if;
+    update public.processing_queue q
+    set status       = 'retrying',
+        retry_count  = q.retry_count + counts::integer,
+        scheduled_at = case when counts then ended_at + public.retry_delay(q.retry_count + 1) else least(q.scheduled_at, ended_at) end,
+        completed_at = null
+    where q.id = any (array(select a.id from unnest(again) a)) and q.status = 'failed'
+      and q.created_at = any (array(select a.created_at from unnest(again) a));
+    update public.images i
+    set analysis_retry_count = i.analysis_retry_count + 1, last_retry_at = ended_at
+    where i.id = any (array(select a.image_id from unnest(again) a)) and counts;
+    if over <> '{}' then
+        perform public.record_job_events(over, 'failure', ended_at, '{}', reasons);
+        perform public.settle_images(
+            array(select distinct o.image_id from unnest(over) o), 'failed',
+            (select jsonb_object_agg(o.image_id, reasons -> o.id::text) from unnest(over) o));
+    end if;
+    return query
+        select h.id, case when h.id = any (array(select a.id from unnest(again) a)) then 'retrying' else 'failed' end
+        from unnest(held) h;
+end
+$function$;
+comment on function public.end_tries(held public.processing_queue[], ends jsonb, counts boolean) is 'Ends the tries of jobs that the caller has locked: tried again after a delay, or failed for good with an audit event. ends: by job, with reason and again. counts false: the tries were given back and cost nothing.';
+revoke execute on function public.end_tries(public.processing_queue[],jsonb,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.end_try(held public.processing_queue, reason text, again boolean, counts boolean)
  RETURNS public.queue_status
@@ -2108,6 +3895,80 @@ $function$;
 comment on function public.hold_job(job bigint, token uuid) is 'Locks a job''s image and the job itself for whoever has its lease; an error for anybody else.';
 revoke execute on function public.hold_job(bigint,uuid) from public;
 
+CREATE OR REPLACE FUNCTION public.hold_jobs(ends jsonb)
+ RETURNS SETOF public.processing_queue
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    jobs constant bigint[] := array(select k.job::bigint from jsonb_object_keys(ends) k (job));
+begin
+    perform 1 from public.images i
+    where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (jobs)))
+    order by i.id for no key update;
+    return query
+        select q.* from public.processing_queue_hot q
+        where q.id = any (jobs)
+          and (ends -> q.id::text ->> 'attempt')::integer = q.attempt
+          and (ends -> q.id::text ->> 'token')::uuid = q.lease_token
+        order by q.id
+        for update;
+end
+$function$;
+comment on function public.hold_jobs(ends jsonb) is 'Locks the images of jobs and then those jobs that are still held with the attempt and token given, and returns these.';
+revoke execute on function public.hold_jobs(jsonb) from public;
+
+CREATE OR REPLACE FUNCTION public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    insert into public.performance_metrics (metric_name, value, unit, labels, context)
+    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+           jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
+           jsonb_build_object('job_id', h.id)
+    from unnest(record_batch_metrics.held) h
+    cross join lateral (values
+        ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
+        ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
+    ) as m (name, ms)
+    where m.ms is not null
+$function$;
+comment on function public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone) is 'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): two metrics per job.';
+revoke execute on function public.record_batch_metrics(public.processing_queue[],public.queue_status,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.record_job_events(held public.processing_queue[], outcome public.audit_status, ended_at timestamp with time zone, changes jsonb, reasons jsonb DEFAULT '{}'::jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- drawn before the rows are written, so that details find their event without a join
+    events constant bigint[] := array(select nextval('public.security_audit_id_seq') from unnest(held));
+begin
+    insert into public.security_audit (
+        id, user_id, api_key_id, action, resource_type, resource_id, status, ip_address,
+        user_agent, request_id, error_message, changes_after
+    )
+    overriding system value
+    select events[h.ordinality], coalesce(c.user_id, h.user_id), c.api_key_id, 'run_analysis', 'image',
+           h.image_id::text, record_job_events.outcome, c.ip_address, c.user_agent, c.request_id,
+           reasons ->> h.id::text, changes -> h.id::text
+    from public.audit_context() c
+    cross join unnest(held) with ordinality h;
+    insert into public.audit_log_details (audit_id, event_name, event_data, duration_ms, success_count, failure_count)
+    select events[h.ordinality],
+           case when record_job_events.outcome = 'success' then 'job_completed' else 'job_failed' end,
+           jsonb_build_object('job_id', h.id, 'algorithm', h.algorithm_name, 'version', h.algorithm_version,
+                              'attempt', h.attempt, 'worker_id', h.worker_id),
+           greatest(extract(epoch from record_job_events.ended_at - h.started_at) * 1000, 0),
+           (record_job_events.outcome = 'success')::integer, (record_job_events.outcome <> 'success')::integer
+    from unnest(held) with ordinality h;
+end
+$function$;
+comment on function public.record_job_events(held public.processing_queue[], outcome public.audit_status, ended_at timestamp with time zone, changes jsonb, reasons jsonb) is 'One run_analysis event with its details per job that ended. changes and reasons: by job.';
+revoke execute on function public.record_job_events(public.processing_queue[],public.audit_status,timestamp with time zone,jsonb,jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone)
  RETURNS void
  LANGUAGE sql
@@ -2127,6 +3988,111 @@ $function$;
 comment on function public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone) is 'Two metrics of a job''s try: how long it waited (job_wait_ms) and ran (job_run_ms).';
 revoke execute on function public.record_job_metrics(public.processing_queue,text,timestamp with time zone) from public;
 
+CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb)
+ RETURNS jsonb
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    with done as materialized (
+        select h.id, h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
+               h.parameters_hash, e.negative_space_data, coalesce(e.anomalies, '[]') as anomalies,
+               e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}') as quality_metrics,
+               coalesce(e.provenance, '{}') as provenance, e.visualization_path,
+               coalesce(e.performance_stats, '{}') as performance_stats,
+               coalesce(e.optimization_suggestions, '[]') as optimization_suggestions,
+               coalesce(e.cache_ttl_seconds, 86400) as cache_ttl_seconds
+        from unnest(store_results.held) h
+        cross join lateral jsonb_to_record(store_results.ends -> h.id::text) as e (
+            negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
+            quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
+            optimization_suggestions jsonb, cache_ttl_seconds integer)
+    ), prints as (
+        select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
+        from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
+    ), stored as (
+        insert into public.analysis_results (
+            image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
+            negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
+            provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
+            optimization_suggestions
+        )
+        select d.image_id, d.user_id, d.algorithm_name, d.algorithm_version, d.algorithm_parameters,
+               d.negative_space_data, d.anomalies, d.confidence_score, d.processing_time_ms, d.quality_metrics,
+               d.provenance, d.visualization_path, now(), d.cache_ttl_seconds, d.performance_stats,
+               d.optimization_suggestions
+        from done d
+        order by d.id
+        on conflict on constraint analysis_results_identity_key do nothing
+        returning id, image_id, algorithm_name, algorithm_version, parameters_hash
+    ), known as materialized (
+        -- the key as cache_key() makes it, whose call would cost as much as the row
+        -- analysed again on purpose: the same in, the same out
+        select d.*, coalesce(s.id, (
+                   select r.id from public.analysis_results r
+                   where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
+                     and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
+               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+        from done d
+        join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
+        join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
+        left join stored s using (image_id, algorithm_name, algorithm_version, parameters_hash)
+    ), entered as (
+        insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
+        select distinct on (k.key) k.key, k.image_id, k.result, k.print,
+               jsonb_build_object(
+                   'negative_space_data', k.negative_space_data, 'anomalies', k.anomalies,
+                   'confidence_score', k.confidence_score, 'processing_time_ms', k.processing_time_ms,
+                   'quality_metrics', k.quality_metrics, 'provenance', k.provenance,
+                   'visualization_path', k.visualization_path),
+               now() + make_interval(secs => k.cache_ttl_seconds)
+        from known k
+        order by k.key
+        on conflict (cache_key) do update
+            set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
+                cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at
+    )
+    select coalesce(jsonb_object_agg(k.id, k.result), '{}') from known k
+$function$;
+comment on function public.store_results(held public.processing_queue[], ends jsonb) is 'Stores the results of held jobs and puts them into the cache; returns the results'' numbers by job.';
+revoke execute on function public.store_results(public.processing_queue[],jsonb) from public;
+
+create table public.queue_counts (
+    id             bigint              not null generated always as identity,
+    status         public.queue_status not null,
+    priority       smallint            not null,
+    algorithm_name text                not null,
+    jobs           bigint              not null,
+    constraint queue_counts_pkey PRIMARY KEY (id)
+) with (autovacuum_vacuum_scale_factor = '0.0', autovacuum_vacuum_threshold = '1000');
+comment on table public.queue_counts is 'How many jobs there are, as a sum of changes; read it through queue_depth.';
+comment on column public.queue_counts.id is 'Number of the change.';
+comment on column public.queue_counts.status is 'The status of the jobs that were counted.';
+comment on column public.queue_counts.priority is 'Their priority.';
+comment on column public.queue_counts.algorithm_name is 'Their analyser.';
+comment on column public.queue_counts.jobs is 'How many more, or less.';
+
+create table public.queue_limits (
+    id          bigint  not null generated always as identity,
+    user_id     bigint,
+    job_group   text,
+    max_running integer not null,
+    running     integer not null default 0,
+    constraint queue_limits_pkey PRIMARY KEY (id),
+    constraint queue_limits_job_group_key UNIQUE (job_group),
+    constraint queue_limits_user_id_key UNIQUE (user_id),
+    constraint queue_limits_job_group_given CHECK (job_group <> ''::text AND length(job_group) <= 200),
+    constraint queue_limits_max_running_not_negative CHECK (max_running >= 0),
+    constraint queue_limits_of_user_or_group CHECK ((user_id IS NULL) <> (job_group IS NULL)),
+    constraint queue_limits_running_not_negative CHECK (running >= 0)
+) with (fillfactor = '50');
+comment on table public.queue_limits is 'How many jobs of a user, or of a group, may run at once.';
+comment on column public.queue_limits.id is 'Number of the limit.';
+comment on column public.queue_limits.user_id is 'Whose jobs; null: a group''s.';
+comment on column public.queue_limits.job_group is 'Which group''s jobs; null: a user''s.';
+comment on column public.queue_limits.max_running is 'How many may run at once; 0: none begins.';
+comment on column public.queue_limits.running is 'How many run; kept by the triggers of processing_queue.';
+grant select on public.queue_limits to app_user;
+
 create table public.security_audit (
     id             bigint                   not null generated always as identity,
     user_id        bigint,
@@ -2142,6 +4108,8 @@ create table public.security_audit (
     changes_before jsonb,
     changes_after  jsonb,
     "timestamp"    timestamp with time zone not null default now(),
+    recorded_in    xid8                     not null default '0'::xid8,
+    leaf_hash      bytea,
     constraint security_audit_pkey PRIMARY KEY (id, "timestamp"),
     constraint security_audit_changes_after_object CHECK (jsonb_typeof(changes_after) = 'object'::text),
     constraint security_audit_changes_before_object CHECK (jsonb_typeof(changes_before) = 'object'::text),
@@ -2162,6 +4130,8 @@ comment on column public.security_audit.error_message is 'Why it failed.';
 comment on column public.security_audit.changes_before is 'The changed keys before; never a secret.';
 comment on column public.security_audit.changes_after is 'The changed keys after; never a secret.';
 comment on column public.security_audit."timestamp" is 'When, as the time of the transaction.';
+comment on column public.security_audit.recorded_in is 'The transaction that wrote it; events are sealed in the order of (recorded_in, id). 0: before there were seals.';
+comment on column public.security_audit.leaf_hash is 'SHA-256 of its canonical text, made as it was written; null: before there were seals.';
 grant select on public.security_audit to app_user;
 
 CREATE INDEX security_audit_action_timestamp_idx ON public.security_audit USING btree (action, "timestamp" DESC);
@@ -2176,6 +4146,9 @@ comment on index public.security_audit_failures_idx is 'What was refused or brok
 CREATE INDEX security_audit_ip_address_idx ON public.security_audit USING btree (ip_address, "timestamp" DESC) WHERE ip_address IS NOT NULL;
 comment on index public.security_audit_ip_address_idx is 'What came from one address.';
 
+CREATE INDEX security_audit_recorded_in_idx ON public.security_audit USING btree (recorded_in, id);
+comment on index public.security_audit_recorded_in_idx is 'The events of a seal, in its order; seal_audit(), negspace audit verify.';
+
 CREATE INDEX security_audit_resource_idx ON public.security_audit USING btree (resource_type, resource_id, "timestamp" DESC);
 comment on index public.security_audit_resource_idx is 'What was done to something, and who saw it.';
 
@@ -2189,9 +4162,41 @@ CREATE TRIGGER security_audit_append_only BEFORE DELETE OR UPDATE ON public.secu
 alter table public.security_audit enable always trigger security_audit_append_only;
 comment on trigger security_audit_append_only on public.security_audit is 'No event is ever changed or removed.';
 
+CREATE TRIGGER security_audit_hash BEFORE INSERT ON public.security_audit FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
+alter table public.security_audit enable always trigger security_audit_hash;
+comment on trigger security_audit_hash on public.security_audit is 'Fills recorded_in and leaf_hash.';
+
 CREATE TRIGGER security_audit_no_truncate BEFORE TRUNCATE ON public.security_audit FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 alter table public.security_audit enable always trigger security_audit_no_truncate;
 comment on trigger security_audit_no_truncate on public.security_audit is 'Nor all of them at once.';
+
+CREATE OR REPLACE FUNCTION public.audit_leaf(event public.security_audit)
+ RETURNS bytea
+ LANGUAGE plpgsql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    return sha256('\x00'::bytea || convert_to(
+        'negspace security_audit 1'
+        || E'\nid='             || event.id
+        || E'\nuser_id='        || coalesce(event.user_id::text, '-')
+        || E'\napi_key_id='     || coalesce(event.api_key_id::text, '-')
+        || E'\naction='         || event.action
+        || E'\nresource_type='  || length(event.resource_type) || ':' || event.resource_type
+        || E'\nresource_id='    || coalesce(length(event.resource_id) || ':' || event.resource_id, '-')
+        || E'\nstatus='         || event.status
+        || E'\nip_address='     || coalesce(event.ip_address::text, '-')
+        || E'\nuser_agent='     || coalesce(length(event.user_agent) || ':' || event.user_agent, '-')
+        || E'\nrequest_id='     || coalesce(length(event.request_id) || ':' || event.request_id, '-')
+        || E'\nerror_message='  || coalesce(length(event.error_message) || ':' || event.error_message, '-')
+        || E'\nchanges_before=' || coalesce(length(event.changes_before::text) || ':' || event.changes_before::text, '-')
+        || E'\nchanges_after='  || coalesce(length(event.changes_after::text) || ':' || event.changes_after::text, '-')
+        || E'\ntimestamp='      || (extract(epoch from event."timestamp") * 1000000)::bigint,
+        'UTF8'));
+end
+$function$;
+comment on function public.audit_leaf(event public.security_audit) is 'The leaf of an event: SHA-256 of a zero byte and its canonical text, form 1.';
 
 create table public.users (
     id                    bigint                   not null generated always as identity,
@@ -2279,6 +4284,7 @@ create table public.workers (
     jobs_completed bigint                   not null default 0,
     jobs_failed    bigint                   not null default 0,
     last_words     text,
+    sleeping_since timestamp with time zone,
     constraint workers_pkey PRIMARY KEY (id),
     constraint workers_id_given CHECK (id <> ''::text),
     constraint workers_jobs_completed_not_negative CHECK (jobs_completed >= 0),
@@ -2296,7 +4302,11 @@ comment on column public.workers.stopped_at is 'When it said goodbye; null: it r
 comment on column public.workers.jobs_completed is 'Jobs it completed.';
 comment on column public.workers.jobs_failed is 'Tries of jobs that failed on it.';
 comment on column public.workers.last_words is 'Why it stopped, as it said.';
+comment on column public.workers.sleeping_since is 'Since when it has nothing to do and listens; null: it looks for jobs by itself.';
 grant select on public.workers to app_user;
+
+CREATE INDEX workers_sleeping_idx ON public.workers USING btree (sleeping_since) WHERE sleeping_since IS NOT NULL;
+comment on index public.workers_sleeping_idx is 'Whether anybody is to be woken: each enqueue looks.';
 
 CREATE INDEX workers_started_at_idx ON public.workers USING btree (started_at DESC);
 comment on index public.workers_started_at_idx is 'Newest workers first.';
@@ -2441,6 +4451,17 @@ create view public.image_analysis_status as
 comment on view public.image_analysis_status is 'Each image in the pipeline: its newest job and its newest result.';
 grant select on public.image_analysis_status to app_user;
 
+create view public.queue_depth as
+ SELECT status,
+    priority,
+    algorithm_name,
+    sum(jobs)::bigint AS job_count
+   FROM public.queue_counts c
+  GROUP BY status, priority, algorithm_name
+ HAVING sum(jobs) <> 0::numeric;
+comment on view public.queue_depth is 'How many jobs stand where, from kept counters: exact, and never a count of the queue.';
+grant select on public.queue_depth to app_user;
+
 create view public.queue_status_summary as
  SELECT s.status,
     count(q.id) AS job_count,
@@ -2531,6 +4552,7 @@ alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (d
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 commit;
 

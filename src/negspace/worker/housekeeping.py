@@ -1,18 +1,22 @@
-"""What must happen now and then, whoever does it: partitions, expired answers, counters."""
+"""What must happen now and then: partitions, expired answers, old logs, counters, seals."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 from typing import Final
 
-from negspace import cache
+from negspace import audit, cache
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
+from negspace.worker import logs
 
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
+SEALING: Final = 60.0  # seconds: how long an event may stand unsealed
+LOGS_KEPT: Final = timedelta(days=30)
 
 
 def ensure_partitions(database: Database) -> None:
@@ -34,7 +38,7 @@ def refresh_counters(database: Database) -> None:
 
 
 class Housekeeper(threading.Thread):
-    """Does all of it at once, and again every hour, until it is ended."""
+    """Does all of it at once, and again every hour, until it is ended; seals every minute."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(name="negspace-housekeeper", daemon=True)
@@ -43,16 +47,21 @@ class Housekeeper(threading.Thread):
 
     def run(self) -> None:
         """The thread's life."""
+        rounds = 0
         while True:
             try:
-                ensure_partitions(self._database)
-                cache.purge_expired(self._database)
-                refresh_counters(self._database)
+                if rounds % int(INTERVAL / SEALING) == 0:
+                    ensure_partitions(self._database)
+                    cache.purge_expired(self._database)
+                    logs.purge(self._database, LOGS_KEPT)
+                    refresh_counters(self._database)
+                audit.seal(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
                 log.warning("housekeeping: %s", error.message)
-            if self._ended.wait(INTERVAL):
+            rounds += 1
+            if self._ended.wait(SEALING):
                 return
 
     def end(self) -> None:

@@ -1,8 +1,8 @@
-"""The thread that keeps a worker's jobs: heartbeats, and jobs the worker no longer holds.
+"""The thread that keeps a worker's jobs: heartbeats, looks, and jobs of workers that are gone.
 
-It has a connection of its own and no work to do, so a busy job doesn't delay it. numpy, scipy
-and most of scikit-image release the interpreter's lock while they compute; an analyser in
-another language that holds it for longer than the lease loses its job.
+It runs where nothing is computed. In the process of a job it would be starved by foreign code
+that holds the interpreter's lock, for as long as that takes; a computation in pure Python
+would delay it by milliseconds only, but nobody knows what an analyser calls.
 """
 
 from __future__ import annotations
@@ -11,90 +11,93 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
+from uuid import UUID
 
 from negspace.errors import NegspaceError, NotFoundError, UnavailableError
 from negspace.worker import leases, registry
-
-if TYPE_CHECKING:
-    from negspace.worker.process import Assignment, Hands
+from negspace.worker.reach import Identity, Reach
 
 log = logging.getLogger("negspace.worker")
 
-DROPPED: Final = 75  # exit status of a worker that lost its job; the parent starts another
+LOOK: Final = 0.4  # seconds between two looks for jobs that were cancelled
 
 
 class Keeper(threading.Thread):
-    """Beats until it is ended.
+    """Beats until it is ended."""
 
-    A worker whose job was cancelled, or given to another, ends its process: nothing else
-    stops a computation at once, and its memory is free. The parent starts another worker.
-    """
+    def __init__(
+        self,
+        identity: Identity,
+        known: Mapping[UUID, int],
+        lost: Callable[[frozenset[UUID]], None],
+    ) -> None:
+        """Make it.
 
-    def __init__(self, assignment: Assignment, hands: Hands) -> None:
+        Args:
+            identity: Whose jobs.
+            known: The jobs that the worker knows it holds, by token. Another thread changes it;
+                here it is only copied, which is one step.
+            lost: Called with the tokens of those that the worker no longer holds.
+        """
         super().__init__(name="negspace-keeper", daemon=True)
-        self._assignment = assignment
-        self._hands = hands
-        self._database = assignment.open_database()
-        self._ended = threading.Event()
+        self._identity = identity
+        self._known = known
+        self._lost = lost
+        self._reach = Reach(identity, "the heartbeat")
         self._strays: frozenset[int] = frozenset()
-        self._reachable = True
 
     def run(self) -> None:
         """The thread's life."""
-        while not self._ended.is_set():
+        next_beat = 0.0
+        while not self._reach.ended.is_set():
             began = time.monotonic()
             try:
-                self._beat()
-                self._reachable = True
+                if began >= next_beat:
+                    next_beat = began + self._identity.options.heartbeat
+                    self._beat()
+                self._look()
+                self._reach.reached()
             except UnavailableError as error:
-                if self._reachable:
-                    log.warning("no heartbeat: %s", error.message)
-                self._reachable = False
-                self._database.close()
+                next_beat = 0.0
+                self._reach.wait_for_server(error)
             except NegspaceError as error:  # the next beat may do better; no beat ends the lease
                 log.warning("no heartbeat: %s", error.message)
-            rest = self._assignment.options.heartbeat - (time.monotonic() - began)
-            self._ended.wait(max(rest, 0.05))
-        self._database.close()
+            self._reach.ended.wait(min(LOOK, max(next_beat - time.monotonic(), 0.02)))
+        self._reach.database.close()
 
     def end(self) -> None:
         """Beat no more; returns when the thread has ended."""
-        self._ended.set()
+        self._reach.ended.set()
         self.join()
 
+    def _look(self) -> None:
+        known = dict(self._known)
+        if known:
+            gone = set(leases.lost(self._reach.database, known))
+            if gone:
+                self._lost(frozenset(token for token, job in known.items() if job in gone))
+
     def _beat(self) -> None:
-        mine = self._hands.job
-        held = self._held()
-        if mine is not None and mine.id not in held and self._hands.computes(mine):
-            self._drop(mine.id)
-        self._give_back_strays(held)
-        rescued = registry.rescue(self._database, self._assignment.options.lease_time)
+        self._give_back_strays(self._held())
+        rescued = registry.rescue(self._reach.database, self._identity.options.lease_time)
         if rescued:
             log.warning("%s jobs of workers that were not heard of wait again", rescued)
 
     def _held(self) -> frozenset[int]:
-        worker = self._assignment.worker
+        who, database = self._identity, self._reach.database
         try:
-            return registry.beat(self._database, worker)
+            return registry.beat(database, who.worker)
         except NotFoundError:  # the table of workers was made anew
-            self._assignment.register(self._database)
-            return registry.beat(self._database, worker)
-
-    def _drop(self, job: int) -> None:
-        words = f"job {job} was cancelled or given to another while it ran"
-        log.warning("%s: dropped", words)
-        try:
-            registry.stop(self._database, self._assignment.worker, words)
-        finally:
-            os._exit(DROPPED)
+            registry.register(database, who.worker, who.hostname, os.getpid(), who.algorithms)
+            return registry.beat(database, who.worker)
 
     def _give_back_strays(self, held: frozenset[int]) -> None:
-        """Jobs held for two beats that nobody here works on: a claim's answer was lost."""
-        mine = self._hands.job
-        strays = held - ({mine.id} if mine else set())
+        """Jobs held for two beats that nobody here knows of: a claim's answer was lost."""
+        strays = held - set(dict(self._known).values())
         again = strays & self._strays
         self._strays = strays
         if again:
-            given = leases.give_back_strays(self._database, self._assignment.worker, again)
+            given = leases.give_back_strays(self._reach.database, self._identity.worker, again)
             log.warning("gave back %s, claimed when the connection was lost", given)

@@ -4,12 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, LiteralString
+from datetime import timedelta
+from typing import Any, Final, Literal, LiteralString, TypeAlias
 from uuid import UUID
 
 from negspace.database import Database, Jsonb, only, rows
+from negspace.worker.lines import Line
 
-_REASON_LENGTH: Final = 10_000  # characters, as fail_job keeps
+How: TypeAlias = Literal["complete", "fail", "die", "give_back", "ask", "note"]
+Outcome: TypeAlias = Literal["completed", "retrying", "failed", "held", "lost", "unstored"]
+
+_FUNCTIONS: Final[dict[How, LiteralString]] = {
+    "complete": "select job_id, outcome from complete_jobs(%s)",
+    "fail": "select job_id, outcome from fail_jobs(%s)",
+    "die": "select job_id, outcome from fail_jobs(count_deaths(%s))",
+    "give_back": "select job_id, outcome from fail_jobs(%s, counts => false)",
+    "ask": "select job_id, outcome from answer_jobs(%s)",
+    "note": (
+        "select (e.value ->> 'job')::bigint as job_id, 'held' as outcome"
+        " from jsonb_array_elements(%s) e"
+    ),
+}
+_REASON_LENGTH: Final = 10_000  # characters, as fail_jobs keeps
 
 
 @dataclass(frozen=True)
@@ -22,10 +38,12 @@ class Claimed:
         attempt: How often it was claimed, this time included.
         image_id: The image.
         file_path: Its file, below the storage folder.
+        file_hash: SHA-256 of the file, 64 hexadecimal digits.
         original_filename: The name that the file came with.
         algorithm_name: The analyser.
         algorithm_version: Its version.
         algorithm_parameters: Its parameters.
+        answered: Whether its result was there when it was claimed: to be asked for.
     """
 
     id: int
@@ -33,15 +51,17 @@ class Claimed:
     attempt: int
     image_id: int
     file_path: str
+    file_hash: str
     original_filename: str
     algorithm_name: str
     algorithm_version: str
     algorithm_parameters: Mapping[str, Any]
+    answered: bool
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a job's analysis gave, as ``complete_job`` and ``set_image_hashes`` take it.
+    """What a job's analysis gave, as ``complete_jobs`` takes it.
 
     Attributes:
         pixel_hash: SHA-256 of the decoded pixels, 64 hexadecimal digits.
@@ -67,18 +87,89 @@ class Completion:
     optimization_suggestions: Sequence[str]
 
 
-def claim(database: Database, worker: str, algorithms: Sequence[str]) -> Claimed | None:
-    """The most urgent job that one of the analysers can do, now held by the worker."""
+@dataclass(frozen=True)
+class Log:
+    """What was logged while a try was computed.
+
+    Attributes:
+        worker: Who ran it.
+        lines: Its first lines and its last ones.
+        left_out: How many there were between them.
+    """
+
+    worker: str
+    lines: Sequence[Line]
+    left_out: int
+
+    def as_dict(self, job: Claimed) -> dict[str, Any]:
+        """The log as ``keep_job_logs`` takes it."""
+        lines = [
+            {
+                "logged_at": line.logged_at.isoformat(),
+                "level": line.level,
+                "logger": storable(line.logger),
+                "message": storable(line.message),
+            }
+            for line in self.lines
+        ]
+        mine = {"job": job.id, "attempt": job.attempt, "worker": self.worker}
+        return mine | {"lines": lines, "left_out": self.left_out}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a job that the worker holds is to end.
+
+    Attributes:
+        job: The job.
+        how: ``complete``: its result is there. ``fail``: the try failed. ``die``: its process
+            ended with it. ``give_back``: it waits again, no try is counted. ``ask``: it ends
+            where the cache has the answer, else the worker goes on with it. ``note``: it goes
+            on, and what it said so far is kept.
+        completion: Its result.
+        reason: Why it failed, or is given back.
+        again: Whether another try may help.
+        log: What it said, where that isn't stored yet.
+    """
+
+    job: Claimed
+    how: How
+    completion: Completion | None = None
+    reason: str = ""
+    again: bool = True
+    log: Log | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The end as the functions of the queue take it."""
+        mine = {"job": self.job.id, "attempt": self.job.attempt, "token": str(self.job.token)}
+        if self.completion is not None:
+            return mine | vars(self.completion)
+        return mine | {"reason": storable(self.reason), "again": self.again}
+
+
+def claim(
+    database: Database, worker: str, algorithms: Sequence[str], how_many: int
+) -> list[Claimed]:
+    """The most urgent jobs that one of the analysers can do, now held by the worker."""
     query: LiteralString = (
-        "with claimed as materialized (select * from claim_jobs(%s, 1, %s))"
-        " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path,"
+        "with claimed as materialized (select * from claim_jobs(%s, %s, %s))"
+        " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path, i.file_hash,"
         " i.original_filename,"
-        " c.algorithm_name, c.algorithm_version, c.algorithm_parameters"
+        " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
+        " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
+        "  exists (select from analysis_results r where r.image_id = c.image_id"
+        "   and r.algorithm_name = c.algorithm_name"
+        "   and r.algorithm_version = c.algorithm_version"
+        "   and r.parameters_hash = c.parameters_hash)"
+        "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
+        "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters))"
+        "   and a.expires_at > clock_timestamp())) as answered"
         " from claimed c join images i on i.id = c.image_id"
+        " order by c.priority desc, c.scheduled_at, c.id"
     )
     with database.transaction() as connection:
-        row = only(connection, query, [worker, list(algorithms)])
-    return Claimed(**row) if row else None
+        found = rows(connection, query, [worker, how_many, list(algorithms)])
+    return [Claimed(**row) for row in found]
 
 
 def is_drained(database: Database, algorithms: Sequence[str]) -> bool:
@@ -94,96 +185,50 @@ def is_drained(database: Database, algorithms: Sequence[str]) -> bool:
     return row is not None and not row["left"]
 
 
-def complete_from_cache(database: Database, job: Claimed) -> int | None:
-    """End the job with the result that is there already.
+def rest(database: Database, worker: str, lease: timedelta, *, resting: bool | None) -> int:
+    """Say that a worker sleeps, or is awake; None: as before.
 
     Returns:
-        The result's number; None where there is none and the job goes on.
-
-    Raises:
-        LeaseLostError: The worker no longer holds the job.
-    """
-    with database.transaction() as connection:
-        row = only(
-            connection, "select complete_job_from_cache(%s, %s) as result", [job.id, job.token]
-        )
-    return row["result"] if row else None
-
-
-def complete(database: Database, job: Claimed, done: Completion) -> int:
-    """End the job with its result, everything that belongs to it in one transaction.
-
-    Returns:
-        The result's number.
-
-    Raises:
-        LeaseLostError: The worker no longer holds the job; nothing was applied.
-        InvalidInputError: The result holds what the database can't store.
-        ConstraintError: The result breaks a rule of the schema.
+        How many others of those that were heard of within the lease sleep longer.
     """
     query = (
-        "select complete_job(job => %s, token => %s, negative_space_data => %s,"
-        " anomalies => %s, confidence_score => %s::numeric, processing_time_ms => %s,"
-        " quality_metrics => %s, provenance => %s, visualization_path => %s,"
-        " performance_stats => %s, optimization_suggestions => %s) as result"
+        "select count(*) as n from workers w join workers mine on mine.id = %s"
+        " where w.stopped_at is null and w.heartbeat_at > clock_timestamp() - %s"
+        " and (w.sleeping_since, w.id) < (mine.sleeping_since, mine.id)"
     )
-    given = [
-        job.id,
-        job.token,
-        Jsonb(done.negative_space_data),
-        Jsonb(done.anomalies),
-        done.confidence_score,
-        done.processing_time_ms,
-        Jsonb(done.quality_metrics),
-        Jsonb(done.provenance),
-        done.visualization_path,
-        Jsonb(done.performance_stats),
-        Jsonb(done.optimization_suggestions),
-    ]
-    hashes = [
-        job.image_id,
-        done.pixel_hash,
-        done.perceptual_hash,
-        done.perceptual_hash_algorithm,
-    ]
     with database.transaction() as connection:
-        row = rows(connection, query, given)[0]
-        connection.execute("select set_image_hashes(%s, %s, %s, %s)", hashes)
-    return row["result"]
+        if resting is not None:
+            connection.execute("select rest_worker(%s, %s)", [worker, resting])
+        row = only(connection, query, [worker, lease])
+    return row["n"] if row else 0
 
 
-def fail(database: Database, job: Claimed, reason: str, *, again: bool) -> str:
-    """End a try of the job.
-
-    Args:
-        database: Where.
-        job: Held by this worker.
-        reason: What went wrong.
-        again: Whether another try may help.
+def finish(database: Database, how: How, ends: Sequence[End]) -> dict[int, Outcome]:
+    """End jobs that the worker holds, all in the same way, in one transaction.
 
     Returns:
-        ``retrying``, or ``failed`` where it is over.
+        What became of each job. ``lost``: the worker no longer held it, and nothing of its end
+        was applied.
 
     Raises:
-        LeaseLostError: The worker no longer holds the job.
+        InvalidInputError: An end holds what the database can't store; none was applied.
+        ConstraintError: A result breaks a rule of the schema; none was applied.
     """
+    given = Jsonb([end.as_dict() for end in ends])
+    logs = [end.log.as_dict(end.job) for end in ends if end.log is not None]
     with database.transaction() as connection:
-        row = only(
-            connection,
-            "select fail_job(%s, %s, %s, %s)::text as status",
-            [job.id, job.token, storable(reason), again],
-        )
-    return row["status"] if row else "failed"
+        found = rows(connection, _FUNCTIONS[how], [given])
+        if logs:
+            connection.execute("select keep_job_logs(%s)", [Jsonb(logs)])
+    return {row["job_id"]: row["outcome"] for row in found}
 
 
-def give_back(database: Database, job: int, token: UUID, reason: str) -> None:
-    """Let a job wait again at once; no try is counted.
-
-    Raises:
-        LeaseLostError: The worker no longer holds the job.
-    """
-    with database.transaction() as connection:
-        connection.execute("select give_back_job(%s, %s, %s)", [job, token, storable(reason)])
+def lost(database: Database, held: Mapping[UUID, int]) -> list[int]:
+    """Those of the jobs that are no longer held with these tokens: cancelled, or given away."""
+    query = "select lost_jobs(%s::bigint[], %s::uuid[]) as ids"
+    with database.transaction(read_only=True) as connection:
+        row = only(connection, query, [list(held.values()), list(held)])
+    return row["ids"] if row else []
 
 
 def give_back_strays(database: Database, worker: str, jobs: frozenset[int]) -> list[int]:
@@ -193,17 +238,15 @@ def give_back_strays(database: Database, worker: str, jobs: frozenset[int]) -> l
     lives and doesn't know of it.
     """
     query = (
-        "select id, lease_token as token from processing_queue"
-        " where id = any (%s) and worker_id = %s and status = 'processing'"
+        "select job_id from fail_jobs(counts => false, ends => ("
+        " select coalesce(jsonb_agg(jsonb_build_object('job', id, 'attempt', attempt,"
+        "  'token', lease_token, 'reason', 'claimed, and the answer was lost')), '[]')"
+        " from processing_queue"
+        " where id = any (%s) and worker_id = %s and status = 'processing'))"
+        " where outcome <> 'lost'"
     )
     with database.transaction() as connection:
-        found = rows(connection, query, [list(jobs), worker])
-        for row in found:
-            connection.execute(
-                "select give_back_job(%s, %s, %s)",
-                [row["id"], row["token"], "claimed, and the answer was lost"],
-            )
-    return [row["id"] for row in found]
+        return [row["job_id"] for row in rows(connection, query, [list(jobs), worker])]
 
 
 def storable(text: str) -> str:

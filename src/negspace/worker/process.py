@@ -1,258 +1,174 @@
-"""One worker process: claim a job, analyse, complete, again."""
+"""A computing process, from inside: a job comes through a pipe, its result goes back.
+
+It has no connection to the database and knows no lease: whatever a job does to its process,
+the worker that watches it goes on beating, and says how the job ended.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import faulthandler
 import logging
+import multiprocessing
 import os
-import random
-import socket
+import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
-from typing import Final, TypeVar
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
 
-from negspace.database import Actor, Database, PoolSize
-from negspace.errors import DatabaseError, LeaseLostError, NegspaceError, UnavailableError
+from negspace.errors import NegspaceError
 from negspace.settings import Settings
 from negspace.storage import Storage
-from negspace.worker import leases, registry, work
-from negspace.worker.keeper import Keeper
-from negspace.worker.leases import Claimed
-from negspace.worker.listener import Listener
-from negspace.worker.options import Options
+from negspace.worker import work
+from negspace.worker.leases import Claimed, Completion
+from negspace.worker.lines import Catcher, Line
 
 log = logging.getLogger("negspace.worker")
 
-_FIRST_POLL: Final = 0.05  # seconds; doubled up to Options.poll while there is nothing to do
-_LONGEST_WAIT: Final = 5.0  # seconds between two attempts to reach a lost server
-
-Answer = TypeVar("Answer")
+DUMP: Final = signal.SIGUSR1  # writes where the process is, even out of foreign code
+_SIGNAL_ON_PARENTS_DEATH: Final = 1  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """What the parent gives a worker process.
+class Setup:
+    """What a computing process is given.
 
     Attributes:
-        worker: Its name.
-        algorithms: The analysers it has, as ``name@version``.
-        address: The database.
         storage: The image files.
         settings: For the analysers.
-        options: How it behaves.
         prepare: Called first; sets up logging.
     """
 
-    worker: str
-    algorithms: tuple[str, ...]
-    address: str
     storage: Storage
     settings: Settings
-    options: Options
     prepare: Callable[[], None] | None = None
 
-    def register(self, database: Database) -> None:
-        """Say that the worker is there."""
-        registry.register(database, self.worker, socket.gethostname(), os.getpid(), self.algorithms)
 
-    def open_database(self) -> Database:
-        """A pool of one connection, for one thread."""
-        actor = Actor(user_agent=f"negspace worker {self.worker}")
-        return Database(self.address, actor=actor, pool=PoolSize(1, 1, acquire_timeout=10.0))
+@dataclass(frozen=True)
+class Ready:
+    """It waits for its first job."""
 
 
-class Hands:
-    """What the worker holds at the moment; its threads look at it."""
+@dataclass(frozen=True)
+class Began:
+    """It computes this job now."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._job: Claimed | None = None
-        self._computes = False
-
-    def take(self, job: Claimed) -> None:
-        """It holds this job."""
-        with self._lock:
-            self._job = job
-
-    @contextmanager
-    def computing(self) -> Generator[None]:
-        """Inside the block it computes, and nothing is lost when that is broken off."""
-        with self._lock:
-            self._computes = True
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._computes = False
-
-    def free(self) -> None:
-        """It holds nothing."""
-        with self._lock:
-            self._job = None
-
-    @property
-    def job(self) -> Claimed | None:
-        """The job it holds."""
-        with self._lock:
-            return self._job
-
-    def computes(self, job: Claimed) -> bool:
-        """Whether it computes for this job: before and after, the database says what holds."""
-        with self._lock:
-            return self._job is job and self._computes
+    token: UUID
 
 
-def main(assignment: Assignment, ready: Event) -> None:
-    """The worker process's whole life; called by the parent in a new process.
+@dataclass(frozen=True)
+class Said:
+    """A line that was logged."""
+
+    line: Line
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job's result."""
+
+    token: UUID
+    completion: Completion
+
+
+@dataclass(frozen=True)
+class Broke:
+    """Why a job failed, and whether another try may help."""
+
+    token: UUID
+    reason: str
+    again: bool
+
+
+Message = Ready | Began | Said | Done | Broke
+
+
+def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) -> None:
+    """The whole life of a computing process; called in a new process.
 
     Args:
-        assignment: What to do.
-        ready: Set once the worker is registered.
+        setup: What it works with.
+        pipe: Jobs come, messages go.
+        words: Where its last words go, when it crashes or is asked where it is.
     """
-    if assignment.prepare is not None:
-        assignment.prepare()
-    hands, stop = Hands(), threading.Event()
-    Listener(assignment, hands, stop).start()  # first: signals must find it
-    worker = _Process(assignment, hands, stop)
+    _outlive_nobody()
+    faulthandler.enable(words.fileno(), all_threads=False)
+    faulthandler.register(DUMP, words.fileno(), all_threads=False)
+    if setup.prepare is not None:
+        setup.prepare()
+    speaking = threading.Lock()  # an analyser may log in threads of its own
+
+    def send(message: Message) -> None:
+        with speaking:
+            pipe.send(message)
+
+    catcher = _catch_lines(lambda line: send(Said(line)))
+    _load_libraries()
+    send(Ready())
+    while True:
+        try:
+            job: Claimed = pipe.recv()
+            catcher.begin()
+            send(Began(job.token))
+            send(_answer(setup, job, send))
+        except (EOFError, ConnectionError):  # the worker has ended
+            return
+
+
+def _answer(setup: Setup, job: Claimed, send: Callable[[Message], None]) -> Done | Broke:
     try:
-        if worker.register():
-            ready.set()
-            worker.run()
-    except NegspaceError as error:
-        log.critical("worker %s ends: %s", assignment.worker, error.message)
-        sys.exit(1)
+        return Done(job.token, work.analyse(job, setup.storage, setup.settings))
+    except BaseException as error:  # an analyser's own errors are of any class, exits too
+        if not isinstance(error, NegspaceError) or error.__cause__ is not None:
+            for line in "".join(traceback.format_exception(error)).splitlines():
+                send(Said(Line.now("ERROR", "negspace.worker", line)))
+        reason = work.reason(error, job, setup.storage)
+        return Broke(job.token, reason, work.may_help(error))
 
 
-class _Process:
-    """The main thread of a worker process."""
+def _load_libraries() -> None:
+    """What every job needs, before the first one's time begins."""
+    from negspace.analysis import hashes, reading
 
-    def __init__(self, assignment: Assignment, hands: Hands, stop: threading.Event) -> None:
-        self._assignment = assignment
-        self._options = assignment.options
-        self._hands = hands
-        self._stop = stop
-        self._database = assignment.open_database()
-        self._algorithms = assignment.algorithms
-        self._waits = 0
+    del hashes, reading
 
-    def register(self) -> bool:
-        """Say that it is there; False where it is told to stop before a server answers."""
-        while not self._stop.is_set():
-            try:
-                self._assignment.register(self._database)
-                return True
-            except UnavailableError as error:
-                self._wait_for_server(error)
-        return False
 
-    def run(self) -> None:
-        """Work until told to stop, or, draining, until nothing is left."""
-        keeper = Keeper(self._assignment, self._hands)
-        keeper.start()
-        log.info("worker %s runs %s", self._assignment.worker, ", ".join(self._algorithms))
+def _catch_lines(send: Callable[[Line], None]) -> Catcher:
+    """Hear what every logger says; what is printed stays as ``prepare`` has it."""
+    logging.captureWarnings(capture=True)
+    catcher = Catcher(send)
+    root = logging.getLogger()
+    root.addHandler(catcher)
+    root.setLevel(min(root.level, logging.INFO))
+    ours = logging.getLogger("negspace")
+    if not ours.propagate:
+        ours.addHandler(catcher)
+    return catcher
+
+
+def _outlive_nobody() -> None:
+    """End with the worker, leave signals to it, and be the first whom a full memory costs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # and a service manager this one
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+    threading.Thread(target=_end_with_parent, name="negspace-parent", daemon=True).start()
+    if sys.platform == "linux":  # foreign code may keep that thread from running
+        ctypes.CDLL(None).prctl(_SIGNAL_ON_PARENTS_DEATH, signal.SIGKILL)
         try:
-            self._work()
-        finally:
-            keeper.end()
-            self._say_goodbye()
-
-    def _work(self) -> None:
-        pause = _FIRST_POLL
-        while not self._stop.is_set():
-            try:
-                job = leases.claim(self._database, self._assignment.worker, self._algorithms)
-                self._waits = 0
-                if job is not None:
-                    pause = _FIRST_POLL
-                    self._do(job)
-                    continue
-                if self._options.drain and leases.is_drained(self._database, self._algorithms):
-                    return
-            except UnavailableError as error:
-                self._wait_for_server(error)
-            except DatabaseError as error:
-                if not is_transient(error):
-                    raise
-            self._stop.wait(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
-            pause = min(2 * pause, self._options.poll)
-
-    def _do(self, job: Claimed) -> None:
-        self._hands.take(job)
-        fields = {"job_id": job.id, "image_id": job.image_id, "attempt": job.attempt}
-        try:
-            self._perform(job, fields)
-        except LeaseLostError:
-            log.warning("job %s: no longer ours, the work is dropped", job.id, extra=fields)
-        finally:
-            self._hands.free()
-
-    def _perform(self, job: Claimed, fields: dict[str, int]) -> None:
-        if self._insist(lambda: leases.complete_from_cache(self._database, job)) is not None:
-            log.info("job %s: answered from the cache", job.id, extra=fields)
-            return
-        try:
-            with self._hands.computing():
-                done = work.analyse(job, self._assignment.storage, self._assignment.settings)
-            result = self._insist(lambda: leases.complete(self._database, job, done))
-        except (LeaseLostError, UnavailableError):
-            raise
-        except Exception as error:  # an analyser's own errors are of any class
-            self._fail(job, error, fields)
-            return
-        log.info(
-            "job %s: image %s analysed in %s ms",
-            job.id,
-            job.image_id,
-            done.processing_time_ms,
-            extra=fields | {"result_id": result},
-        )
-
-    def _fail(self, job: Claimed, error: Exception, fields: dict[str, int]) -> None:
-        reason = work.reason(error, job, self._assignment.storage)
-        again = work.may_help(error)
-        status = self._insist(lambda: leases.fail(self._database, job, reason, again=again))
-        log.warning("job %s: image %s %s: %s", job.id, job.image_id, status, reason, extra=fields)
-        log.debug("job %s: where it failed", job.id, exc_info=error)
-
-    def _insist(self, step: Callable[[], Answer]) -> Answer:
-        """The step's answer, however often the server goes away meanwhile.
-
-        Once the worker is told to stop it insists no more: the lease runs out, and another
-        worker does the job again.
-        """
-        while True:
-            try:
-                answer = step()
-                self._waits = 0
-                return answer
-            except UnavailableError as error:
-                if self._stop.is_set():
-                    raise
-                self._wait_for_server(error)
-            except DatabaseError as error:
-                if not is_transient(error):
-                    raise
-
-    def _wait_for_server(self, error: UnavailableError) -> None:
-        if self._waits == 0:
-            log.warning("no database: %s; waiting for it", error.message)
-        self._database.close()  # a pool of broken connections would take its time to notice
-        longest = min(_LONGEST_WAIT, 0.2 * 2 ** min(self._waits, 10))
-        self._waits += 1
-        self._stop.wait(longest * random.uniform(0.5, 1.0))  # noqa: S311  jitter
-
-    def _say_goodbye(self) -> None:
-        words = "told to stop" if self._stop.is_set() else "nothing left to do"
-        try:
-            registry.stop(self._database, self._assignment.worker, words)
-        except UnavailableError as error:
-            log.warning("the database doesn't hear that we stop: %s", error.message)
-        self._database.close()
+            Path("/proc/self/oom_score_adj").write_text("500")
+        except OSError:  # a sandbox may forbid it, and nothing depends on it
+            log.debug("the kernel's choice when memory is full is left as it is")
 
 
-def is_transient(error: DatabaseError) -> bool:
-    """Whether the same transaction may succeed now: it met another one (SQLSTATE class 40)."""
-    return str(error.details.get("sqlstate", "")).startswith("40")
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+    os._exit(0)

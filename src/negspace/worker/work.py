@@ -124,14 +124,14 @@ def _advice(
     }
 
 
-def may_help(error: Exception) -> bool:
+def may_help(error: BaseException) -> bool:
     """Whether another try may end otherwise: it may where foreign code raised something."""
     if isinstance(error, AnalysisError):
         return error.__cause__ is not None
     return not isinstance(error, _FOR_GOOD)
 
 
-def reason(error: Exception, job: Claimed, storage: Storage) -> str:
+def reason(error: BaseException, job: Claimed, storage: Storage) -> str:
     """What is stored as the reason of a failure: for people, who know the file by its name."""
     if isinstance(error, NegspaceError):
         text = f"{error.message} ({error.hint})" if error.hint else error.message

@@ -1,4 +1,4 @@
-"""The audit trail: who did what, when, from where, and what it changed.
+"""The events of the audit trail: who did what, when, from where, and what it changed.
 
 Nearly every event is written by the database itself, in the transaction of what it speaks of:
 new and removed images, changed accounts and keys, ended jobs, read results. ``record`` adds
@@ -155,6 +155,35 @@ _PAGE: Final[LiteralString] = (
 )
 
 
+# What names the image, and exports that it was among: of its results, or of all its owner's.
+# Of an image that is gone nobody knows what results it had: it counts as among all of them.
+_SAW: Final[LiteralString] = (
+    "with it as (select coalesce((select i.user_id from images i where i.id = %(image)s),"
+    " (select (g.changes_before ->> 'user_id')::bigint from security_audit g"
+    " where g.resource_type = 'image' and g.resource_id = %(image)s::text"
+    " and g.action = 'delete_image' and g.status = 'success' limit 1)) as owner)"
+    " select a.user_id, u.email as user_email, a.api_key_id, a.action::text,"
+    " count(distinct a.id)::integer as times,"
+    ' min(a."timestamp") as first_at, max(a."timestamp") as last_at,'
+    " coalesce(array_agg(distinct d.event_description)"
+    " filter (where d.event_description is not null), '{}') as purposes"
+    " from security_audit a cross join it left join users u on u.id = a.user_id"
+    ' left join audit_log_details d on d.audit_id = a.id and d.audit_timestamp = a."timestamp"'
+    " where a.action in ('view_results', 'export_data') and a.status <> 'failure'"
+    ' and (%(since)s::timestamptz is null or a."timestamp" >= %(since)s)'
+    " and case a.resource_type when 'image' then a.resource_id = %(image)s::text"
+    " when 'user' then a.resource_id = it.owner::text"
+    " when 'result' then coalesce(a.resource_id, %(image)s::text) = %(image)s::text"
+    " and (not exists (select from images i where i.id = %(image)s) or exists ("
+    "select from analysis_results r where r.image_id = %(image)s"
+    ' and r.created_at <= a."timestamp"'
+    " and r.user_id = coalesce((a.changes_after ->> 'user')::bigint, r.user_id)"
+    " and r.algorithm_name = coalesce(a.changes_after ->> 'algorithm', r.algorithm_name)"
+    " and r.created_at >= coalesce((a.changes_after ->> 'since')::timestamptz, r.created_at)))"
+    " end group by a.user_id, u.email, a.api_key_id, a.action order by last_at desc"
+)
+
+
 def record(
     connection: Connection,
     action: Action,
@@ -286,21 +315,8 @@ def who_saw(database: Database, image_id: int, *, since: datetime | None = None)
         image_id: The image's number.
         since: From that time on.
     """
-    query: LiteralString = (
-        "select a.user_id, u.email as user_email, a.api_key_id, a.action::text,"
-        " count(distinct a.id)::integer as times,"
-        ' min(a."timestamp") as first_at, max(a."timestamp") as last_at,'
-        " coalesce(array_agg(distinct d.event_description)"
-        " filter (where d.event_description is not null), '{}') as purposes"
-        " from security_audit a left join users u on u.id = a.user_id"
-        ' left join audit_log_details d on d.audit_id = a.id and d.audit_timestamp = a."timestamp"'
-        " where a.resource_type = 'image' and a.resource_id = %(image)s::text"
-        " and a.action in ('view_results', 'export_data') and a.status <> 'failure'"
-        ' and (%(since)s::timestamptz is null or a."timestamp" >= %(since)s)'
-        " group by a.user_id, u.email, a.api_key_id, a.action order by last_at desc"
-    )
     with database.transaction(read_only=True) as connection:
-        found = rows(connection, query, {"image": str(image_id), "since": since})
+        found = rows(connection, _SAW, {"image": image_id, "since": since})
     return [Sighting(purposes=tuple(row.pop("purposes")), **row) for row in found]
 
 

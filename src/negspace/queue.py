@@ -1,0 +1,78 @@
+"""The queue as a whole: what may run at once, and how long its history is kept.
+
+Single jobs are in ``negspace.jobs``: docs/jobs.md.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Final
+
+from negspace.database import Database, only
+from negspace.errors import InvalidInputError
+
+_PURGE_BATCH: Final = 10_000
+
+
+def limit_running(
+    database: Database, most: int | None, *, user: int | None = None, group: str | None = None
+) -> None:
+    """Set how many jobs of a user, or of a group, may run at once; those that run go on.
+
+    Args:
+        database: Where.
+        most: How many; None: no limit.
+        user: Whose jobs.
+        group: Or the ``job_group`` of the jobs.
+
+    Raises:
+        InvalidInputError: Not one of both is named, or the number is negative.
+    """
+    if most is not None and not 0 <= most < 2**31:
+        raise InvalidInputError(f"the limit is {most}", hint="a whole number, 0 or more")
+    with database.transaction() as connection:
+        connection.execute("select limit_running_jobs(%s::integer, %s, %s)", [most, user, group])
+
+
+def drop_months(database: Database, older_than: timedelta) -> list[str]:
+    """Drop whole months of jobs that all ended longer ago: cheaper than ``purge``.
+
+    Returns:
+        The partitions that were dropped.
+
+    Raises:
+        InvalidInputError: The age is negative.
+    """
+    with database.transaction() as connection:
+        row = only(connection, "select drop_ended_months(%s) as months", [older_than])
+    return row["months"] if row else []
+
+
+def purge(database: Database, older_than: timedelta) -> int:
+    """Remove jobs that ended longer ago; their results and audit events stay.
+
+    Returns:
+        How many were removed, in transactions of 10,000.
+
+    Raises:
+        InvalidInputError: The age is negative.
+    """
+    total = 0
+    while True:
+        with database.transaction() as connection:
+            row = only(connection, "select purge_jobs(%s, %s) as n", [older_than, _PURGE_BATCH])
+        purged: int = row["n"] if row else 0
+        total += purged
+        if purged < _PURGE_BATCH:
+            return total
+
+
+def count_ended(database: Database, older_than: timedelta) -> int:
+    """How many jobs ended longer ago."""
+    query = (
+        "select count(*) as n from processing_queue"
+        " where status in ('completed', 'failed', 'cancelled') and completed_at < now() - %s"
+    )
+    with database.transaction(read_only=True) as connection:
+        row = only(connection, query, [older_than])
+    return row["n"] if row else 0
