@@ -20,6 +20,7 @@ _MARKS: Final = {
     "dbmate": ("-- migrate:up\n", "\n-- migrate:down\n"),
     "goose": ("-- +goose Up\n", "\n-- +goose Down\n"),
 }
+_SAYS: Final = ("what it does, and why", "undo it, wholly")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,6 @@ def new(folder: Path, name: str) -> tuple[Path, Path]:
             f"{error.filename}: {error.strerror}", hint="choose a folder that can be written"
         ) from None
     return made.up, made.down
-
-
-_SAYS: Final = ("what it does, and why", "undo it, wholly")
 
 
 def _next_number(folder: Folder) -> str:
