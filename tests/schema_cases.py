@@ -27,9 +27,26 @@ def sibling(connection: Connection, row: Row) -> int:
     return add(connection, "images", user_id=row["user_id"])["id"]
 
 
+OLD = "2026-01-01 00:00:00+00"
+
+
 def nobody(connection: Connection, row: Row) -> int:
     """No number of anything; the rest of the row is as it was."""
     return -1
+
+
+def rollup(table: str) -> dict[str, Case]:
+    """What holds for roll-ups of metrics, whatever their span."""
+    return {
+        f"{table}_counts_match_buckets": Case(
+            table,
+            [{"counts": "{1,2}"}, {"buckets": "{}", "counts": "{}"}],
+            [{"buckets": "{-5,600}", "counts": "{1,2}"}],
+        ),
+        f"{table}_minimum_not_above": Case(
+            table, [{"minimum": 2, "maximum": 1}], [{"minimum": 2, "maximum": 2}]
+        ),
+    } | number(table, "sample_count", 1)
 
 
 def number(table: str, column: str, least: int) -> dict[str, Case]:
@@ -249,6 +266,8 @@ CHECKS: dict[str, Case] = (
     | number("api_keys", "request_count_current_window", 0)
     | number("api_keys", "total_requests", 0)
     | json_object("api_keys", "usage_stats")
+    | number("api_key_limits", "busy_requests", 0)
+    | number("api_key_limits", "uncounted", 0)
     | {
         "security_audit_resource_type_valid": Case(
             "security_audit",
@@ -361,10 +380,46 @@ CHECKS: dict[str, Case] = (
         ),
     }
     | number("performance_metrics", "sample_count", 1)
+    | {
+        name: case
+        for table in ("metric_minutes", "metric_hours", "metric_days")
+        for name, case in rollup(table).items()
+    }
+    | {
+        "rollup_progress_table_name_known": Case(
+            "rollup_progress",
+            [{"table_name": "images"}],
+            [{"table_name": "security_audit"}],
+        ),
+        "rollup_progress_closing_whole": Case(
+            "rollup_progress",
+            [{"closing_xid": 7}, {"closing_at": "now"}],
+            [{"closing_xid": 7, "closing_at": "now"}],
+        ),
+    }
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
     | number("workers", "jobs_failed", 0)
+    | sha256("login_attempts", "account_hash")
+    | given("login_attempts", "network")
+    | number("login_attempts", "failures", 0)
+    | sha256("sessions", "token_hash")
+    | sha256("account_tokens", "token_hash")
+    | given("account_tokens", "email")
+    | {
+        f"{table}_expires_after_creation": Case(
+            table,
+            [{"created_at": OLD, "expires_at": OLD}],
+            [{"created_at": OLD, "expires_at": "2026-01-01 00:00:01+00"}],
+        )
+        for table in ("sessions", "account_tokens")
+    }
+    | {
+        "account_tokens_purpose_known": Case(
+            "account_tokens", [{"purpose": "login"}], [{"purpose": "reset_password"}]
+        )
+    }
     | number("job_logs", "attempt", 1)
     | number("job_logs", "left_out", 0)
     | {
@@ -410,9 +465,15 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("processing_queue", "image_id")
     | gone("processing_queue", "user_id")
     | gone("api_keys", "user_id")
+    | gone("sessions", "user_id")
+    | gone("account_tokens", "user_id")
+    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")
+    | gone("metric_minutes", "series_id")
+    | gone("metric_hours", "series_id")
+    | gone("metric_days", "series_id")
     | {
         "audit_log_details_audit_id_fkey": Case(
             "audit_log_details",

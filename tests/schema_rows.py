@@ -94,6 +94,36 @@ def _key(connection: Connection, given: Row) -> Row:
     return owner | {"key_hash": digest(), "name": "a key"}
 
 
+def _key_limit(connection: Connection, given: Row) -> Row:
+    if "api_key_id" in given:
+        key = {"id": given["api_key_id"], "user_id": -1, "key_hash": digest()}
+    else:
+        key = add(connection, "api_keys")
+    return {
+        "api_key_id": key["id"],
+        "user_id": key["user_id"],
+        "key_hash": key["key_hash"],
+        "is_active": True,
+        "scopes": "{read:images}",
+        "owner_is_active": True,
+        "owner_scopes": "{read:images}",
+        "step": "600 milliseconds",
+        "slack": "59.4 seconds",
+    }
+
+
+def _try(connection: Connection, given: Row) -> Row:
+    return {"account_hash": digest(), "network": "192.0.2.7"}
+
+
+def _session(connection: Connection, given: Row) -> Row:
+    return _owned(connection, given) | {"token_hash": digest(), "expires_at": "2100-01-01 00:00+00"}
+
+
+def _token(connection: Connection, given: Row) -> Row:
+    return _session(connection, given) | {"purpose": "verify_email", "email": "a@b.org"}
+
+
 def _event(connection: Connection, given: Row) -> Row:
     return {"action": "config_change", "resource_type": "setting"}
 
@@ -111,6 +141,32 @@ def _entry(connection: Connection, given: Row) -> Row:
 
 def _metric(connection: Connection, given: Row) -> Row:
     return {"metric_name": "job_run_ms", "value": 12.5}
+
+
+def _series(connection: Connection, given: Row) -> Row:
+    name = f"metric_{next(_numbers)}"
+    return {"metric_name": name, "metric_type": "gauge", "unit": "", "labels": {}}
+
+
+def _rollup(connection: Connection, given: Row) -> Row:
+    series = {} if "series_id" in given else {"series_id": add(connection, "metric_series")["id"]}
+    return series | {
+        "started_at": "2026-01-01 00:00:00+00",
+        "sample_count": 1,
+        "total": 2,
+        "minimum": 2,
+        "maximum": 2,
+        "buckets": "{535}",
+        "counts": "{1}",
+    }
+
+
+def _change(connection: Connection, given: Row) -> Row:
+    return {"hour": "2026-01-01 00:00:00+00"}
+
+
+def _progress(connection: Connection, given: Row) -> Row:
+    return {"table_name": "security_audit"}
 
 
 def _worker(connection: Connection, given: Row) -> Row:
@@ -172,11 +228,21 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "analysis_results": _result,
     "processing_queue": _job,
     "api_keys": _key,
+    "api_key_limits": _key_limit,
     "security_audit": _event,
     "audit_log_details": _details,
     "analysis_cache": _entry,
     "performance_metrics": _metric,
+    "metric_series": _series,
+    "metric_minutes": _rollup,
+    "metric_hours": _rollup,
+    "metric_days": _rollup,
+    "metric_changes": _change,
+    "rollup_progress": _progress,
     "workers": _worker,
+    "login_attempts": _try,
+    "sessions": _session,
+    "account_tokens": _token,
     "audit_seals": _seal,
     "audit_holds": _hold,
     "audit_retirements": _retirement,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from schema_rows import add
+
 
 @dataclass(frozen=True)
 class Unique:
@@ -12,7 +14,7 @@ class Unique:
 
     table: str
     shared: dict[str, Any]
-    differs: dict[str, Any]
+    differs: dict[str, Any]  # a value may be a function of the connection
     own: frozenset[str] = frozenset()  # further columns that the second row takes from the first
 
 
@@ -43,6 +45,12 @@ UNIQUE: dict[str, Unique] = {
     ),
     "api_keys_pkey": Unique("api_keys", {"id": 1 << 40}, {"id": 1 << 41}),
     "api_keys_key_hash_key": Unique("api_keys", {"key_hash": "a" * 64}, {"key_hash": "b" * 64}),
+    "api_key_limits_pkey": Unique(
+        "api_key_limits",
+        {},
+        {"api_key_id": lambda connection: add(connection, "api_keys")["id"]},
+        frozenset({"api_key_id"}),
+    ),
     "security_audit_pkey": Unique("security_audit", {"id": 1 << 40}, {"id": 1 << 41}),
     "audit_log_details_pkey": Unique("audit_log_details", {"id": 1 << 40}, {"id": 1 << 41}),
     "audit_seals_pkey": Unique("audit_seals", {"number": 1 << 40}, {"number": 1 << 41}),
@@ -55,6 +63,31 @@ UNIQUE: dict[str, Unique] = {
         "analysis_cache", {"cache_key": "k"}, {"cache_key": "l"}
     ),
     "performance_metrics_pkey": Unique("performance_metrics", {"id": 1 << 40}, {"id": 1 << 41}),
+    "login_attempts_pkey": Unique(
+        "login_attempts", {"account_hash": "a" * 64}, {"network": "192.0.2.8"}
+    ),
+    "sessions_pkey": Unique("sessions", {"id": 1 << 40}, {"id": 1 << 41}),
+    "sessions_token_hash_key": Unique(
+        "sessions", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
+    ),
+    "account_tokens_pkey": Unique("account_tokens", {"id": 1 << 40}, {"id": 1 << 41}),
+    "account_tokens_token_hash_key": Unique(
+        "account_tokens", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
+    ),
+    "metric_series_pkey": Unique("metric_series", {"id": 1 << 40}, {"id": 1 << 41}),
+    "metric_series_identity_key": Unique(
+        "metric_series", {"metric_name": "a", "labels": {"b": 1}}, {"labels": {"b": 2}}
+    ),
+    **{
+        f"{table}_pkey": Unique(
+            table, {"started_at": "today"}, {"started_at": "tomorrow"}, frozenset({"series_id"})
+        )
+        for table in ("metric_minutes", "metric_hours", "metric_days")
+    },
+    "metric_changes_pkey": Unique("metric_changes", {"id": 1 << 40}, {"id": 1 << 41}),
+    "rollup_progress_pkey": Unique(
+        "rollup_progress", {"table_name": "security_audit"}, {"table_name": "performance_metrics"}
+    ),
     "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
     "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),

@@ -111,9 +111,12 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "text[]",
         "boolean",
         "jsonb",
+        "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    assert types <= plain | enums | {"timestamp with time zone", "inet", "uuid", "bytea", "xid8"}
+    arrays = {"smallint[]", "integer[]"}
+    others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
+    assert types <= plain | arrays | enums | others
 
 
 def test_no_extension_is_required(owner):
@@ -126,7 +129,12 @@ def test_no_extension_is_required(owner):
 
 def test_search_paths_are_pinned(owner):
     # The queue's entry points keep plans that statistics of an empty queue can't spoil.
-    planned = {"enable_seqscan=off", "enable_nestloop=off"}
+    planned = {
+        "enable_seqscan=off",
+        "enable_nestloop=off",
+        "jit=off",
+        "plan_cache_mode=force_custom_plan",
+    }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
         assert path == "search_path=pg_catalog, public, pg_temp", row["name"]
@@ -230,6 +238,7 @@ PRIVILEGES = {
     "processing_queue_hot": set(),
     "processing_queue_ended": set(),
     "api_keys": {READ, ADD, CHANGE},
+    "api_key_limits": set(),
     "security_audit": {READ},
     "audit_log_details": {READ},
     "audit_seals": {READ},
@@ -237,12 +246,21 @@ PRIVILEGES = {
     "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
     "performance_metrics": {READ, ADD},
+    "metric_series": {READ},
+    "metric_minutes": {READ},
+    "metric_hours": {READ},
+    "metric_days": {READ},
+    "metric_changes": {READ},
+    "rollup_progress": {READ},
     "workers": {READ},
+    "account_tokens": set(),
+    "algorithm_speeds": {READ},
     "job_logs": {READ},
-    "queue_limits": {READ},
+    "login_attempts": set(),
     "queue_counts": set(),
     "queue_depth": {READ},
-    "algorithm_speeds": {READ},
+    "queue_limits": {READ},
+    "sessions": set(),
     "user_activity_summary": {READ},
     "queue_status_summary": {READ},
     "image_analysis_status": {READ},
@@ -255,6 +273,18 @@ COLUMN_PRIVILEGES = {
     ("analysis_results", "notes", CHANGE),
     ("analysis_results", "visualization_path", CHANGE),
     ("analysis_results", "optimization_suggestions", CHANGE),
+    *(
+        ("sessions", column, READ)  # all but the token's hash
+        for column in (
+            "id",
+            "user_id",
+            "ip_address",
+            "user_agent",
+            "created_at",
+            "expires_at",
+            "ended_at",
+        )
+    ),
 }
 # To draw the number of a key before its row is written.
 # And to see whether seals were cut off.
@@ -264,24 +294,28 @@ EXECUTES = {
     "answer_jobs",
     "archive_image",
     "cancel_jobs",
-    "check_api_key",
+    "change_password",
     "claim_jobs",
     "cleanup_expired_cache",
     "complete_job",
     "complete_job_from_cache",
     "complete_jobs",
+    "count_api_key_uses",
     "count_deaths",
     "delete_image",
     "drop_ended_months",
+    "end_sessions",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
     "fail_jobs",
     "fail_overdue_jobs",
+    "finish_login",
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
     "hold_audit",
+    "issue_account_token",
     "keep_job_logs",
     "limit_running_jobs",
     "lost_jobs",
@@ -295,16 +329,22 @@ EXECUTES = {
     "record_event",
     "record_event_details",
     "record_export",
-    "record_login",
+    "redeem_account_token",
+    "refresh_login_counters",
     "refresh_user_counters",
     "register_image",
     "register_worker",
     "rescue_jobs",
     "rest_worker",
     "retry_jobs",
+    "roll_up_metrics",
     "seal_audit",
+    "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "unlock_account",
+    "verify_api_key",
+    "verify_session",
     "wake_workers",
 }
 # They read nothing and change nothing, or are called by triggers alone.
@@ -319,18 +359,27 @@ EVERYBODY_EXECUTES = {
     "changed_keys",
     "context_value",
     "ends_by_job",
+    "estimated_percentile",
     "find_audit_timestamp",
     "hash_audit_row",
     "merkle_root",
+    "lock_out",
+    "login_network",
+    "network_array",
+    "metric_bucket_value",
     "priority_step",
+    "rate_limit_step",
     "refuse_change",
     "refuse_duplicate_chain",
+    "refuse_misleading_networks",
     "refuse_scopes_beyond_role",
+    "refuse_to_part_duplicates",
     "refuse_transition",
     "retry_delay",
     "role_scopes",
     "set_updated_at",
     "sha256_hex",
+    "whole_units",
 }
 ALL = (READ, ADD, CHANGE, REMOVE, "TRUNCATE", "REFERENCES", "TRIGGER")
 

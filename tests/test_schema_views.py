@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import numpy
+import psycopg
 import pytest
 
 from negspace import database
@@ -245,3 +246,44 @@ def test_duplicate_images_report(filled):
 @pytest.mark.parametrize("view", sorted(VIEWS))
 def test_the_services_read_it(app, view):
     app.execute(sql.SQL("select * from {}").format(sql.Identifier(view)))
+
+
+def test_an_original_with_duplicates_keeps_its_owner(owner):
+    original = add(owner, "images")
+    user = original["user_id"]
+    copy = add(owner, "images", user_id=user, is_duplicate=True, duplicate_of=original["id"])
+    alone, other = add(owner, "images", user_id=user), add(owner, "users")["id"]
+    change = "update images set user_id = %s where id = %s"
+    with (
+        pytest.raises(psycopg.Error, match="can't get another owner") as caught,
+        owner.transaction(),
+    ):
+        owner.execute(change, [other, original["id"]])
+    assert caught.value.sqlstate == "NS004"
+    assert caught.value.diag.message_hint
+    owner.execute(change, [other, alone["id"]])
+    owner.execute("delete from images where id = %s", [copy["id"]])
+    owner.execute(change, [other, original["id"]])
+
+
+def test_the_top_of_duplicate_images_report_looks_up_no_more_originals_than_it_shows(owner):
+    user = add(owner, "users")["id"]
+    owner.execute(
+        """insert into images (user_id, file_name, original_filename, file_path, file_size,
+                               mime_type, file_hash)
+           select %s, 'a', 'a', 'a', 1, 'image/png', sha256_hex(n::text)
+           from generate_series(1, 20000) n""",
+        [user],
+    )
+    owner.execute(
+        """insert into images (user_id, file_name, original_filename, file_path, file_size,
+                               mime_type, file_hash, is_duplicate, duplicate_of)
+           select user_id, 'b', 'b', 'b', 1, 'image/png', file_hash, true, id
+           from images where user_id = %s and id %% 10 = 0""",
+        [user],
+    )
+    owner.execute("analyze images")
+    query = """explain (analyze, format json) select * from duplicate_images_report
+        order by duplicate_count desc, original_id limit 20"""
+    plan = str(database.rows(owner, query))
+    assert plan.count("'Actual Loops': 20") >= 3  # what is said of the originals, of 20 alone

@@ -14,13 +14,13 @@ import re
 import secrets
 import string
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final, LiteralString, TypeAlias
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, LiteralString, TypeAlias
 
 from negspace import users
-from negspace.database import Database, Jsonb, Row, only, rows
+from negspace.database import Connection, Database, Jsonb, Row, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.settings import Secret
 
@@ -28,10 +28,12 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_SCOPES: Final = ("read:images", "read:results")
+RATE_LIMIT_REACHED: Final = "rate limit reached"  # the reason of an answer that has retry_after
 
 _BASE62: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SECRET_LENGTH: Final = 32  # characters: 32 × log2(62) = 190 bits
 _CHECK_LENGTH: Final = 6  # 62 to the 6th is more than 2 to the 32nd
+_LARGEST: Final = 2**63 - 1  # a bigint
 _KEY: Final = re.compile(r"nsk_[1-9][0-9]{0,18}_[0-9A-Za-z]{38}")
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _ANY_IPV6: Final = ipaddress.IPv6Network("::/0")
@@ -53,6 +55,7 @@ class ApiKey:
     expires_at: datetime | None
     last_used_at: datetime | None
     total_requests: int
+    usage_stats: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,22 @@ class Answer:
         reason: Why it may not, or None.
         api_key_id: Its number, where it is known.
         user_id: Whose it is, where it is known.
+        remaining: How many more requests the limit would take at this moment; None where it
+            was not asked.
+        retry_after: Refused for the limit: seconds until it takes the next request.
     """
 
     accepted: bool
     reason: str | None
     api_key_id: int | None = None
     user_id: int | None = None
+    remaining: int | None = None
+    retry_after: float | None = None
 
 
 _COLUMNS: Final[LiteralString] = (
     "id, user_id, name, description, is_active, scopes, ip_whitelist, rate_limit_per_minute,"
-    " created_at, expires_at, last_used_at, total_requests"
+    " created_at, expires_at, last_used_at, total_requests, usage_stats"
 )
 
 
@@ -128,9 +136,7 @@ def create(
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) returning " + _COLUMNS
     )
     with database.transaction() as connection:
-        drawn = only(connection, "select nextval('public.api_keys_id_seq') as id")
-        number = drawn["id"] if drawn else 0
-        text = _new_text(number)
+        number, text = _drawn(connection)
         given = [number, user.id, key_hash(text), name, description]
         given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
         return NewKey(_key(only(connection, query, given), number), Secret(text))
@@ -168,11 +174,34 @@ def revoke(database: Database, key_id: int) -> ApiKey:
         return _key(only(connection, query, [key_id]), key_id)
 
 
-def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
-    """Say whether a key may be used, from the address of the database's actor.
+def rotate(database: Database, key_id: int, *, overlap: timedelta = timedelta(days=1)) -> NewKey:
+    """Make a key's successor, which may do what the key may, and end the key after the overlap.
 
-    One statement checks key, owner, expiry, scope and address, counts an accepted use and
-    writes an ``api_call`` event. A text that can't be a key is refused without it.
+    Each of the two has a rate limit of its own. The successor lives as long from now as the
+    key was made to live.
+
+    Args:
+        database: Where.
+        key_id: The key.
+        overlap: How long both are accepted, 0 to 90 days; 0 revokes the key at once.
+
+    Raises:
+        NotFoundError: There is no such key.
+        RefusedError: It has ended.
+        InvalidInputError: The overlap is out of range.
+    """
+    query: LiteralString = "select " + _COLUMNS + " from rotate_api_key(%s, %s, %s, %s)"
+    with database.transaction() as connection:
+        number, text = _drawn(connection)
+        made = only(connection, query, [key_id, number, key_hash(text), overlap])
+        return NewKey(_key(made, number), Secret(text))
+
+
+def verify(database: Database, text: str, *, scope: str | None = None) -> Answer:
+    """Say whether a key may be used, and take one request from its limit where it may.
+
+    One statement, which is a transaction of its own, for key, owner, expiry, scope, address
+    and rate limit. It writes no event: for a request whose act is an event itself.
 
     Args:
         database: ``database.acting_as(Actor(ip_address=…))`` says where the request is from;
@@ -187,22 +216,48 @@ def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
         return Answer(accepted=False, reason="malformed key")
     origin = database.actor.ip_address
     address = None if origin is None else str(canonical_address(origin))
-    with database.transaction() as connection:
-        found = only(
-            connection,
-            "select c.* from check_api_key(%s, %s, %s::inet) c"
-            " cross join lateral record_event('api_call', 'api_key', c.api_key_id::text,"
-            " (case when c.accepted then 'success' else 'failure' end)::audit_status,"
-            " changes_after => jsonb_build_object('scope', %s::text),"
-            " error_message => c.reason, user_id => c.user_id)",
-            [key_hash(text), scope, address, scope],
-        )
+    found = database.ask(
+        "select api_key_id, user_id, accepted, reason, remaining,"
+        " extract(epoch from retry_after)::float8 as retry_after"
+        " from verify_api_key(%s, %s, %s, %s::inet)",
+        [_number(text), key_hash(text), scope, address],
+    )
     return Answer(**found) if found else Answer(accepted=False, reason="unknown key")
+
+
+def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
+    """``verify``, and an ``api_call`` event for the answer.
+
+    There is no event for a text that is no key, nor for a request beyond the rate limit: a
+    flood of them costs the database no write.
+    """
+    answer = verify(database, text, scope=scope)
+    if answer.reason not in ("malformed key", RATE_LIMIT_REACHED):
+        with database.transaction() as connection:
+            connection.execute(
+                "select record_event('api_call', 'api_key', %s::bigint::text,"
+                " (case when %s then 'success' else 'failure' end)::audit_status,"
+                " changes_after => jsonb_build_object('scope', %s::text),"
+                " error_message => %s, user_id => %s::bigint)",
+                [answer.api_key_id, answer.accepted, scope, answer.reason, answer.user_id],
+            )
+    return answer
+
+
+def count_uses(database: Database) -> int:
+    """Carry what keys were used for to their rows: housekeeping.
+
+    Returns:
+        How many keys were used since the last time.
+    """
+    with database.transaction() as connection:
+        counted = only(connection, "select count_api_key_uses() as keys")
+    return counted["keys"] if counted else 0
 
 
 def well_formed(text: str) -> bool:
     """Whether a text has a key's form and its checksum is right."""
-    if not _KEY.fullmatch(text):
+    if not _KEY.fullmatch(text) or _number(text) > _LARGEST:
         return False
     return secrets.compare_digest(text[-_CHECK_LENGTH:], _checksum(text[:-_CHECK_LENGTH]))
 
@@ -266,10 +321,21 @@ def _canonical_network(text: str) -> Network:
     return found
 
 
+def _drawn(connection: Connection) -> tuple[int, str]:
+    """The number and the text of a key to be made."""
+    drawn = only(connection, "select nextval('public.api_keys_id_seq') as id")
+    number = drawn["id"] if drawn else 0
+    return number, _new_text(number)
+
+
 def _new_text(number: int) -> str:
     secret = "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
     body = f"nsk_{number}_{secret}"
     return body + _checksum(body)
+
+
+def _number(text: str) -> int:
+    return int(text.split("_")[1])
 
 
 def _checksum(body: str) -> str:

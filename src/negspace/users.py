@@ -9,23 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, LiteralString, NoReturn, TypeAlias, get_args
 
-from negspace import attempts
+from negspace import attempts, passwords
 from negspace.database import Database, Row, only, rows
 from negspace.errors import AccessError, AlreadyExistsError, InvalidInputError, NotFoundError
 
 Role: TypeAlias = Literal["admin", "analyst", "viewer", "api_user"]
 ROLES: Final[tuple[str, ...]] = get_args(Role)
 
-COST: Final = 12  # bcrypt's rounds as a power of two: about 0.2 s a password
-SHORTEST_PASSWORD: Final = 8  # characters
-LONGEST_PASSWORD: Final = 72  # bytes; bcrypt takes no more
+COST: Final = passwords.COST
+hash_password: Final = passwords.hashed
 
 _EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@.\s]+")  # as the table's own check
-# Nobody's: what the password of an unknown account is compared with, so that it takes as long.
-_NOBODY: Final = "WofuPS9ij5W3if1E8wVn2Oh8fD7z2BnX6owoABj4e/hq3o7uMNnB2"
 
 
 @dataclass(frozen=True)
@@ -167,102 +164,114 @@ def set_active(database: Database, who: str | int, active: bool) -> User:
 
 
 def set_password(database: Database, who: str | int, password: str, *, cost: int = COST) -> User:
-    """Give an account another password.
+    """Give an account another password; its sessions end.
 
     Raises:
         NotFoundError: There is no such account.
         InvalidInputError: The password is too short or too long.
     """
     hashed = hash_password(password, cost=cost)
-    query: LiteralString = (
-        "update users set password_hash = %s where id = %s or lower(email) = %s returning "
-        + _COLUMNS
-    )
-    act = attempts.recorded(database, "permission_change", "user", who)
-    with act, database.transaction() as connection:
-        return _user(only(connection, query, [hashed, *_named(who)]), who)
+    with attempts.recorded(database, "permission_change", "user", who):
+        user = find(database, who)
+        with database.transaction() as connection:
+            connection.execute("select change_password(%s, %s)", [user.id, hashed])
+    return find(database, user.id)
+
+
+@dataclass(frozen=True)
+class Login:
+    """A login that was accepted; ``session_id`` None where no session was asked for."""
+
+    user_id: int
+    session_id: int | None
 
 
 def authenticate(database: Database, email: str, password: str, *, cost: int = COST) -> User:
-    """Check a password, and write the login into the audit trail, accepted or not.
-
-    An unknown account, a wrong password and an account that is switched off or locked cost
-    one bcrypt, one update and one event each, and say the same to whoever tries; only the
-    audit trail knows which it was.
-
-    Args:
-        database: Where; its actor's address and program enter the event.
-        email: Whose.
-        password: As it was typed.
-        cost: What an unknown account's comparison costs: that of the accounts' hashes.
+    """``try_login`` without a session.
 
     Raises:
         AccessError: Not let in.
     """
-    query: LiteralString = (
-        "select " + _COLUMNS + ", password_hash from users where lower(email) = lower(%s)"
-    )
+    return find(database, try_login(database, email, password, cost=cost).user_id)
+
+
+def try_login(
+    database: Database,
+    email: str,
+    password: str,
+    *,
+    cost: int = COST,
+    token_hash: str | None = None,
+    lifetime: timedelta | None = None,
+) -> Login:
+    """Check a password, and write the login into the audit trail, accepted or not.
+
+    An unknown account, a wrong password and an account that is switched off or locked cost
+    the same work of bcrypt and the same writes, and say the same to whoever tries; only the
+    audit trail knows which it was. An accepted password whose hash is of a lower cost is hashed
+    anew.
+
+    Args:
+        database: Where; its actor's address decides on lock-outs and enters the event.
+        email: Whose.
+        password: As it was typed.
+        cost: bcrypt's rounds as a power of two.
+        token_hash: Of a session to begin; None for none.
+        lifetime: Of that session.
+
+    Raises:
+        AccessError: Not let in.
+    """
     with database.transaction(read_only=True) as connection:
-        found = only(connection, query, [email])
-    hashed = found.pop("password_hash") if found else f"$2b${cost:02}${_NOBODY}"
-    reason = _reason(found, _fits(password, hashed))
-    user_id = found["id"] if found else None
+        found = only(
+            connection, "select password_hash from users where lower(email) = lower(%s)", [email]
+        )
+    kept = found["password_hash"] if found else None
+    fits = passwords.fits(password, kept, cost=cost)
+    query: LiteralString = (
+        "select user_id, accepted, session_id"
+        " from finish_login(%s, %s, %s, coalesce(%s, interval '12 hours'))"
+    )
     with database.transaction() as connection:
-        connection.execute("select record_login(%s, %s, %s)", [user_id, reason is None, reason])
-    if found is None or reason is not None:
+        done = only(connection, query, [email, kept if fits else None, token_hash, lifetime])
+    if done is None or not done["accepted"]:
         raise AccessError(
             "the e-mail address or the password is wrong, or the account may not be used",
             hint="an administrator sees why: negspace audit list --action login",
         )
-    return find(database, found["id"])
+    if kept is not None and passwords.cost_of(kept) < cost:
+        _rehash(database, done["user_id"], kept, password, cost)
+    return Login(done["user_id"], done["session_id"])
 
 
-def hash_password(password: str, *, cost: int = COST) -> str:
-    """The bcrypt hash of a password.
+def _rehash(database: Database, user_id: int, kept: str, password: str, cost: int) -> None:
+    """Replace an older hash, once its password was let in: before, its time would tell."""
+    if len(password) < passwords.SHORTEST:  # of a time when shorter ones were taken
+        return
+    query: LiteralString = (
+        "update users set password_hash = %s where id = %s and password_hash = %s"
+    )
+    given = [hash_password(password, cost=cost), user_id, kept]
+    with database.transaction() as connection:
+        connection.execute(query, given)
+
+
+def unlock(database: Database, who: str | int) -> User:
+    """Let an account log in again from everywhere, whatever failed before.
 
     Raises:
-        InvalidInputError: It is too short, too long, or holds a NUL.
+        NotFoundError: There is no such account.
     """
-    import bcrypt
-
-    if len(password) < SHORTEST_PASSWORD:
-        raise InvalidInputError(
-            "the password is too short", hint=f"take {SHORTEST_PASSWORD} characters or more"
-        )
-    if not _usable(password):
-        raise InvalidInputError(
-            "the password is too long, or holds a NUL or a broken character",
-            hint=f"bcrypt takes {LONGEST_PASSWORD} bytes of UTF-8 at most",
-        )
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+    user = find(database, who)
+    with database.transaction() as connection:
+        connection.execute("select unlock_account(%s)", [user.id])
+    return find(database, user.id)
 
 
-def _fits(password: str, hashed: str) -> bool:
-    """Whether the password is that of the hash; takes as long where it never can be."""
-    import bcrypt
-
-    usable = _usable(password)
-    return bcrypt.checkpw(password.encode() if usable else b"unusable", hashed.encode()) and usable
-
-
-def _usable(password: str) -> bool:
-    try:
-        encoded = password.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return len(encoded) <= LONGEST_PASSWORD and b"\0" not in encoded
-
-
-def _reason(found: Row | None, fits: bool) -> str | None:
-    """Why somebody isn't let in, for the audit trail; None where they are."""
-    if found is None:
-        return "unknown account"
-    locked = found["account_locked_until"]
-    if locked is not None and locked > datetime.now(UTC):
-        return "locked account"
-    if not fits:
-        return "wrong password"
-    return None if found["is_active"] else "inactive account"
+def refresh_login_counters(database: Database) -> None:
+    """Bring failed logins and locks of the accounts up to date: housekeeping."""
+    with database.transaction() as connection:
+        connection.execute("select refresh_login_counters()")
 
 
 def _named(who: str | int) -> list[int | str | None]:

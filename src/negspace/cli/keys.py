@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import click
 
 from negspace import keys
 from negspace.cli import output, session
-from negspace.cli.times import ahead
+from negspace.cli.times import ahead, span
 from negspace.errors import InvalidInputError
 
 _COLUMNS = (
@@ -71,11 +71,7 @@ def create(
             rate_limit_per_minute=rate_limit,
             description=description,
         )
-    if as_json:
-        output.show_json({"text": made.text.reveal(), **output.plain(made.key)})
-        return
-    output.show_text(made.text.reveal())
-    output.note(f"key {made.key.id} of {user}; keep it now, it is not shown again")
+    _show_new(made, as_json=as_json)
     output.note(f"next: negspace keys check, or negspace keys revoke {made.key.id}")
 
 
@@ -102,13 +98,32 @@ def revoke(key: int, as_json: bool) -> None:
 
 
 @group.command()
+@click.argument("key", type=int)
+@click.option(
+    "--overlap",
+    type=span,
+    metavar="TIME",
+    default="1d",
+    show_default=True,
+    help="How long both are accepted, such as 12h; at most 90d.",
+)
+@output.json_option
+def rotate(key: int, overlap: timedelta, as_json: bool) -> None:
+    """Make a key's successor and print it, once; the key ends after the overlap."""
+    with session.opened() as opened:
+        made = keys.rotate(opened.database, key, overlap=overlap)
+    _show_new(made, as_json=as_json)
+    output.note(f"next: give it to all who use key {key}, which ends then")
+
+
+@group.command()
 @click.option("--scope", help="What it is to be used for.")
 @click.option("--address", help="Where the request is from; this machine if not given.")
 @output.json_option
 def check(scope: str | None, address: str | None, as_json: bool) -> int:
     """Say whether a key may be used. The key is asked for, or the first line of stdin.
 
-    Exit status 3 where it may not. The check counts as a use, and is audited as one.
+    Exit status 3 where it may not. The check is a use: the limit counts it, and it is audited.
     """
     text = _asked_key()
     with session.opened() as opened:
@@ -118,6 +133,14 @@ def check(scope: str | None, address: str | None, as_json: bool) -> int:
         answer = keys.check(database, text, scope=scope)
     output.show_fields(answer, as_json=as_json)
     return 0 if answer.accepted else 3
+
+
+def _show_new(made: keys.NewKey, *, as_json: bool) -> None:
+    if as_json:
+        output.show_json({"text": made.text.reveal(), **output.plain(made.key)})
+        return
+    output.show_text(made.text.reveal())
+    output.note(f"key {made.key.id}; keep it now, it is not shown again")
 
 
 def _asked_key() -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 
-from negspace import metrics
+from negspace import metrics, server, settings
 from negspace.cli import output, session
 from negspace.cli.images import parsed
 from negspace.cli.times import past, span
@@ -39,16 +40,33 @@ def list_(since: datetime | None, as_json: bool) -> None:
 @since_option
 @click.option("--window", type=span, default="1h", show_default=True, metavar="SPAN")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only with it.")
+@click.option(
+    "--output", "file", type=click.Path(path_type=Path), help="Draw into a .png or .html."
+)
 @output.json_option
 def show(
-    name: str, since: datetime | None, window: timedelta, labels: tuple[str, ...], as_json: bool
+    name: str,
+    since: datetime | None,
+    window: timedelta,
+    labels: tuple[str, ...],
+    file: Path | None,
+    as_json: bool,
 ) -> None:
-    """Show one metric in windows of time."""
+    """Show one metric in windows of time: a drawing of its percentiles, and the numbers."""
+    from negspace.cli import metrics_chart
+
     start = since or datetime.now(UTC) - timedelta(days=1)
     with session.opened() as opened:
         found = metrics.aggregate(opened.database, name, window, since=start, labels=parsed(labels))
     columns = ["window_start", *_NUMBERS]
     empty = f"no {name} was measured since then; negspace metrics list shows what was"
+    if found:
+        chart = metrics_chart.Chart(f"{name} by {window}, UTC", found)
+        if file is not None:
+            metrics_chart.save(chart, file)
+            output.note(f"drawn into {file}")
+        elif not as_json:
+            output.show_text(metrics_chart.terminal(chart) + "\n")
     output.show_rows(found, columns, as_json=as_json, empty=empty)
 
 
@@ -75,3 +93,46 @@ def record(
         output.show_json(sample)
     else:
         output.note(f"recorded; next: negspace metrics show {name}")
+
+
+@group.command()
+@click.option("--span", "of", type=span, default="1h", show_default=True, help="For percentiles.")
+@output.json_option
+def export(of: timedelta, as_json: bool) -> None:
+    """Print every metric in the text format of Prometheus."""
+    with session.opened() as opened:
+        text = metrics.exposition(opened.database, span=of)
+    if as_json:
+        output.show_json({"text": text})
+    else:
+        output.show_part(text)
+
+
+@group.command()
+@output.json_option
+def rollup(as_json: bool) -> None:
+    """Roll up what is closed; workers do it every minute."""
+    with session.opened() as opened:
+        hours = metrics.roll_up(opened.database)
+    if as_json:
+        output.show_json({"hours": hours})
+    else:
+        output.show_text(f"{hours} hours rolled up")
+
+
+@group.command()
+@click.option("--keep", type=span, default="400d", show_default=True, help="Samples stay so long.")
+@click.option("--keep-minutes", type=span, default="30d", show_default=True)
+@click.option("--yes", is_flag=True, help="Do it; else say what would go.")
+@output.json_option
+def purge(keep: timedelta, keep_minutes: timedelta, yes: bool, as_json: bool) -> None:
+    """Drop the months whose samples are old and rolled up, as the owner; hours and days stay."""
+    with server.open_database(settings.load(), owner=True, progress=output.note) as database:
+        gone = metrics.purge(
+            database, keep_samples=keep, keep_minutes=keep_minutes, dry_run=not yes
+        )
+    if as_json:
+        output.show_json({"dropped": gone, "dry_run": not yes})
+        return
+    done = "went" if yes else "would go with --yes"
+    output.show_text(f"{', '.join(gone) or 'nothing'} {done}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 import click
 
@@ -93,6 +94,64 @@ def password(user: str, as_json: bool) -> None:
     if as_json:
         output.show_json(changed)
     output.note(f"{changed.email} has its new password")
+
+
+@group.command()
+@click.argument("user")
+@output.json_option
+def unlock(user: str, as_json: bool) -> None:
+    """Let an account log in again from everywhere, whatever failed before."""
+    with session.opened() as opened:
+        output.show_fields(users.unlock(opened.database, user), as_json=as_json)
+
+
+@group.command("sessions")
+@click.argument("user")
+@click.option("--all", "ended", is_flag=True, help="Those that have ended too.")
+@output.json_option
+def sessions_(user: str, ended: bool, as_json: bool) -> None:
+    """List an account's sessions, newest first."""
+    from negspace import sessions
+
+    with session.opened() as opened:
+        found = sessions.list_sessions(opened.database, user, ended=ended)
+    columns = ["id", "ip_address", "user_agent", "created_at", "expires_at", "ended_at"]
+    output.show_rows(found, columns, as_json=as_json, empty="no sessions")
+
+
+@group.command()
+@click.argument("user")
+@output.json_option
+def logout(user: str, as_json: bool) -> None:
+    """End all sessions of an account."""
+    from negspace import sessions
+
+    with session.opened() as opened:
+        ended = sessions.end_all(opened.database, user)
+    if as_json:
+        output.show_json({"ended": ended})
+        return
+    output.show_text(f"{ended} sessions ended")
+
+
+@group.command()
+@click.argument("user")
+@click.argument("purpose", type=click.Choice(["verify_email", "reset_password"]))
+@output.json_option
+def token(user: str, purpose: Literal["verify_email", "reset_password"], as_json: bool) -> None:
+    """Make a token to send to an account's address, and print it, once.
+
+    It verifies the address for three days, or sets a password anew for an hour.
+    """
+    from negspace import recovery
+
+    with session.opened() as opened:
+        mail = recovery.issue(opened.database, user, purpose)
+    if as_json:
+        output.show_json({**output.plain(mail), "token": mail.token.reveal()})
+        return
+    output.show_text(mail.token.reveal())
+    output.note(f"for {mail.email}; it is not shown again")
 
 
 def asked_password(whose: str) -> str:

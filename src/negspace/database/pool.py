@@ -5,15 +5,15 @@ from __future__ import annotations
 import getpass
 import os
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import dict_row
 
-from negspace.database.connection import Connection, Row, connect
+from negspace.database.connection import Connection, Query, Row, connect, only
 from negspace.database.failure import translated
 from negspace.errors import UnavailableError
 
@@ -100,6 +100,22 @@ class Database:
             self._state_actor(connection)
             yield connection
 
+    def ask(self, query: Query, parameters: Sequence[Any] = ()) -> Row | None:
+        """The first row of one statement that is a transaction of its own: one round trip.
+
+        Nobody is stated to act, so what it does enters no audit trail.
+
+        Raises:
+            NegspaceError: As ``transaction`` does.
+        """
+        with translated(), self._leased() as connection:
+            connection.autocommit = True
+            try:
+                return only(connection, query, parameters)
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
     def connect(self, *, autocommit: bool = False) -> Connection:
         """A connection of its own, outside the pool; the caller closes it."""
         return connect(self.address, autocommit=autocommit)
@@ -179,4 +195,9 @@ class Database:
 
 def _see_alive(connection: Connection) -> None:
     """Raise where the server has gone, so that the pool hands out another connection."""
-    connection.execute("")
+    connection.autocommit = True  # or it would begin a transaction
+    try:
+        connection.execute("")
+    finally:
+        if not connection.closed:
+            connection.autocommit = False

@@ -161,6 +161,8 @@ def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
         loaded = [table for task in tasks for table in task.result()]
         loaded.append(_cache(connections[0], first, entries=max(100, plan.images // 50)))
         _continue_numbers(connections[0], first, loaded)
+        # the triggers that would say so are off while rows are copied
+        connections[-1].execute(query("changed_hours"), {"first": first["performance_metrics"]})
         for connection in connections:
             connection.commit()
     return loaded

@@ -112,38 +112,161 @@ CREATE OR REPLACE FUNCTION public.aggregate_performance_metrics(metric text, win
  LANGUAGE plpgsql
  STABLE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET jit TO 'off'
+ SET plan_cache_mode TO 'force_custom_plan'
 AS $function$
 #variable_conflict use_column
 declare
-    seconds constant double precision := extract(epoch from window_size);
+    origin  constant timestamptz := '2000-01-01 00:00:00+00';
+    seconds constant numeric := extract(epoch from window_size);
+    begins  constant timestamptz := coalesce(since, '-infinity');
+    ends    constant timestamptz := coalesce(until, 'infinity');
     stride  interval;
+    p       public.rollup_progress%rowtype;
+    closed  timestamptz;
+    changed timestamptz[];          -- hours that changed after they were rolled up,
+    late    tstzmultirange;         -- and the same as spans
+    days    tstzmultirange := '{}'; -- what is answered by day, the rest …
+    hours   tstzmultirange := '{}'; -- … by hour, the rest …
+    minutes tstzmultirange := '{}'; -- … by minute, the rest …
+    samples tstzmultirange;         -- … by the samples
 begin
     if window_size is null or seconds <= 0 or seconds > 3155760000 then
         raise exception 'the window must be longer than nothing and at most a century, not %', coalesce(window_size::text, 'null')
             using errcode = 'NS004', hint = 'such as interval ''1 hour''';
     end if;
-    stride := make_interval(secs => seconds);
+    stride := make_interval(secs => seconds::double precision);
+    if begins >= ends then
+        return;
+    end if;
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    closed := least(ends, coalesce(p.closed_through, '-infinity'));
+    if begins < closed then
+        changed := array(select distinct c.hour from public.metric_changes c where c.hour < closed and c.hour > begins - interval '24 hours');
+        late := coalesce((select range_agg(tstzrange(h.at, h.at + interval '1 hour')) from unnest(changed) as h (at)), '{}');
+        if mod(seconds, 86400) = 0 then
+            days := public.whole_units('day', begins, closed)
+                  - coalesce((select range_agg(tstzrange(d.at, d.at + interval '24 hours'))
+                              from unnest(changed) as h (at)
+                              cross join lateral (select date_trunc('day', h.at, 'UTC') as at) d), '{}');
+        end if;
+        if mod(seconds, 3600) = 0 then
+            hours := public.whole_units('hour', begins, closed) - late - days;
+        end if;
+        if mod(seconds, 60) = 0 then
+            minutes := public.whole_units('minute', greatest(begins, p.minutes_since), closed) - late - days - hours;
+        end if;
+    end if;
+    samples := tstzmultirange(tstzrange(begins, ends)) - days - hours - minutes;
+    if lower(samples) < p.rows_since then
+        raise exception 'before % metrics are kept by the hour alone', p.rows_since
+            using errcode = 'NS004', hint = 'ask for windows of whole hours (UTC), since a whole hour or since later';
+    end if;
+
+    if isempty(days + hours + minutes) then
+        return query
+            select b.start,
+                   b.start + stride,
+                   sum(m.sample_count)::bigint,
+                   (sum(m.value * m.sample_count) / sum(m.sample_count))::double precision,
+                   min(m.value),
+                   max(m.value),
+                   percentile_cont(0.50) within group (order by m.value::double precision),
+                   percentile_cont(0.95) within group (order by m.value::double precision),
+                   percentile_cont(0.99) within group (order by m.value::double precision)
+            from public.performance_metrics m
+            cross join lateral (select date_bin(stride, m.recorded_at, origin) as start) b
+            where m.metric_name = aggregate_performance_metrics.metric
+              and m.recorded_at >= begins and m.recorded_at < ends
+              and m.labels @> aggregate_performance_metrics.having_labels
+            group by b.start
+            order by b.start;
+        return;
+    end if;
+
     return query
-        select b.start,
-               b.start + stride,
-               sum(m.sample_count)::bigint,
-               (sum(m.value * m.sample_count) / sum(m.sample_count))::double precision,
-               min(m.value),
-               max(m.value),
-               percentile_cont(0.50) within group (order by m.value::double precision),
-               percentile_cont(0.95) within group (order by m.value::double precision),
-               percentile_cont(0.99) within group (order by m.value::double precision)
-        from public.performance_metrics m
-        cross join lateral (select date_bin(stride, m.recorded_at, timestamptz '2000-01-01 00:00:00+00') as start) b
-        where m.metric_name = aggregate_performance_metrics.metric
-          and (aggregate_performance_metrics.since is null or m.recorded_at >= aggregate_performance_metrics.since)
-          and (aggregate_performance_metrics.until is null or m.recorded_at < aggregate_performance_metrics.until)
-          and m.labels @> aggregate_performance_metrics.having_labels
-        group by b.start
-        order by b.start;
+        with series as materialized (
+            select s.id from public.metric_series s
+            where s.metric_name = aggregate_performance_metrics.metric and s.labels @> aggregate_performance_metrics.having_labels
+        ), parts as materialized (
+            select date_bin(stride, d.started_at, origin) as start, d.sample_count as samples, d.total, d.minimum, d.maximum, d.buckets, d.counts
+            from series s
+            cross join unnest(days) as u (span)
+            cross join lateral (
+                select * from public.metric_days f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) d
+            union all
+            select date_bin(stride, h.started_at, origin), h.sample_count, h.total, h.minimum, h.maximum, h.buckets, h.counts
+            from series s
+            cross join unnest(hours) as u (span)
+            cross join lateral (
+                select * from public.metric_hours f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) h
+            union all
+            select date_bin(stride, n.started_at, origin), n.sample_count, n.total, n.minimum, n.maximum, n.buckets, n.counts
+            from series s
+            cross join unnest(minutes) as u (span)
+            cross join lateral (
+                select * from public.metric_minutes f
+                where f.series_id = s.id and f.started_at >= lower(u.span) and f.started_at < upper(u.span)
+                offset 0
+            ) n
+        ), rest as materialized (
+            select date_bin(stride, m.recorded_at, origin) as start,
+                   case when m.value = 0 then 0
+                        else sign(m.value) * (500 + floor(ln(abs(m.value::double precision)) / ln(1.02::double precision)))
+                   end::smallint as bucket,
+                   count(*)::integer as rows, sum(m.sample_count) as samples, sum(m.value * m.sample_count) as total,
+                   min(m.value) as minimum, max(m.value) as maximum
+            from unnest(samples) as u (span)
+            cross join lateral (
+                select f.recorded_at, f.value, f.sample_count from public.performance_metrics f
+                where f.metric_name = aggregate_performance_metrics.metric
+                  and f.recorded_at >= lower(u.span) and f.recorded_at < upper(u.span)
+                  and f.labels @> aggregate_performance_metrics.having_labels
+                offset 0  -- span by span, by the index: the planner knows nothing of their width
+            ) m
+            group by 1, 2
+        ), moments as (
+            select a.start, sum(a.samples)::bigint as samples, sum(a.total) as total, min(a.minimum) as minimum, max(a.maximum) as maximum
+            from (select start, samples, total, minimum, maximum from parts
+                  union all select start, samples, total, minimum, maximum from rest) a
+            group by 1
+        ), histogram as (
+            select a.start, a.bucket, sum(a.rows)::double precision as rows
+            from (select q.start, u.bucket, u.rows from parts q cross join unnest(q.buckets, q.counts) as u (bucket, rows)
+                  union all select start, bucket, rows from rest) a
+            group by 1, 2
+        ), ranked as (
+            select h.start, h.bucket, sum(h.rows) over (partition by h.start order by h.bucket) as through,
+                   sum(h.rows) over (partition by h.start) as rows
+            from histogram h
+        ), places as (
+            -- rows are counted from 0, as percentile_cont counts them
+            select r.start, r.rows::bigint as rows,
+                   min(r.bucket) filter (where r.through > floor(0.50 * (r.rows - 1)))   as low50,
+                   min(r.bucket) filter (where r.through > ceiling(0.50 * (r.rows - 1))) as high50,
+                   min(r.bucket) filter (where r.through > floor(0.95 * (r.rows - 1)))   as low95,
+                   min(r.bucket) filter (where r.through > ceiling(0.95 * (r.rows - 1))) as high95,
+                   min(r.bucket) filter (where r.through > floor(0.99 * (r.rows - 1)))   as low99,
+                   min(r.bucket) filter (where r.through > ceiling(0.99 * (r.rows - 1))) as high99
+            from ranked r
+            group by 1, 2
+        )
+        select m.start, m.start + stride, m.samples, (m.total / m.samples)::double precision, m.minimum, m.maximum,
+               public.estimated_percentile(0.50, l.rows, l.low50, l.high50, m.minimum, m.maximum),
+               public.estimated_percentile(0.95, l.rows, l.low95, l.high95, m.minimum, m.maximum),
+               public.estimated_percentile(0.99, l.rows, l.low99, l.high99, m.minimum, m.maximum)
+        from moments m
+        join places l using (start)
+        order by m.start;
 end
 $function$;
-comment on function public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone, until timestamp with time zone, having_labels jsonb) is 'One metric in windows of time: number of samples, mean (weighted by samples), minimum, maximum and p50, p95, p99 of the rows. Windows are counted from 2000-01-01 00:00 UTC; since is included, until is not.';
+comment on function public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone, until timestamp with time zone, having_labels jsonb) is 'One metric in windows of time: number of samples, mean (weighted by samples), minimum, maximum and p50, p95, p99 of the rows. Windows are counted from 2000-01-01 00:00 UTC; since is included, until is not. From roll-ups as far as there are any, and the samples for the rest: always up to date; percentiles are within 1 % then, and exact where only samples answer.';
 grant execute on function public.aggregate_performance_metrics(text,interval,timestamp with time zone,timestamp with time zone,jsonb) to app_user;
 revoke execute on function public.aggregate_performance_metrics(text,interval,timestamp with time zone,timestamp with time zone,jsonb) from public;
 
@@ -557,6 +680,26 @@ $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
 
+CREATE OR REPLACE FUNCTION public.change_password(account bigint, password_hash text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    update public.users u set password_hash = change_password.password_hash where u.id = account;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = 'reset_password' and t.used_at is null;
+    perform public.end_sessions(account);
+end
+$function$;
+comment on function public.change_password(account bigint, password_hash text) is 'Gives an account another password, and ends all that the old one began: sessions, and tokens for a new one.';
+grant execute on function public.change_password(bigint,text) to app_user;
+revoke execute on function public.change_password(bigint,text) from public;
+
 CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
  RETURNS record
  LANGUAGE sql
@@ -568,44 +711,6 @@ AS $function$
     where before -> k.key is distinct from after -> k.key
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
-
-CREATE OR REPLACE FUNCTION public.check_api_key(key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet)
- RETURNS TABLE(api_key_id bigint, user_id bigint, accepted boolean, reason text)
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'public', 'pg_temp'
-AS $function$
-#variable_conflict use_column
-declare
-    found_key public.api_keys%rowtype;
-    owner     public.users%rowtype;
-begin
-    select k.* into found_key from public.api_keys k where k.key_hash = check_api_key.key_hash;
-    select u.* into owner from public.users u where u.id = found_key.user_id;
-    api_key_id := found_key.id;
-    user_id := found_key.user_id;
-    reason := case
-        when found_key.id is null then 'unknown key'
-        when not found_key.is_active then 'revoked key'
-        when not owner.is_active then 'inactive account'
-        when found_key.expires_at <= now() then 'expired key'
-        when check_api_key.scope is not null and not found_key.scopes ? check_api_key.scope then 'scope not granted'
-        when check_api_key.scope <> all (public.role_scopes(owner.role)) then 'scope beyond the owner''s role'
-        when found_key.ip_whitelist is not null and not exists (
-            select from jsonb_array_elements_text(found_key.ip_whitelist) as n (network)
-            where check_api_key.address <<= n.network::inet) then 'address not allowed'
-    end;
-    accepted := reason is null;
-    if accepted then
-        update public.api_keys k
-        set last_used_at = now(), total_requests = k.total_requests + 1
-        where k.id = found_key.id;
-    end if;
-    return next;
-end
-$function$;
-comment on function public.check_api_key(key_hash text, scope text, address inet) is 'Answers in one round trip whether a key, named by its SHA-256, may be used for a scope from an address, and why not. Counts what it accepts.';
-grant execute on function public.check_api_key(text,text,inet) to app_user;
-revoke execute on function public.check_api_key(text,text,inet) from public;
 
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -763,6 +868,69 @@ AS $function$
     select nullif(current_setting('negspace.' || name, true), '')
 $function$;
 comment on function public.context_value(name text) is 'One part of who acts in this transaction (user_id, api_key_id, ip_address, user_agent, request_id), or null.';
+
+CREATE OR REPLACE FUNCTION public.count_api_key_uses(how_many integer DEFAULT 10000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    keys    bigint[];
+    counted integer;
+begin
+    -- One at a time, and no queue behind it.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.count_api_key_uses', 0)) then
+        return 0;
+    end if;
+    keys := array(
+        select k.id from public.api_keys k
+        where k.id = any (array(
+            select l.api_key_id from public.api_key_limits l where l.uncounted > 0
+            order by l.uncounted desc limit greatest(how_many, 0)))
+        order by k.id
+        for no key update);
+    with used as (
+        select l.* from public.api_key_limits l
+        where l.api_key_id = any (keys) order by l.api_key_id for update
+    ), reset as (
+        update public.api_key_limits l set uncounted = 0
+        from used where l.api_key_id = used.api_key_id
+    )
+    update public.api_keys k
+    set total_requests               = k.total_requests + used.uncounted,
+        last_used_at                 = greatest(k.last_used_at, used.last_accepted_at),
+        last_rate_limit_reset        = used.busy_since,
+        request_count_current_window = least(used.busy_requests, 2147483647),
+        usage_stats                  = k.usage_stats || jsonb_build_object(d.day, coalesce(k.usage_stats -> d.day, '{}')
+            || jsonb_build_object('accepted', coalesce((k.usage_stats -> d.day ->> 'accepted')::bigint, 0) + used.uncounted))
+    from used
+    cross join lateral (select to_char(used.last_accepted_at at time zone 'UTC', 'YYYY-MM-DD') as day) d
+    where k.id = used.api_key_id;
+    get diagnostics counted = row_count;
+
+    -- Refusals are events already; of those of a flood against the limit none is kept.
+    update public.api_keys k
+    set usage_stats = k.usage_stats || r.stats
+    from (
+        select k2.id, jsonb_object_agg(e.day, coalesce(k2.usage_stats -> e.day, '{}') || jsonb_build_object('refused', e.refused)) as stats
+        from (
+            select a.resource_id, to_char(a."timestamp" at time zone 'UTC', 'YYYY-MM-DD') as day, count(*) as refused
+            from public.security_audit a
+            where a.action = 'api_call' and a.resource_type = 'api_key' and a.status = 'failure'
+              and a."timestamp" >= date_trunc('day', now() at time zone 'UTC') at time zone 'UTC' - interval '1 day'
+            group by 1, 2
+        ) e
+        join public.api_keys k2 on k2.id::text = e.resource_id
+        group by k2.id
+    ) r
+    where k.id = r.id and not k.usage_stats @> r.stats;
+    return counted;
+end
+$function$;
+comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
+grant execute on function public.count_api_key_uses(integer) to app_user;
+revoke execute on function public.count_api_key_uses(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
  RETURNS jsonb
@@ -945,6 +1113,30 @@ comment on function public.drop_ended_months(older_than interval) is 'Drops whol
 grant execute on function public.drop_ended_months(interval) to app_user;
 revoke execute on function public.drop_ended_months(interval) from public;
 
+CREATE OR REPLACE FUNCTION public.end_sessions(account bigint, session bigint DEFAULT NULL::bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    ended bigint[];
+begin
+    with gone as (
+        update public.sessions s set ended_at = clock_timestamp()
+        where s.user_id = account and (session is null or s.id = session)
+          and s.ended_at is null and s.expires_at > clock_timestamp()
+        returning s.id
+    )
+    select array_agg(g.id order by g.id) into ended from gone g;
+    perform public.record_event('logout', 'session', e.id::text, user_id => account) from unnest(ended) as e (id);
+    return coalesce(cardinality(ended), 0);
+end
+$function$;
+comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
+grant execute on function public.end_sessions(bigint,bigint) to app_user;
+revoke execute on function public.end_sessions(bigint,bigint) from public;
+
 CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1091,6 +1283,19 @@ comment on function public.ensure_partitions(months_ahead integer, oldest timest
 grant execute on function public.ensure_partitions(integer,timestamp with time zone) to app_user;
 revoke execute on function public.ensure_partitions(integer,timestamp with time zone) from public;
 
+CREATE OR REPLACE FUNCTION public.estimated_percentile(fraction double precision, rows bigint, low smallint, high smallint, minimum numeric, maximum numeric)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select greatest(minimum::double precision, least(maximum::double precision,
+        v.low + (v.high - v.low) * (fraction * (rows - 1) - floor(fraction * (rows - 1)))))
+    from (select public.metric_bucket_value(estimated_percentile.low) as low,
+                 public.metric_bucket_value(estimated_percentile.high) as high) v
+$function$;
+comment on function public.estimated_percentile(fraction double precision, rows bigint, low smallint, high smallint, minimum numeric, maximum numeric) is 'A percentile as percentile_cont has it, from the buckets of the two rows around it; never outside minimum and maximum.';
+
 CREATE OR REPLACE FUNCTION public.fail_job(job bigint, token uuid, reason text, again boolean DEFAULT true)
  RETURNS public.queue_status
  LANGUAGE plpgsql
@@ -1209,6 +1414,78 @@ begin
 end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
+
+CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    subject constant text := public.sha256_hex(lower(email));
+    context constant record := public.audit_context();
+    place   constant text := public.login_network(context.ip_address);
+    account public.users%rowtype;
+    here    public.login_attempts%rowtype;
+    everywhere    public.login_attempts%rowtype;
+    at      timestamptz;
+    locked  boolean;
+begin
+    -- Tries of one account come one after another, so that those that were begun together
+    -- can't all pass before the first is counted.
+    insert into public.login_attempts (account_hash, network) values (subject, '*'), (subject, place)
+    on conflict on constraint login_attempts_pkey do nothing;
+    select a.* into everywhere from public.login_attempts a where a.account_hash = subject and a.network = '*' for update;
+    select a.* into here from public.login_attempts a where a.account_hash = subject and a.network = place for update;
+    select u.* into account from public.users u where lower(u.email) = lower(finish_login.email);
+    at := clock_timestamp();
+    locked := coalesce(here.locked_until > at, false)
+              or (coalesce(greatest(everywhere.locked_until, account.account_locked_until) > at, false)
+                  and coalesce(here.trusted_until, at) <= at);
+    reason := case
+        when account.id is null then 'unknown account'
+        when locked then 'locked account'
+        when account.password_hash is distinct from fitting_hash then 'wrong password'
+        when not account.is_active then 'inactive account'
+    end;
+    accepted := reason is null;
+    user_id := account.id;
+
+    -- The same writes for all that are refused. A try while it is locked counts as none.
+    update public.login_attempts a
+    set failures      = case when locked then a.failures when accepted then 0 else n.failures end,
+        failed_at     = case when locked or accepted then a.failed_at else at end,
+        locked_until  = case when locked then a.locked_until
+                             when accepted then case when a.network = '*' then a.locked_until end
+                             else at + public.lock_out(n.failures, case when a.network = '*' then 50 else 5 end) end,
+        trusted_until = case when accepted and a.network not in ('*', 'unknown') then at + interval '90 days' else a.trusted_until end,
+        tried_at      = at
+    from (
+        select f.network, case when f.failed_at > at - interval '1 day' then f.failures + 1 else 1 end as failures
+        from public.login_attempts f where f.account_hash = subject
+    ) n
+    where a.account_hash = subject and a.network in ('*', place) and n.network = a.network;
+    perform public.record_event(
+        'login', 'user', account.id::text,
+        case when accepted then 'success' else 'failure' end::public.audit_status,
+        error_message => reason, user_id => account.id);
+    if not accepted then
+        return;
+    end if;
+    update public.users u
+    set last_login_at = at, failed_login_attempts = 0
+    where u.id = account.id;
+    if token_hash is not null then
+        insert into public.sessions (user_id, token_hash, ip_address, user_agent, created_at, expires_at)
+        values (account.id, token_hash, context.ip_address, context.user_agent, at, at + lifetime)
+        returning id into session_id;
+    end if;
+end
+$function$;
+comment on function public.finish_login(email text, fitting_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
+grant execute on function public.finish_login(text,text,text,interval) to app_user;
+revoke execute on function public.finish_login(text,text,text,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.fold_queue_counts()
  RETURNS integer
@@ -1355,6 +1632,63 @@ $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
+CREATE OR REPLACE FUNCTION public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval)
+ RETURNS text
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    address text;
+begin
+    select u.email into address from public.users u where u.id = account and u.is_active for no key update;
+    if not found then
+        raise exception 'there is no active user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.account_tokens t set used_at = clock_timestamp()
+    where t.user_id = account and t.purpose = issue_account_token.purpose and t.used_at is null;
+    insert into public.account_tokens (user_id, purpose, token_hash, email, expires_at)
+    values (account, issue_account_token.purpose, issue_account_token.token_hash, address, now() + lifetime);
+    perform public.record_event(
+        'config_change', 'user', account::text, changes_after => jsonb_build_object('token_issued', purpose));
+    return address;
+end
+$function$;
+comment on function public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval) is 'Keeps the hash of a token for an account, makes its former ones for that purpose void, and returns the address to send it to.';
+grant execute on function public.issue_account_token(bigint,text,text,interval) to app_user;
+revoke execute on function public.issue_account_token(bigint,text,text,interval) from public;
+
+CREATE OR REPLACE FUNCTION public.keep_api_key_limit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_table_name = 'users' then
+        update public.api_key_limits l
+        set owner_is_active = new.is_active, owner_scopes = public.role_scopes(new.role)
+        from public.api_keys k
+        where k.user_id = new.id and l.api_key_id = k.id;
+    elsif new.user_id <> old.user_id then
+        delete from public.api_key_limits l where l.api_key_id = new.id;
+    else
+        update public.api_key_limits l
+        set key_hash   = new.key_hash,
+            is_active  = new.is_active,
+            expires_at = new.expires_at,
+            scopes     = array(select jsonb_array_elements_text(new.scopes)),
+            networks   = public.network_array(new.ip_whitelist),
+            step       = public.rate_limit_step(new.rate_limit_per_minute),
+            slack      = public.rate_limit_step(new.rate_limit_per_minute) * (new.rate_limit_per_minute - 1)
+        where l.api_key_id = new.id;
+    end if;
+    return null;
+end
+$function$;
+comment on function public.keep_api_key_limit() is 'Carries a change of a key or of its owner to api_key_limits, in the transaction that changes it: a key that is revoked is refused from its commit on.';
+revoke execute on function public.keep_api_key_limit() from public;
+
 CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
  RETURNS void
  LANGUAGE sql
@@ -1471,6 +1805,30 @@ $function$;
 comment on function public.lock_for_partitions(urgent boolean) is 'Takes the locks that making partitions needs. Where it is not urgent, false and none of them when somebody holds one for long.';
 revoke execute on function public.lock_for_partitions(boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.lock_out(failures integer, free integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when failures >= free then least(interval '1 hour', interval '30 seconds' * 2 ^ least(failures - free, 20)) end
+$function$;
+comment on function public.lock_out(failures integer, free integer) is 'How long the failure of that number locks out, where so many are free: 30 seconds, doubled with each, an hour at most; null while they are free.';
+
+CREATE OR REPLACE FUNCTION public.login_network(address inet)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select coalesce(
+        case when family(address) = 4 then host(address)
+             when address <<= inet '::ffff:0.0.0.0/96' then host(inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0'))
+             else network(set_masklen(address, 64))::text
+        end, 'unknown')
+$function$;
+comment on function public.login_network(address inet) is 'What counts as one network at a login: an address of IPv4, also where it is written as IPv6, the /64 of an address of IPv6, or unknown.';
+
 CREATE OR REPLACE FUNCTION public.lost_jobs(jobs bigint[], tokens uuid[])
  RETURNS bigint[]
  LANGUAGE sql
@@ -1487,6 +1845,36 @@ $function$;
 comment on function public.lost_jobs(jobs bigint[], tokens uuid[]) is 'Those of a worker''s jobs that it no longer holds with the token given: cancelled, rescued, or ended. One look for all its jobs.';
 grant execute on function public.lost_jobs(bigint[],uuid[]) to app_user;
 revoke execute on function public.lost_jobs(bigint[],uuid[]) from public;
+
+CREATE OR REPLACE FUNCTION public.make_api_key_limit(key bigint, key_hash text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Whoever changes the account or the key at this moment goes first, or finds the row.
+    perform 1 from public.users u
+    where u.id = (select k.user_id from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash)
+    for share;
+    perform 1 from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash for share;
+    insert into public.api_key_limits (
+        api_key_id, user_id, key_hash, is_active, expires_at, scopes, networks, owner_is_active, owner_scopes, step, slack
+    )
+    select k.id, k.user_id, k.key_hash, k.is_active, k.expires_at,
+           array(select jsonb_array_elements_text(k.scopes)), public.network_array(k.ip_whitelist),
+           u.is_active, public.role_scopes(u.role),
+           public.rate_limit_step(k.rate_limit_per_minute),
+           public.rate_limit_step(k.rate_limit_per_minute) * (k.rate_limit_per_minute - 1)
+    from public.api_keys k
+    join public.users u on u.id = k.user_id
+    where k.id = key and k.key_hash = make_api_key_limit.key_hash
+    on conflict on constraint api_key_limits_pkey do nothing;
+    return exists (
+        select from public.api_key_limits l where l.api_key_id = key and l.key_hash = make_api_key_limit.key_hash);
+end
+$function$;
+comment on function public.make_api_key_limit(key bigint, key_hash text) is 'Makes the row of a key''s first request, from its key and its owner; false where there is no such key.';
+revoke execute on function public.make_api_key_limit(bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.mark_duplicate_images()
  RETURNS integer
@@ -1528,6 +1916,48 @@ $function$;
 comment on function public.mark_duplicate_images() is 'Marks images whose content their owner has already, and returns how many were marked. Content is the decoded pixels where they are known, else the file. The oldest is the original, also of what were duplicates of the others; nobody''s image becomes a duplicate of somebody else''s.';
 grant execute on function public.mark_duplicate_images() to app_user;
 revoke execute on function public.mark_duplicate_images() from public;
+
+CREATE OR REPLACE FUNCTION public.mark_metric_change()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if tg_op <> 'INSERT' then
+        perform public.mark_metric_hour(old.recorded_at);
+    end if;
+    if tg_op <> 'DELETE' then
+        perform public.mark_metric_hour(new.recorded_at);
+    end if;
+    return null;
+end
+$function$;
+comment on function public.mark_metric_change() is 'Marks the hour of a sample that came late, changed or went.';
+revoke execute on function public.mark_metric_change() from public;
+
+CREATE OR REPLACE FUNCTION public.mark_metric_hour(at timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    hour_of constant timestamptz := date_trunc('hour', at, 'UTC');
+begin
+    if hour_of < (select p.rows_since from public.rollup_progress p where p.table_name = 'performance_metrics') then
+        raise exception 'samples of % are kept no more, only their roll-ups', at
+            using errcode = 'NS004', hint = 'record samples before their retention ends; rollup_progress says since when they are kept';
+    end if;
+    -- once per transaction is enough
+    insert into public.metric_changes (hour)
+    select hour_of
+    where not exists (select from public.metric_changes c
+                      where c.hour = hour_of and c.xmin = pg_current_xact_id()::xid);
+end
+$function$;
+comment on function public.mark_metric_hour(at timestamp with time zone) is 'Notes that the samples of an hour changed after it may have been rolled up.';
+revoke execute on function public.mark_metric_hour(timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.measure_algorithms()
  RETURNS integer
@@ -1605,6 +2035,19 @@ end
 $function$;
 comment on function public.merkle_root(leaves bytea[]) is 'The root of RFC 6962''s tree over these leaves; null for none.';
 
+CREATE OR REPLACE FUNCTION public.metric_bucket_value(bucket smallint)
+ RETURNS double precision
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    -- as far from both ends, relatively: 2 x 1.02^(i + 1) / (1.02 + 1)
+    select case when bucket = 0 then 0
+                else sign(bucket) * 2 / 2.02::double precision * power(1.02::double precision, abs(bucket) - 499)
+           end
+$function$;
+comment on function public.metric_bucket_value(bucket smallint) is 'The value that stands for a bucket: within 1 % of every value in it.';
+
 CREATE OR REPLACE FUNCTION public.missing_partitions(first timestamp without time zone, last timestamp without time zone)
  RETURNS TABLE(parent text, month timestamp without time zone, name text)
  LANGUAGE sql
@@ -1643,6 +2086,16 @@ $function$;
 comment on function public.near_images(image bigint, distance integer) is 'The same owner''s images that look alike: perceptual hashes at most distance bits of 64 apart, nearest first. A proposal: a person decides.';
 grant execute on function public.near_images(bigint,integer) to app_user;
 revoke execute on function public.near_images(bigint,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.network_array(networks jsonb)
+ RETURNS inet[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when networks is not null then array(select n.network::inet from jsonb_array_elements_text(networks) as n (network)) end
+$function$;
+comment on function public.network_array(networks jsonb) is 'An API key''s networks as an array; null stays null.';
 
 CREATE OR REPLACE FUNCTION public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[])
  RETURNS bigint[]
@@ -1799,6 +2252,62 @@ comment on function public.purge_jobs(older_than interval, how_many integer) is 
 grant execute on function public.purge_jobs(interval,integer) to app_user;
 revoke execute on function public.purge_jobs(interval,integer) from public;
 
+CREATE OR REPLACE FUNCTION public.purge_metrics(keep_samples interval DEFAULT '400 days'::interval, keep_minutes interval DEFAULT '30 days'::interval)
+ RETURNS text[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    p        public.rollup_progress%rowtype;
+    part     record;
+    patience constant text := current_setting('lock_timeout');
+    gone     text[] := '{}';
+begin
+    if keep_samples is null or keep_samples < interval '31 days' or keep_minutes is null or keep_minutes < interval '1 day' then
+        raise exception 'samples are kept for 31 days at least and minutes for a day, not for % and %',
+            coalesce(keep_samples::text, 'null'), coalesce(keep_minutes::text, 'null')
+            using errcode = 'NS004', hint = 'such as interval ''400 days'' and interval ''30 days''';
+    end if;
+    -- the lock of roll_up_metrics(): what it works on must not go
+    perform pg_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0));
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    update public.rollup_progress
+    set minutes_since = greatest(minutes_since, date_trunc('hour', least(now() - keep_minutes, closed_through), 'UTC'))
+    where table_name = 'performance_metrics';
+    delete from public.metric_minutes r
+    using public.metric_series s, public.rollup_progress q
+    where q.table_name = 'performance_metrics' and r.series_id = s.id and r.started_at < q.minutes_since;
+
+    perform set_config('lock_timeout', '250ms', true);
+    for part in
+        select c.relname as name,
+               (make_timestamp(substr(c.relname, 21, 4)::integer, right(c.relname, 2)::integer, 1, 0, 0, 0)
+                + interval '1 month') at time zone 'UTC' as until
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhrelid
+        where i.inhparent = 'public.performance_metrics'::regclass and c.relname ~ '^performance_metrics_[0-9]{6}$'
+        order by until
+    loop
+        exit when (part.until <= least(now() - keep_samples, p.closed_through)) is not true
+               or p.closed_through is null
+               or exists (select from public.metric_changes m where m.hour < part.until);
+        begin
+            execute format('drop table public.%I', part.name);
+        exception
+            when lock_not_available then
+                exit;
+        end;
+        update public.rollup_progress set rows_since = part.until where table_name = 'performance_metrics';
+        gone := gone || part.name::text;
+    end loop;
+    perform set_config('lock_timeout', patience, true);
+    return gone;
+end
+$function$;
+comment on function public.purge_metrics(keep_samples interval, keep_minutes interval) is 'Drops the monthly partitions whose samples are all older than keep_samples and rolled up, and returns their names; removes minutes older than keep_minutes. Hours and days stay. Gives up where a partition is in use for a quarter of a second.';
+revoke execute on function public.purge_metrics(interval,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.queue_marks(OUT marks timestamp with time zone[])
  RETURNS timestamp with time zone[]
  LANGUAGE plpgsql
@@ -1821,6 +2330,16 @@ end
 $function$;
 comment on function public.queue_marks(OUT marks timestamp with time zone[]) is 'The low-water mark of each priority from 1 to 10.';
 revoke execute on function public.queue_marks() from public;
+
+CREATE OR REPLACE FUNCTION public.rate_limit_step(per_minute integer)
+ RETURNS interval
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select interval '1 microsecond' * greatest(1, 60000000 / per_minute)
+$function$;
+comment on function public.rate_limit_step(per_minute integer) is 'A minute divided by a rate limit, rounded down to whole microseconds, of which there is one at least.';
 
 CREATE OR REPLACE FUNCTION public.reconcile_queue_counts()
  RETURNS integer
@@ -1922,26 +2441,64 @@ comment on function public.record_export(resource_type text, resource_id text, p
 grant execute on function public.record_export(text,text,text,jsonb) to app_user;
 revoke execute on function public.record_export(text,text,text,jsonb) from public;
 
-CREATE OR REPLACE FUNCTION public.record_login(user_id bigint, accepted boolean, reason text DEFAULT NULL::text)
- RETURNS void
+CREATE OR REPLACE FUNCTION public.redeem_account_token(token_hash text, purpose text, password_hash text DEFAULT NULL::text)
+ RETURNS bigint
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+declare
+    account bigint;
 begin
-    -- One update and one event either way, for an unknown account too: what differs tells.
-    update public.users u
-    set last_login_at         = case when record_login.accepted then now() else u.last_login_at end,
-        failed_login_attempts = case when record_login.accepted then 0 else u.failed_login_attempts + 1 end
-    where u.id = record_login.user_id;
-    perform public.record_event(
-        'login', 'user', record_login.user_id::text,
-        case when record_login.accepted then 'success' else 'failure' end::public.audit_status,
-        error_message => record_login.reason, user_id => record_login.user_id);
+    -- One statement takes it, so that of two who bring it at once one finds it used.
+    update public.account_tokens t set used_at = clock_timestamp()
+    from public.users u
+    where t.token_hash = redeem_account_token.token_hash
+      and t.purpose = redeem_account_token.purpose
+      and t.used_at is null and t.expires_at > clock_timestamp()
+      and u.id = t.user_id and u.is_active and lower(u.email) = lower(t.email)
+    returning u.id into account;
+    if not found then
+        raise exception 'the token is unknown, used or expired' using errcode = 'NS002', hint = 'ask for another one';
+    end if;
+    update public.users u set is_email_verified = true where u.id = account;
+    if purpose = 'reset_password' then
+        perform public.change_password(account, redeem_account_token.password_hash);
+        perform public.unlock_account(account);
+    end if;
+    return account;
 end
 $function$;
-comment on function public.record_login(user_id bigint, accepted boolean, reason text) is 'Keeps last_login_at and failed_login_attempts, and writes the login event, accepted or not.';
-grant execute on function public.record_login(bigint,boolean,text) to app_user;
-revoke execute on function public.record_login(bigint,boolean,text) from public;
+comment on function public.redeem_account_token(token_hash text, purpose text, password_hash text) is 'Uses a token once and returns whose it was: the address is verified, and with reset_password the account has the new password, no session any more and no lock.';
+grant execute on function public.redeem_account_token(text,text,text) to app_user;
+revoke execute on function public.redeem_account_token(text,text,text) from public;
+
+CREATE OR REPLACE FUNCTION public.refresh_login_counters()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    changed integer;
+begin
+    -- Not by the login itself: an update for accounts alone would tell which ones exist.
+    update public.users u
+    set failed_login_attempts = a.failures,
+        account_locked_until  = greatest(u.account_locked_until, a.locked_until)
+    from public.login_attempts a
+    where a.account_hash = public.sha256_hex(lower(u.email)) and a.network = '*'
+      and (u.failed_login_attempts <> a.failures or a.locked_until > coalesce(u.account_locked_until, '-infinity'));
+    get diagnostics changed = row_count;
+    delete from public.login_attempts a
+    where a.tried_at < now() - interval '1 day' and coalesce(greatest(a.locked_until, a.trusted_until), now()) <= now();
+    delete from public.sessions s where s.expires_at < now() - interval '90 days';
+    return changed;
+end
+$function$;
+comment on function public.refresh_login_counters() is 'Brings failed_login_attempts and account_locked_until of the accounts up to date and returns how many changed; removes tries and sessions that are long past. Housekeeping calls it.';
+grant execute on function public.refresh_login_counters() to app_user;
+revoke execute on function public.refresh_login_counters() from public;
 
 CREATE OR REPLACE FUNCTION public.refresh_user_counters()
  RETURNS integer
@@ -2072,6 +2629,34 @@ end
 $function$;
 comment on function public.refuse_duplicate_chain() is 'Refuses a duplicate of a duplicate, or of somebody else''s image: every duplicate names its owner''s original.';
 
+CREATE OR REPLACE FUNCTION public.refuse_misleading_networks()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    wrong text;
+begin
+    begin
+        select n.network into wrong
+        from jsonb_array_elements_text(new.ip_whitelist) as n (network)
+        where n.network::cidr::text <> n.network
+           or (n.network::cidr && cidr '::ffff:0.0.0.0/96' and n.network <> '::/0')
+        limit 1;
+    exception
+        when invalid_text_representation then
+            wrong := new.ip_whitelist::text;
+    end;
+    if wrong is not null then
+        raise exception 'ip_whitelist holds %, which is no canonical network', wrong
+            using errcode = 'NS004',
+                  hint = 'such as 192.0.2.0/24: the prefix always given, no bits beyond it, IPv4 never written as IPv6';
+    end if;
+    return new;
+end
+$function$;
+comment on function public.refuse_misleading_networks() is 'Refuses networks that are not written as PostgreSQL writes them, and those of IPv6 that hold IPv4 addresses: they would not mean what they seem to.';
+
 CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2092,6 +2677,21 @@ begin
 end
 $function$;
 comment on function public.refuse_scopes_beyond_role() is 'Refuses an API key whose scopes exceed its owner''s role, or don''t exist.';
+
+CREATE OR REPLACE FUNCTION public.refuse_to_part_duplicates()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if exists (select from public.images i where i.duplicate_of = new.id) then
+        raise exception 'image % has duplicates, so it can''t get another owner', new.id
+            using errcode = 'NS004', hint = 'duplicates are told within one owner''s images: remove them, or let another be their original';
+    end if;
+    return new;
+end
+$function$;
+comment on function public.refuse_to_part_duplicates() is 'Refuses another owner for an original that has duplicates, which belong to the same.';
 
 CREATE OR REPLACE FUNCTION public.refuse_transition()
  RETURNS trigger
@@ -2270,6 +2870,157 @@ AS $function$
     end
 $function$;
 comment on function public.role_scopes(role public.user_role) is 'The scopes that an API key of an account in this role may have. read:images: list and show images. write:images: take in, change, archive and remove them. read:results: read and export what analyses found. run:analyses: enqueue, cancel and retry jobs. read:metrics: metrics and the queue. read:audit: the audit trail. manage:accounts: accounts and keys.';
+
+CREATE OR REPLACE FUNCTION public.roll_up_metric_days(first timestamp with time zone, last timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.metric_days r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+    insert into public.metric_days
+    select m.series_id, m.started_at, m.samples, m.total, m.minimum, m.maximum, b.buckets, b.counts
+    from (
+        select h.series_id, date_trunc('day', h.started_at, 'UTC') as started_at, sum(h.sample_count) as samples,
+               sum(h.total) as total, min(h.minimum) as minimum, max(h.maximum) as maximum
+        from public.metric_series s
+        join public.metric_hours h on h.series_id = s.id and h.started_at >= first and h.started_at < last
+        group by 1, 2
+    ) m
+    cross join lateral (
+        select array_agg(c.bucket order by c.bucket) as buckets, array_agg(c.rows order by c.bucket) as counts
+        from (
+            select u.bucket, sum(u.rows)::integer as rows
+            from public.metric_hours h
+            cross join unnest(h.buckets, h.counts) as u (bucket, rows)
+            where h.series_id = m.series_id and h.started_at >= m.started_at and h.started_at < m.started_at + interval '24 hours'
+            group by 1
+        ) c
+    ) b;
+end
+$function$;
+comment on function public.roll_up_metric_days(first timestamp with time zone, last timestamp with time zone) is 'Makes the roll-ups of the days from first to last (UTC, last not included) anew from those of their hours.';
+revoke execute on function public.roll_up_metric_days(timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.roll_up_metric_hours(first timestamp with time zone, last timestamp with time zone, minutes_since timestamp with time zone)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.metric_changes c where c.hour >= first and c.hour < last;
+    insert into public.metric_series (metric_name, metric_type, unit, labels)
+    select distinct m.metric_name, m.metric_type, m.unit, m.labels
+    from public.performance_metrics m
+    where m.recorded_at >= first and m.recorded_at < last
+    on conflict do nothing;
+    delete from public.metric_minutes r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+    delete from public.metric_hours r
+    using public.metric_series s where r.series_id = s.id and r.started_at >= first and r.started_at < last;
+
+    -- the histogram of each minute, a row per bucket; aggregate_performance_metrics() has the same arithmetic
+    with cells as materialized (
+        select s.id as series_id, date_trunc('minute', m.recorded_at, 'UTC') as started_at,
+               case when m.value = 0 then 0
+                    else sign(m.value) * (500 + floor(ln(abs(m.value::double precision)) / ln(1.02::double precision)))
+               end::smallint as bucket,
+               count(*) as rows, sum(m.sample_count) as samples, sum(m.value * m.sample_count) as total,
+               min(m.value) as minimum, max(m.value) as maximum
+        from public.performance_metrics m
+        join public.metric_series s on s.metric_name = m.metric_name and s.metric_type = m.metric_type
+                                   and s.unit = m.unit and s.labels = m.labels
+        where m.recorded_at >= first and m.recorded_at < last
+        group by 1, 2, 3
+    ), by_minute as (
+        insert into public.metric_minutes
+        select c.series_id, c.started_at, sum(c.samples), sum(c.total), min(c.minimum), max(c.maximum),
+               array_agg(c.bucket order by c.bucket), array_agg(c.rows::integer order by c.bucket)
+        from cells c
+        where c.started_at >= roll_up_metric_hours.minutes_since
+        group by 1, 2
+    )
+    insert into public.metric_hours
+    select h.series_id, h.started_at, sum(h.samples), sum(h.total), min(h.minimum), max(h.maximum),
+           array_agg(h.bucket order by h.bucket), array_agg(h.rows::integer order by h.bucket)
+    from (
+        select c.series_id, date_trunc('hour', c.started_at, 'UTC') as started_at, c.bucket, sum(c.rows) as rows,
+               sum(c.samples) as samples, sum(c.total) as total, min(c.minimum) as minimum, max(c.maximum) as maximum
+        from cells c
+        group by 1, 2, 3
+    ) h
+    group by 1, 2;
+end
+$function$;
+comment on function public.roll_up_metric_hours(first timestamp with time zone, last timestamp with time zone, minutes_since timestamp with time zone) is 'Makes the roll-ups of the hours from first to last (UTC, last not included) anew from the samples; by minute from minutes_since on.';
+revoke execute on function public.roll_up_metric_hours(timestamp with time zone,timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.roll_up_metrics(most_hours integer DEFAULT 24)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    numbered constant boolean := pg_current_xact_id_if_assigned() is not null;
+    settled  constant timestamptz := date_trunc('hour', clock_timestamp() - interval '5 minutes', 'UTC');
+    mine     bigint;
+    p        public.rollup_progress%rowtype;
+    first    timestamptz;
+    late     timestamptz;
+    done     integer := 0;
+begin
+    if most_hours is null or most_hours not between 1 and 8784 then
+        raise exception 'most_hours must be from 1 to 8784, not %', coalesce(most_hours::text, 'null')
+            using errcode = 'NS004', hint = 'call it again until it returns 0';
+    end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.roll_up_metrics', 0)) then
+        return 0;  -- somebody is at it, for all
+    end if;
+    select * into p from public.rollup_progress r where r.table_name = 'performance_metrics';
+    -- A number drawn now is above all that were drawn before; one that is above it is from
+    -- another server, before a restore.
+    mine := pg_current_xact_id()::text::bigint;
+    if p.closing_at is null or p.closing_xid > mine or p.closing_at <= p.closed_through then
+        if numbered then
+            return 0;  -- long ago, perhaps
+        end if;
+        p.closing_at := settled;
+        p.closing_xid := mine;
+    end if;
+    p.minutes_since := coalesce(p.minutes_since, p.closing_at - interval '720 hours');
+    if pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= p.closing_xid then
+        first := coalesce(p.closed_through, (select date_trunc('hour', min(m.recorded_at), 'UTC') from public.performance_metrics m));
+        p.closed_through := least(first + make_interval(hours => most_hours), p.closing_at);
+        if first < p.closed_through then
+            perform public.roll_up_metric_hours(first, p.closed_through, p.minutes_since);
+            perform public.roll_up_metric_days(date_trunc('day', first, 'UTC'), date_trunc('day', p.closed_through, 'UTC'));
+            done := extract(epoch from p.closed_through - first) / 3600;
+        end if;
+    end if;
+    insert into public.rollup_progress as r (table_name, closed_through, closing_at, closing_xid, minutes_since)
+    values ('performance_metrics', p.closed_through, p.closing_at, p.closing_xid, p.minutes_since)
+    on conflict (table_name) do update
+    set closed_through = excluded.closed_through, closing_at = excluded.closing_at,
+        closing_xid = excluded.closing_xid, minutes_since = excluded.minutes_since;
+    for late in
+        select distinct c.hour from public.metric_changes c
+        where c.hour < p.closed_through
+        order by c.hour limit greatest(most_hours - done, 1)
+    loop
+        perform public.roll_up_metric_hours(late, late + interval '1 hour', p.minutes_since);
+        if date_trunc('day', late, 'UTC') + interval '24 hours' <= p.closed_through then
+            perform public.roll_up_metric_days(date_trunc('day', late, 'UTC'), date_trunc('day', late, 'UTC') + interval '24 hours');
+        end if;
+        done := done + 1;
+    end loop;
+    return done;
+end
+$function$;
+comment on function public.roll_up_metrics(most_hours integer) is 'Rolls up the hours that are closed, oldest first, then those that changed late, some most_hours of them, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own, which nobody waits for. Hours are closed when every transaction that might still add to them has ended.';
+grant execute on function public.roll_up_metrics(integer) to app_user;
+revoke execute on function public.roll_up_metrics(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
  RETURNS integer
@@ -2555,6 +3306,112 @@ $function$;
 comment on function public.sweep_queue() is 'Brings the low-water marks up to date where that is due: every half second, from zero every second or so. claim_jobs() calls it. Returns whether it began from zero.';
 revoke execute on function public.sweep_queue() from public;
 
+CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    subject text;
+begin
+    update public.users u set account_locked_until = null, failed_login_attempts = 0
+    where u.id = account returning public.sha256_hex(lower(u.email)) into subject;
+    if not found then
+        raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
+    end if;
+    update public.login_attempts a set locked_until = null, failures = 0 where a.account_hash = subject;
+end
+$function$;
+comment on function public.unlock_account(account bigint) is 'Lets an account log in again from everywhere, whatever failed before.';
+grant execute on function public.unlock_account(bigint) to app_user;
+revoke execute on function public.unlock_account(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    -- ::ffff:a.b.c.d is a.b.c.d, so that no network of IPv4 is walked round, or missed, by it
+    origin constant inet := case
+        when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
+        then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
+        else address end;
+    held   public.api_key_limits%rowtype;
+begin
+    for try in 1 .. 2 loop
+        -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
+        -- again with what it holds then; a limit that is used up changes no row and locks none.
+        update public.api_key_limits l
+        set unused_at        = greatest(l.unused_at, clock_timestamp()) + l.step,
+            busy_since       = case when l.unused_at < clock_timestamp() then clock_timestamp() else l.busy_since end,
+            busy_requests    = case when l.unused_at < clock_timestamp() then 1 else l.busy_requests + 1 end,
+            uncounted        = l.uncounted + 1,
+            last_accepted_at = clock_timestamp()
+        where l.api_key_id = key
+          and l.key_hash = verify_api_key.key_hash
+          and l.is_active
+          and l.owner_is_active
+          and (l.expires_at is null or l.expires_at > clock_timestamp())
+          and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
+          and (l.networks is null or origin <<= any (l.networks))
+          and l.unused_at <= clock_timestamp() + l.slack
+        returning l.api_key_id, l.user_id, true,
+                  floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
+        into api_key_id, user_id, accepted, remaining;
+        if accepted then
+            return;
+        end if;
+        select l.* into held from public.api_key_limits l where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
+        exit when found;
+        if not public.make_api_key_limit(key, key_hash) then
+            accepted := false;
+            reason := 'unknown key';
+            return;
+        end if;
+    end loop;
+
+    api_key_id := held.api_key_id;
+    user_id := held.user_id;
+    accepted := false;
+    reason := case
+        when not held.is_active then 'revoked key'
+        when not held.owner_is_active then 'inactive account'
+        when held.expires_at <= clock_timestamp() then 'expired key'
+        when scope <> all (held.scopes) then 'scope not granted'
+        when scope <> all (held.owner_scopes) then 'scope beyond the owner''s role'
+        when held.networks is not null and (origin <<= any (held.networks)) is not true then 'address not allowed'
+        else 'rate limit reached'
+    end;
+    if reason = 'rate limit reached' then
+        remaining := 0;
+        retry_after := greatest(held.unused_at - held.slack - clock_timestamp(), interval '0');
+    end if;
+end
+$function$;
+comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
+grant execute on function public.verify_api_key(bigint,text,text,inet) to app_user;
+revoke execute on function public.verify_api_key(bigint,text,text,inet) from public;
+
+CREATE OR REPLACE FUNCTION public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone)
+ RETURNS record
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select s.id, u.id, u.role, s.expires_at
+    from public.sessions s
+    join public.users u on u.id = s.user_id
+    where s.token_hash = verify_session.token_hash
+      and s.ended_at is null and s.expires_at > clock_timestamp() and u.is_active
+$function$;
+comment on function public.verify_session(token_hash text, OUT session_id bigint, OUT user_id bigint, OUT role public.user_role, OUT expires_at timestamp with time zone) is 'Whose session a token, named by its SHA-256, is, and what the account may do now; nulls where there is none, or it has ended.';
+grant execute on function public.verify_session(text) to app_user;
+revoke execute on function public.verify_session(text) from public;
+
 CREATE OR REPLACE FUNCTION public.wake_workers(jobs bigint)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -2578,6 +3435,21 @@ $function$;
 comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
 grant execute on function public.wake_workers(bigint) to app_user;
 revoke execute on function public.wake_workers(bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.whole_units(unit text, begins timestamp with time zone, ends timestamp with time zone)
+ RETURNS tstzmultirange
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select tstzmultirange(tstzrange(b.first, greatest(b.first, date_trunc(whole_units.unit, whole_units.ends, 'UTC'))))
+    from (select case when date_trunc(whole_units.unit, whole_units.begins, 'UTC') = whole_units.begins then whole_units.begins
+                      else date_trunc(whole_units.unit, whole_units.begins, 'UTC')
+                           -- 24 hours: a day of the session's time zone may be longer
+                           + case whole_units.unit when 'day' then interval '24 hours' else ('1 ' || whole_units.unit)::interval end
+                 end as first) b
+$function$;
+comment on function public.whole_units(unit text, begins timestamp with time zone, ends timestamp with time zone) is 'From the first whole minute, hour or day (UTC) of a span to the end of its last; empty where there is none.';
 
 CREATE OR REPLACE FUNCTION public.within_limits(candidates bigint[])
  RETURNS bigint[]
@@ -2609,6 +3481,35 @@ end
 $function$;
 comment on function public.within_limits(candidates bigint[]) is 'Those of the candidates, in their order, that may run now; their limits are locked until the transaction ends.';
 revoke execute on function public.within_limits(bigint[]) from public;
+
+create table public.account_tokens (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    purpose    text                     not null,
+    token_hash text                     not null,
+    email      text                     not null,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    used_at    timestamp with time zone,
+    constraint account_tokens_pkey PRIMARY KEY (id),
+    constraint account_tokens_token_hash_key UNIQUE (token_hash),
+    constraint account_tokens_email_given CHECK (email <> ''::text),
+    constraint account_tokens_expires_after_creation CHECK (expires_at > created_at),
+    constraint account_tokens_purpose_known CHECK (purpose = ANY (ARRAY['verify_email'::text, 'reset_password'::text])),
+    constraint account_tokens_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.account_tokens is 'Tokens sent by e-mail, each for one use: who has it reads the account''s mail.';
+comment on column public.account_tokens.id is 'Number of the token.';
+comment on column public.account_tokens.user_id is 'Whose account it is for.';
+comment on column public.account_tokens.purpose is 'verify_email: the address is the account''s. reset_password: a new password.';
+comment on column public.account_tokens.token_hash is 'SHA-256 of the token, which is sent once and stored nowhere.';
+comment on column public.account_tokens.email is 'The address it was made for; it is void once the account has another.';
+comment on column public.account_tokens.created_at is 'When it was made.';
+comment on column public.account_tokens.expires_at is 'From then on it is void.';
+comment on column public.account_tokens.used_at is 'When it was used, or made void by the next one; null: neither.';
+
+CREATE INDEX account_tokens_user_id_created_at_idx ON public.account_tokens USING btree (user_id, created_at DESC);
+comment on index public.account_tokens_user_id_created_at_idx is 'An account''s tokens, newest first; the foreign key.';
 
 create table public.algorithm_speeds (
     algorithm_name    text                     not null,
@@ -2817,6 +3718,45 @@ comment on function public.read_results(image bigint, purpose text) is 'An image
 grant execute on function public.read_results(bigint,text) to app_user;
 revoke execute on function public.read_results(bigint,text) from public;
 
+create unlogged table public.api_key_limits (
+    api_key_id       bigint                   not null,
+    user_id          bigint                   not null,
+    key_hash         text                     not null,
+    is_active        boolean                  not null,
+    expires_at       timestamp with time zone,
+    scopes           text[]                   not null,
+    networks         inet[],
+    owner_is_active  boolean                  not null,
+    owner_scopes     text[]                   not null,
+    step             interval                 not null,
+    slack            interval                 not null,
+    unused_at        timestamp with time zone not null default now(),
+    busy_since       timestamp with time zone not null default now(),
+    busy_requests    bigint                   not null default 0,
+    uncounted        bigint                   not null default 0,
+    last_accepted_at timestamp with time zone,
+    constraint api_key_limits_pkey PRIMARY KEY (api_key_id),
+    constraint api_key_limits_busy_requests_not_negative CHECK (busy_requests >= 0),
+    constraint api_key_limits_uncounted_not_negative CHECK (uncounted >= 0)
+) with (autovacuum_vacuum_scale_factor = '0.02', fillfactor = '20');
+comment on table public.api_key_limits is 'What decides on a request with a key, and how far its rate limit is used up. Unlogged: empty after a crash, and made again. Nobody''s to read or write: verify_api_key() does.';
+comment on column public.api_key_limits.api_key_id is 'The key; its row is made by its first request.';
+comment on column public.api_key_limits.user_id is 'Whose key it is.';
+comment on column public.api_key_limits.key_hash is 'The key''s hash.';
+comment on column public.api_key_limits.is_active is 'The key is not revoked.';
+comment on column public.api_key_limits.expires_at is 'When the key ends by itself; null: never.';
+comment on column public.api_key_limits.scopes is 'What the key may do.';
+comment on column public.api_key_limits.networks is 'Where it may be used from; null: anywhere.';
+comment on column public.api_key_limits.owner_is_active is 'Its owner''s account is switched on.';
+comment on column public.api_key_limits.owner_scopes is 'What keys of its owner''s role may do: role_scopes().';
+comment on column public.api_key_limits.step is 'A minute divided by the limit, in whole microseconds: how far each request moves unused_at.';
+comment on column public.api_key_limits.slack is 'How far unused_at may lie ahead for one more request: all steps of the limit but one.';
+comment on column public.api_key_limits.unused_at is 'When its limit is wholly unused again: the theoretical arrival time of GCRA.';
+comment on column public.api_key_limits.busy_since is 'Since when the limit was never wholly unused.';
+comment on column public.api_key_limits.busy_requests is 'Accepted requests since then.';
+comment on column public.api_key_limits.uncounted is 'Accepted requests that count_api_key_uses() has not yet carried to api_keys.';
+comment on column public.api_key_limits.last_accepted_at is 'The last accepted request; null: none yet.';
+
 create table public.api_keys (
     id                           bigint                   not null generated always as identity,
     user_id                      bigint                   not null,
@@ -2853,16 +3793,16 @@ comment on column public.api_keys.key_hash is 'SHA-256 of the key, 64 hexadecima
 comment on column public.api_keys.name is 'What its owner calls it.';
 comment on column public.api_keys.description is 'What it is for.';
 comment on column public.api_keys.is_active is 'False once it is revoked.';
-comment on column public.api_keys.last_used_at is 'Last accepted request.';
+comment on column public.api_keys.last_used_at is 'Last accepted request; brought up to date in batches.';
 comment on column public.api_keys.created_at is 'When it was made.';
 comment on column public.api_keys.expires_at is 'When it ends by itself; null: never.';
 comment on column public.api_keys.scopes is 'What it may do, an array of texts.';
 comment on column public.api_keys.ip_whitelist is 'Networks it may be used from, an array of CIDR texts; null: any.';
 comment on column public.api_keys.rate_limit_per_minute is 'Requests a minute.';
-comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began.';
-comment on column public.api_keys.request_count_current_window is 'Requests in that window.';
-comment on column public.api_keys.total_requests is 'Requests since it was made.';
-comment on column public.api_keys.usage_stats is 'Requests by day and outcome, as a JSON object.';
+comment on column public.api_keys.last_rate_limit_reset is 'When the current window of its rate limit began: since then the limit was never wholly unused. Brought up to date in batches.';
+comment on column public.api_keys.request_count_current_window is 'Requests in that window; brought up to date in batches.';
+comment on column public.api_keys.total_requests is 'Requests since it was made; brought up to date in batches.';
+comment on column public.api_keys.usage_stats is 'Requests by day (UTC) and outcome, {"2026-01-31": {"accepted": 7, "refused": 1}}; brought up to date in batches.';
 grant insert, select, update on public.api_keys to app_user;
 
 CREATE INDEX api_keys_expires_at_idx ON public.api_keys USING btree (expires_at) WHERE is_active AND expires_at IS NOT NULL;
@@ -2886,8 +3826,57 @@ comment on trigger api_keys_audit_insert on public.api_keys is 'Every new key is
 CREATE TRIGGER api_keys_audit_update AFTER UPDATE ON public.api_keys REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('api_key');
 comment on trigger api_keys_audit_update on public.api_keys is 'Every decided change of a key is an event.';
 
+CREATE TRIGGER api_keys_keep_limit AFTER UPDATE OF user_id, key_hash, is_active, expires_at, scopes, ip_whitelist, rate_limit_per_minute ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger api_keys_keep_limit on public.api_keys is 'Revoked at once, and so every other change.';
+
+CREATE TRIGGER api_keys_networks_canonical BEFORE INSERT OR UPDATE OF ip_whitelist ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.ip_whitelist) = 'array'::text AND NOT new.ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_misleading_networks();
+comment on trigger api_keys_networks_canonical on public.api_keys is 'Networks mean what they seem to.';
+
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
+
+CREATE OR REPLACE FUNCTION public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval DEFAULT '1 day'::interval)
+ RETURNS public.api_keys
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    old_key public.api_keys%rowtype;
+    new_key public.api_keys%rowtype;
+begin
+    if overlap is null or overlap < interval '0' or overlap > interval '90 days' then
+        raise exception 'the overlap must be from 0 to 90 days, not %', coalesce(overlap::text, 'null')
+            using errcode = 'NS004', hint = 'long enough to give the new key to all who use the old one';
+    end if;
+    select k.* into old_key from public.api_keys k where k.id = key for no key update;
+    if not found then
+        raise exception 'there is no API key %', key using errcode = 'NS003', hint = 'negspace keys list shows those there are';
+    end if;
+    if not old_key.is_active or old_key.expires_at <= now() then
+        raise exception 'API key % has ended and can''t be rotated', key using errcode = 'NS006', hint = 'negspace keys create makes another';
+    end if;
+    insert into public.api_keys (
+        id, user_id, key_hash, name, description, scopes, ip_whitelist, rate_limit_per_minute, expires_at
+    )
+    overriding system value
+    values (
+        successor, old_key.user_id, key_hash, old_key.name, old_key.description, old_key.scopes, old_key.ip_whitelist,
+        old_key.rate_limit_per_minute, now() + (old_key.expires_at - old_key.created_at)
+    )
+    returning * into new_key;
+    update public.api_keys k
+    set is_active  = overlap > interval '0',
+        expires_at = case when overlap > interval '0' then least(k.expires_at, now() + overlap) else k.expires_at end
+    where k.id = key;
+    perform public.record_event(
+        'permission_change', 'api_key', successor::text, changes_after => jsonb_build_object('replaces', key));
+    return new_key;
+end
+$function$;
+comment on function public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval) is 'Makes a successor of a key, with all that the key has and as long to live as it had, and ends the key after the overlap; at once where that is 0.';
+grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to app_user;
+revoke execute on function public.rotate_api_key(bigint,bigint,text,interval) from public;
 
 create table public.audit_holds (
     id          bigint                   not null generated always as identity,
@@ -3318,7 +4307,10 @@ CREATE INDEX images_analysis_status_uploaded_at_idx ON public.images USING btree
 comment on index public.images_analysis_status_uploaded_at_idx is 'Images of one status, newest first.';
 
 CREATE INDEX images_duplicate_of_idx ON public.images USING btree (duplicate_of) WHERE duplicate_of IS NOT NULL;
-comment on index public.images_duplicate_of_idx is 'An original''s duplicates; duplicate_images_report; the foreign key.';
+comment on index public.images_duplicate_of_idx is 'An original''s duplicates; the foreign key.';
+
+CREATE INDEX images_duplicate_report_idx ON public.images USING btree (user_id, duplicate_of, id) INCLUDE (original_filename, file_size, uploaded_at) WHERE duplicate_of IS NOT NULL;
+comment on index public.images_duplicate_report_idx is 'Duplicates by owner and original: duplicate_images_report, without the table.';
 
 CREATE INDEX images_failed_idx ON public.images USING btree (updated_at DESC) WHERE analysis_status = 'failed'::public.analysis_status;
 comment on index public.images_failed_idx is 'What failed last.';
@@ -3373,6 +4365,9 @@ comment on trigger images_audit_update on public.images is 'Every decided change
 
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
 comment on trigger images_duplicate_names_an_original on public.images is 'No chains of duplicates.';
+
+CREATE TRIGGER images_keep_duplicates_together BEFORE UPDATE OF user_id ON public.images FOR EACH ROW WHEN (old.user_id <> new.user_id) EXECUTE FUNCTION public.refuse_to_part_duplicates();
+comment on trigger images_keep_duplicates_together on public.images is 'An original and its duplicates have one owner.';
 
 CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger images_set_updated_at on public.images is 'Keeps updated_at.';
@@ -3455,6 +4450,140 @@ grant select on public.job_logs to app_user;
 CREATE INDEX job_logs_logged_at_idx ON public.job_logs USING btree (logged_at);
 comment on index public.job_logs_logged_at_idx is 'The oldest first: purge_job_logs().';
 
+create table public.login_attempts (
+    account_hash  text                     not null,
+    network       text                     not null,
+    failures      integer                  not null default 0,
+    failed_at     timestamp with time zone,
+    locked_until  timestamp with time zone,
+    trusted_until timestamp with time zone,
+    tried_at      timestamp with time zone not null default now(),
+    constraint login_attempts_pkey PRIMARY KEY (account_hash, network),
+    constraint login_attempts_account_hash_sha256 CHECK (length(account_hash) = 64 AND account_hash !~ '[^0-9a-f]'::text),
+    constraint login_attempts_failures_not_negative CHECK (failures >= 0),
+    constraint login_attempts_network_given CHECK (network <> ''::text)
+) with (fillfactor = '70');
+comment on table public.login_attempts is 'Logins tried, per e-mail address and network: what decides on the next one.';
+comment on column public.login_attempts.account_hash is 'SHA-256 of the address in lower case: what is typed there may be a password.';
+comment on column public.login_attempts.network is 'The network, login_network(); * for all of them together.';
+comment on column public.login_attempts.failures is 'Failures since the last success, or since a day without any.';
+comment on column public.login_attempts.failed_at is 'The last failure that counted.';
+comment on column public.login_attempts.locked_until is 'No login before this time; null: never locked since the last success.';
+comment on column public.login_attempts.trusted_until is 'Until when the lock over all networks doesn''t hold here, since the account has logged in from here.';
+comment on column public.login_attempts.tried_at is 'The last try, counted or not.';
+
+CREATE INDEX login_attempts_tried_at_idx ON public.login_attempts USING btree (tried_at);
+comment on index public.login_attempts_tried_at_idx is 'What is long past, for refresh_login_counters().';
+
+create table public.metric_changes (
+    id   bigint                   not null generated always as identity,
+    hour timestamp with time zone not null,
+    constraint metric_changes_pkey PRIMARY KEY (id)
+);
+comment on table public.metric_changes is 'Hours (UTC) whose samples changed late: read from the samples until they are rolled up anew. Each writer adds rows of its own, so that nobody waits.';
+comment on column public.metric_changes.id is 'Number of the row.';
+comment on column public.metric_changes.hour is 'When the hour began.';
+grant select on public.metric_changes to app_user;
+
+CREATE INDEX metric_changes_hour_idx ON public.metric_changes USING btree (hour);
+comment on index public.metric_changes_hour_idx is 'Whether an hour changed, and which did.';
+
+create table public.metric_days (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_days_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_days_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_days_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_days_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_days is 'Metrics by day (UTC); they stay when the samples go.';
+comment on column public.metric_days.series_id is 'The series.';
+comment on column public.metric_days.started_at is 'When the day began.';
+comment on column public.metric_days.sample_count is 'How many samples.';
+comment on column public.metric_days.total is 'Their sum.';
+comment on column public.metric_days.minimum is 'The smallest value of a row.';
+comment on column public.metric_days.maximum is 'The largest value of a row.';
+comment on column public.metric_days.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_days.counts is 'How many rows each of them holds.';
+grant select on public.metric_days to app_user;
+
+create table public.metric_hours (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_hours_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_hours_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_hours_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_hours_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_hours is 'Metrics by hour (UTC); they stay when the samples go.';
+comment on column public.metric_hours.series_id is 'The series.';
+comment on column public.metric_hours.started_at is 'When the hour began.';
+comment on column public.metric_hours.sample_count is 'How many samples.';
+comment on column public.metric_hours.total is 'Their sum.';
+comment on column public.metric_hours.minimum is 'The smallest value of a row.';
+comment on column public.metric_hours.maximum is 'The largest value of a row.';
+comment on column public.metric_hours.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_hours.counts is 'How many rows each of them holds.';
+grant select on public.metric_hours to app_user;
+
+create table public.metric_minutes (
+    series_id    bigint                   not null,
+    started_at   timestamp with time zone not null,
+    sample_count bigint                   not null,
+    total        numeric                  not null,
+    minimum      numeric(15,4)            not null,
+    maximum      numeric(15,4)            not null,
+    buckets      smallint[]               not null,
+    counts       integer[]                not null,
+    constraint metric_minutes_pkey PRIMARY KEY (series_id, started_at),
+    constraint metric_minutes_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets) AND cardinality(buckets) > 0),
+    constraint metric_minutes_minimum_not_above CHECK (minimum <= maximum),
+    constraint metric_minutes_sample_count_positive CHECK (sample_count > 0)
+);
+comment on table public.metric_minutes is 'Metrics by minute (UTC), of the last weeks.';
+comment on column public.metric_minutes.series_id is 'The series.';
+comment on column public.metric_minutes.started_at is 'When the minute began.';
+comment on column public.metric_minutes.sample_count is 'How many samples.';
+comment on column public.metric_minutes.total is 'Their sum.';
+comment on column public.metric_minutes.minimum is 'The smallest value of a row.';
+comment on column public.metric_minutes.maximum is 'The largest value of a row.';
+comment on column public.metric_minutes.buckets is 'Buckets of the histogram that hold a row, ascending.';
+comment on column public.metric_minutes.counts is 'How many rows each of them holds.';
+grant select on public.metric_minutes to app_user;
+
+create table public.metric_series (
+    id          bigint                   not null generated always as identity,
+    metric_name text                     not null,
+    metric_type text                     not null,
+    unit        text                     not null,
+    labels      jsonb                    not null,
+    labels_hash text                     not null generated always as (public.sha256_hex(labels::text)) stored,
+    created_at  timestamp with time zone not null default now(),
+    constraint metric_series_pkey PRIMARY KEY (id),
+    constraint metric_series_identity_key UNIQUE (metric_name, metric_type, unit, labels_hash)
+);
+comment on table public.metric_series is 'What roll-ups are told apart by: one row per metric, type, unit and labels.';
+comment on column public.metric_series.id is 'Number of the series.';
+comment on column public.metric_series.metric_name is 'As performance_metrics has it.';
+comment on column public.metric_series.metric_type is 'As performance_metrics has it.';
+comment on column public.metric_series.unit is 'As performance_metrics has it.';
+comment on column public.metric_series.labels is 'As performance_metrics has it.';
+comment on column public.metric_series.labels_hash is 'SHA-256 of the labels'' text: they may be longer than an index takes.';
+comment on column public.metric_series.created_at is 'When it was first rolled up.';
+grant select on public.metric_series to app_user;
+
 create table public.performance_metrics (
     id             bigint                   not null generated always as identity,
     metric_name    text                     not null,
@@ -3498,6 +4627,12 @@ comment on index public.performance_metrics_name_recorded_at_idx is 'One metric 
 
 CREATE INDEX performance_metrics_recorded_at_idx ON public.performance_metrics USING brin (recorded_at);
 comment on index public.performance_metrics_recorded_at_idx is 'All metrics of a span of time: 40 kB where a btree takes hundreds of MB.';
+
+CREATE TRIGGER performance_metrics_mark_change AFTER DELETE OR UPDATE ON public.performance_metrics FOR EACH ROW EXECUTE FUNCTION public.mark_metric_change();
+comment on trigger performance_metrics_mark_change on public.performance_metrics is 'A sample that changes or goes marks its hour.';
+
+CREATE TRIGGER performance_metrics_mark_late AFTER INSERT ON public.performance_metrics FOR EACH ROW WHEN (new.recorded_at < (clock_timestamp() - '00:05:00'::interval)) EXECUTE FUNCTION public.mark_metric_change();
+comment on trigger performance_metrics_mark_late on public.performance_metrics is 'A late sample marks its hour.';
 
 create table public.processing_queue (
     id                      bigint                   not null generated always as identity,
@@ -3923,15 +5058,16 @@ CREATE OR REPLACE FUNCTION public.record_batch_metrics(held public.processing_qu
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (metric_name, value, unit, labels, context)
-    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
            jsonb_build_object('algorithm', h.algorithm_name, 'outcome', record_batch_metrics.outcome),
-           jsonb_build_object('job_id', h.id)
+           jsonb_build_object('job_id', h.id), v.ms, v.ms, v.ms
     from unnest(record_batch_metrics.held) h
     cross join lateral (values
         ('job_wait_ms', extract(epoch from h.started_at - greatest(h.created_at, h.scheduled_at)) * 1000),
         ('job_run_ms',  extract(epoch from record_batch_metrics.ended_at - h.started_at) * 1000)
     ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
     where m.ms is not null
 $function$;
 comment on function public.record_batch_metrics(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone) is 'How long the tries of a batch waited (job_wait_ms) and ran (job_run_ms): two metrics per job.';
@@ -3974,15 +5110,16 @@ CREATE OR REPLACE FUNCTION public.record_job_metrics(job public.processing_queue
  LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    insert into public.performance_metrics (metric_name, value, unit, labels, context)
-    select m.name, round(greatest(m.ms, 0), 4), 'ms',
+    insert into public.performance_metrics (metric_name, value, unit, labels, context, percentile_p50, percentile_p95, percentile_p99)
+    select m.name, v.ms, 'ms',
            jsonb_build_object('algorithm', (record_job_metrics.job).algorithm_name, 'outcome', record_job_metrics.outcome),
-           jsonb_build_object('job_id', (record_job_metrics.job).id)
+           jsonb_build_object('job_id', (record_job_metrics.job).id), v.ms, v.ms, v.ms
     from (values
         ('job_wait_ms', extract(epoch from (record_job_metrics.job).started_at
                                 - greatest((record_job_metrics.job).created_at, (record_job_metrics.job).scheduled_at)) * 1000),
         ('job_run_ms',  extract(epoch from record_job_metrics.ended_at - (record_job_metrics.job).started_at) * 1000)
     ) as m (name, ms)
+    cross join lateral (select round(greatest(m.ms, 0), 4) as ms) v
     where m.ms is not null
 $function$;
 comment on function public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone) is 'Two metrics of a job''s try: how long it waited (job_wait_ms) and ran (job_run_ms).';
@@ -4093,6 +5230,26 @@ comment on column public.queue_limits.max_running is 'How many may run at once; 
 comment on column public.queue_limits.running is 'How many run; kept by the triggers of processing_queue.';
 grant select on public.queue_limits to app_user;
 
+create table public.rollup_progress (
+    table_name     text                     not null,
+    closed_through timestamp with time zone,
+    closing_at     timestamp with time zone,
+    closing_xid    bigint,
+    minutes_since  timestamp with time zone,
+    rows_since     timestamp with time zone,
+    constraint rollup_progress_pkey PRIMARY KEY (table_name),
+    constraint rollup_progress_closing_whole CHECK ((closing_at IS NULL) = (closing_xid IS NULL)),
+    constraint rollup_progress_table_name_known CHECK (table_name = ANY (ARRAY['performance_metrics'::text, 'security_audit'::text]))
+);
+comment on table public.rollup_progress is 'How far each table is rolled up.';
+comment on column public.rollup_progress.table_name is 'The table.';
+comment on column public.rollup_progress.closed_through is 'Everything before it is rolled up; null: nothing yet.';
+comment on column public.rollup_progress.closing_at is 'Where what is rolled up next ends, once every transaction below closing_xid has ended.';
+comment on column public.rollup_progress.closing_xid is 'Above the number of every transaction that might still write before closing_at unseen.';
+comment on column public.rollup_progress.minutes_since is 'Roll-ups by minute are kept from then on.';
+comment on column public.rollup_progress.rows_since is 'The rows themselves are kept from then on; null: all are there.';
+grant select on public.rollup_progress to app_user;
+
 create table public.security_audit (
     id             bigint                   not null generated always as identity,
     user_id        bigint,
@@ -4198,6 +5355,37 @@ end
 $function$;
 comment on function public.audit_leaf(event public.security_audit) is 'The leaf of an event: SHA-256 of a zero byte and its canonical text, form 1.';
 
+create table public.sessions (
+    id         bigint                   not null generated always as identity,
+    user_id    bigint                   not null,
+    token_hash text                     not null,
+    ip_address inet,
+    user_agent text,
+    created_at timestamp with time zone not null default now(),
+    expires_at timestamp with time zone not null,
+    ended_at   timestamp with time zone,
+    constraint sessions_pkey PRIMARY KEY (id),
+    constraint sessions_token_hash_key UNIQUE (token_hash),
+    constraint sessions_expires_after_creation CHECK (expires_at > created_at),
+    constraint sessions_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
+);
+comment on table public.sessions is 'Logins that last: who holds the token acts for the account.';
+comment on column public.sessions.id is 'Number of the session.';
+comment on column public.sessions.user_id is 'Whose it is.';
+comment on column public.sessions.token_hash is 'SHA-256 of its token, which is given out once and stored nowhere.';
+comment on column public.sessions.ip_address is 'From where it was begun.';
+comment on column public.sessions.user_agent is 'With which program.';
+comment on column public.sessions.created_at is 'When it began.';
+comment on column public.sessions.expires_at is 'When it ends by itself; use doesn''t prolong it.';
+comment on column public.sessions.ended_at is 'When it was ended; null: it wasn''t.';
+grant select (created_at, ended_at, expires_at, id, ip_address, user_agent, user_id) on public.sessions to app_user;
+
+CREATE INDEX sessions_expires_at_idx ON public.sessions USING btree (expires_at);
+comment on index public.sessions_expires_at_idx is 'What ended long ago, for refresh_login_counters().';
+
+CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
+comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
+
 create table public.users (
     id                    bigint                   not null generated always as identity,
     email                 text                     not null,
@@ -4238,8 +5426,8 @@ comment on column public.users.updated_at is 'When the row last changed; kept by
 comment on column public.users.metadata is 'Anything else, as a JSON object.';
 comment on column public.users.audit_event_count is 'Events of the audit trail by this account; brought up to date in batches.';
 comment on column public.users.api_request_count is 'Requests with its API keys; brought up to date in batches.';
-comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one.';
-comment on column public.users.account_locked_until is 'No login before this time; null: not locked.';
+comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one; brought up to date in batches.';
+comment on column public.users.account_locked_until is 'No login before this time, but from networks it has logged in from of late; null: not locked. Brought up to date in batches, and obeyed where somebody sets it.';
 comment on column public.users.security_settings is 'The account''s own security settings, as a JSON object.';
 grant insert, select, update on public.users to app_user;
 
@@ -4269,6 +5457,9 @@ comment on trigger users_audit_insert on public.users is 'Every new account is a
 
 CREATE TRIGGER users_audit_update AFTER UPDATE ON public.users REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('user');
 comment on trigger users_audit_update on public.users is 'Every decided change of an account is an event.';
+
+CREATE TRIGGER users_keep_api_key_limits AFTER UPDATE OF role, is_active ON public.users FOR EACH ROW WHEN (old.role <> new.role OR old.is_active <> new.is_active) EXECUTE FUNCTION public.keep_api_key_limit();
+comment on trigger users_keep_api_key_limits on public.users is 'What an account may no longer do its keys may no longer do.';
 
 CREATE TRIGGER users_set_updated_at BEFORE UPDATE ON public.users FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger users_set_updated_at on public.users is 'Keeps updated_at.';
@@ -4358,27 +5549,32 @@ comment on view public.audit_summary_by_user is 'Per user: events, successes, fa
 grant select on public.audit_summary_by_user to app_user;
 
 create view public.duplicate_images_report as
- SELECT o.id AS original_id,
-    o.user_id,
-    o.original_filename,
-    o.file_hash,
-    o.file_size,
-    d.duplicate_count,
-    d.duplicate_ids,
-    d.duplicate_filenames,
-    d.duplicate_bytes,
-    d.last_duplicate_at
-   FROM public.images o
-     JOIN LATERAL ( SELECT count(*) AS duplicate_count,
+ SELECT original_id,
+    user_id,
+    ( SELECT o.original_filename
+           FROM public.images o
+          WHERE o.id = d.original_id) AS original_filename,
+    ( SELECT o.file_hash
+           FROM public.images o
+          WHERE o.id = d.original_id) AS file_hash,
+    ( SELECT o.file_size
+           FROM public.images o
+          WHERE o.id = d.original_id) AS file_size,
+    duplicate_count,
+    duplicate_ids,
+    duplicate_filenames,
+    duplicate_bytes,
+    last_duplicate_at
+   FROM ( SELECT i.user_id,
+            i.duplicate_of AS original_id,
+            count(*) AS duplicate_count,
             array_agg(i.id ORDER BY i.id) AS duplicate_ids,
             array_agg(i.original_filename ORDER BY i.id) AS duplicate_filenames,
             sum(i.file_size) AS duplicate_bytes,
             max(i.uploaded_at) AS last_duplicate_at
            FROM public.images i
-          WHERE i.duplicate_of = o.id) d ON d.duplicate_count > 0
-  WHERE NOT o.is_duplicate AND (EXISTS ( SELECT
-           FROM public.images i
-          WHERE i.duplicate_of = o.id));
+          WHERE i.duplicate_of IS NOT NULL
+          GROUP BY i.user_id, i.duplicate_of) d;
 comment on view public.duplicate_images_report is 'Each original that has duplicates, with their numbers, names and bytes. Bytes of exact duplicates are stored once all the same.';
 grant select on public.duplicate_images_report to app_user;
 
@@ -4520,39 +5716,45 @@ comment on view public.recent_audit_events is 'The newest 1000 events, newest fi
 grant select on public.recent_audit_events to app_user;
 
 create view public.user_activity_summary as
- SELECT id AS user_id,
-    email,
-    full_name,
-    role,
-    is_active,
-    ( SELECT count(*) AS count
-           FROM public.images i
-          WHERE i.user_id = u.id) AS image_count,
-    ( SELECT count(*) AS count
-           FROM public.analysis_results r
-          WHERE r.user_id = u.id) AS analysis_count,
-    ( SELECT max(i.uploaded_at) AS max
-           FROM public.images i
-          WHERE i.user_id = u.id) AS last_upload_at,
-    ( SELECT max(r.created_at) AS max
-           FROM public.analysis_results r
-          WHERE r.user_id = u.id) AS last_analysis_at,
-    last_login_at
-   FROM public.users u;
+ SELECT u.id AS user_id,
+    u.email,
+    u.full_name,
+    u.role,
+    u.is_active,
+    i.image_count,
+    r.analysis_count,
+    i.last_upload_at,
+    r.last_analysis_at,
+    u.last_login_at
+   FROM public.users u
+     CROSS JOIN LATERAL ( SELECT count(*) AS image_count,
+            max(i_1.uploaded_at) AS last_upload_at
+           FROM public.images i_1
+          WHERE i_1.user_id = u.id) i
+     CROSS JOIN LATERAL ( SELECT count(*) AS analysis_count,
+            max(r_1.created_at) AS last_analysis_at
+           FROM public.analysis_results r_1
+          WHERE r_1.user_id = u.id) r;
 comment on view public.user_activity_summary is 'Per user: how many images and analyses, last upload, last analysis, last login.';
 grant select on public.user_activity_summary to app_user;
 
+alter table public.account_tokens add constraint account_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey FOREIGN KEY (analysis_id) REFERENCES public.analysis_results(id) ON DELETE CASCADE;
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.metric_days add constraint metric_days_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
+alter table public.metric_hours add constraint metric_hours_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
+alter table public.metric_minutes add constraint metric_minutes_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.sessions add constraint sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 
 commit;
 

@@ -1,13 +1,14 @@
-"""What must happen now and then: partitions, expired answers, old logs, counters, seals."""
+"""What must happen now and then: partitions, expired answers, logs, counters, seals, roll-ups."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from datetime import timedelta
 from typing import Final
 
-from negspace import audit, cache
+from negspace import audit, cache, keys, metrics, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 from negspace.worker import logs
@@ -15,7 +16,7 @@ from negspace.worker import logs
 log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
-SEALING: Final = 60.0  # seconds: how long an event may stand unsealed
+OFTEN: Final = 60.0  # seconds: how long an event may stand unsealed, and an hour not rolled up
 LOGS_KEPT: Final = timedelta(days=30)
 
 
@@ -38,7 +39,7 @@ def refresh_counters(database: Database) -> None:
 
 
 class Housekeeper(threading.Thread):
-    """Does all of it at once, and again every hour, until it is ended; seals every minute."""
+    """Does all of it at once and every hour, seals and roll-ups every minute, until its end."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(name="negspace-housekeeper", daemon=True)
@@ -47,21 +48,24 @@ class Housekeeper(threading.Thread):
 
     def run(self) -> None:
         """The thread's life."""
-        rounds = 0
+        due = 0.0
         while True:
             try:
-                if rounds % int(INTERVAL / SEALING) == 0:
+                if time.monotonic() >= due:
+                    due = time.monotonic() + INTERVAL
                     ensure_partitions(self._database)
                     cache.purge_expired(self._database)
                     logs.purge(self._database, LOGS_KEPT)
+                    keys.count_uses(self._database)
                     refresh_counters(self._database)
+                    users.refresh_login_counters(self._database)
                 audit.seal(self._database)
+                metrics.roll_up(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
                 log.warning("housekeeping: %s", error.message)
-            rounds += 1
-            if self._ended.wait(SEALING):
+            if self._ended.wait(OFTEN):
                 return
 
     def end(self) -> None:

@@ -1,0 +1,115 @@
+"""p50, p95 and p99 of a week by the hour: from roll-ups, and by percentile_cont from the samples.
+
+Makes a database of its own on an embedded server.
+
+    python benchmarks/metrics.py --rows 1e6 --rows 1e7
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from negspace import database, metrics, server, settings
+from negspace.database import Database, rows
+
+HERE = Path(__file__).parent
+MIGRATIONS = HERE.parent / "src/negspace/sql/migrations"
+PAGE = HERE.parent / "docs/benchmarks.md"
+WEEK = timedelta(hours=168)
+GOAL, WORST = 30, 0.01
+
+FILL = """
+    insert into performance_metrics (metric_name, value, unit, labels, recorded_at)
+    select 'run_ms',
+           round(exp(3 + sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()))::numeric, 4), 'ms',
+           jsonb_build_object('outcome', (array['completed', 'failed'])[1 + (random() < 0.1)::int]),
+           %(since)s + (%(until)s - %(since)s) * (n / %(rows)s::double precision)
+    from generate_series(0, %(rows)s - 1) as n"""
+
+OURS = """
+    select p50, p95, p99
+    from aggregate_performance_metrics('run_ms', '1 hour', %(since)s, %(until)s)"""
+SAMPLES = """
+    select percentile_cont(array[0.5, 0.95, 0.99])
+               within group (order by value::double precision) as p
+    from performance_metrics
+    where metric_name = 'run_ms' and recorded_at >= %(since)s and recorded_at < %(until)s
+    group by date_bin('1 hour', recorded_at, timestamptz '2000-01-01 00:00:00+00')
+    order by date_bin('1 hour', recorded_at, timestamptz '2000-01-01 00:00:00+00')"""
+
+
+def timed(connection: database.Connection, query: str, given: dict[str, object], runs: int):
+    took = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        found = rows(connection, query.encode(), given)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took) * 1000, found
+
+
+def measure(count: int, home: Path) -> str:
+    found = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}))
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    given = {"since": until - WEEK, "until": until, "rows": count}
+    with Database(found.url("owner")) as owner:
+        with owner.transaction() as connection:
+            for file in sorted(MIGRATIONS.glob("*.up.sql")):
+                connection.execute(file.read_text(encoding="utf-8").encode())
+            connection.execute("select ensure_partitions(oldest => %s)", [given["since"]])
+            connection.execute("alter table performance_metrics disable trigger user")
+            connection.execute(FILL.encode(), given)
+            connection.execute("alter table performance_metrics enable trigger user")
+            connection.execute("analyze performance_metrics")
+        began = time.perf_counter()
+        assert metrics.roll_up(owner) >= 168
+        rolled = count / (time.perf_counter() - began)
+    with database.connect(found.url("app"), autocommit=True) as connection:
+        ours, answers = timed(connection, OURS, given, 5)
+        theirs, exact = timed(connection, SAMPLES, given, 1)
+    worst = max(
+        abs(answer[column] - truth["p"][place]) / truth["p"][place]
+        for answer, truth in zip(answers, exact, strict=True)
+        for place, column in enumerate(("p50", "p95", "p99"))
+    )
+    ratio = theirs / ours
+    holds = "yes" if worst <= WORST and (ratio >= GOAL or count < 10**7) else "**missed**"
+    goal = f"{GOAL} ×" if count >= 10**7 else ""
+    return (
+        f"| {count:,} | {ours:,.1f} ms | {theirs:,.0f} ms | {ratio:,.0f} × | {goal} |"
+        f" {worst:.2%} | {holds} | {rolled:,.0f} |"
+    )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--rows", type=float, action="append")
+    lines = [
+        "| rows in a week | roll-ups | percentile_cont | ratio | goal | worst error | holds |"
+        " rows/s rolled up |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
+    ]
+    for count in options.parse_args().rows or [1e6, 1e7]:
+        home = Path(tempfile.mkdtemp(prefix="negspace-metrics-"))
+        home.chmod(0o711)
+        try:
+            lines.append(measure(int(count), home))
+        finally:
+            server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
+            shutil.rmtree(home)
+        print(lines[-1], flush=True)
+    begin, end = "<!-- metrics -->", "<!-- /metrics -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    text = "\n".join([begin, *lines, end]) + rest.partition(end)[2]
+    PAGE.write_text(before + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
