@@ -69,6 +69,17 @@ def test_a_day_with_migrations(migrate, folder):
     assert migrate("history").out.splitlines()[0].split()[:3] == ["id", "when", "batch"]
 
 
+def test_validate_says_what_has_no_way_down(migrate, folder):
+    """It is allowed, and said on stderr; with a reason in the file it is not."""
+    assert "no way down" not in migrate("validate").err
+    (folder / "002_posts.down.sql").unlink()
+    (folder / "001_users.down.sql").unlink()
+    (folder / "001_users.up.sql").write_text("-- negspace: irreversible why not\nselect 1;")
+    for ran in (migrate("validate"), migrate("validate", "--offline")):
+        assert (ran.status, ran.out) == (0, "valid\n")
+        assert "no way down: 002_posts\n" in ran.err
+
+
 def test_a_failure_points_at_the_place_and_exits_1(migrate, folder):
     (folder / "002_posts.up.sql").write_text("create table posts (\n  id nt\n);")
     ran = migrate("up")

@@ -9,7 +9,7 @@ import pytest
 from migrating import states, tables
 from negspace import migrate
 from negspace.errors import MigrationFileError
-from negspace.migrate import validate
+from negspace.migrate import Ground, squash, validate
 from negspace.migrate.files import read_folder
 
 DIESEL = {
@@ -40,6 +40,12 @@ GOOSE = {
         "-- +goose Down\ndrop index concurrently i;\n"
     ),
 }
+FLYWAY = {
+    "V1__users.sql": "create table users (id int);",
+    "U1__users.sql": "drop table users;",
+    "V1.1__fast.sql": "create index concurrently i on users (id);",
+    "U1.1__fast.sql": "drop index i;",
+}
 GOLANG_MIGRATE = {
     "1_users.up.sql": "create table users (id int);",
     "1_users.down.sql": "drop table users;",
@@ -62,8 +68,8 @@ def problems(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "files",
-    [DIESEL, DBMATE, GOOSE, GOLANG_MIGRATE],
-    ids=["diesel", "dbmate", "goose", "golang-migrate"],
+    [DIESEL, DBMATE, GOOSE, GOLANG_MIGRATE, FLYWAY],
+    ids=["diesel", "dbmate", "goose", "golang-migrate", "flyway"],
 )
 def test_a_folder_of_each_form_goes_up_and_down(empty_database, tmp_path, files):
     write(tmp_path, files)
@@ -224,6 +230,47 @@ def test_metadata_that_is_no_toml_is_said(tmp_path):
     ((where, message),) = problems(tmp_path)
     assert where == "1_a/metadata.toml"
     assert message.startswith("no TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("files", "made"),
+    [
+        (DIESEL, ["TIME_more/down.sql", "TIME_more/up.sql"]),
+        (DBMATE, ["TIME_more.sql"]),
+        (GOOSE, ["3_more.sql"]),
+        (GOLANG_MIGRATE, ["11_more.down.sql", "11_more.up.sql"]),
+        (FLYWAY, ["U2__more.sql", "V2__more.sql"]),
+        ({"V2024.01.02__a.sql": "select 1"}, ["UTIME__more.sql", "VTIME__more.sql"]),
+    ],
+)
+def test_new_keeps_the_form_of_the_folder(tmp_path, files, made):
+    there = set(write(tmp_path, files).rglob("*.sql"))
+    up, down = migrate.new(tmp_path, "more")
+    found = sorted(str(p.relative_to(tmp_path)) for p in set(tmp_path.rglob("*.sql")) - there)
+    number = read_folder(tmp_path).migrations[-1].version
+    assert [name.replace(number, "TIME") if len(number) > 2 else name for name in found] == made
+    assert {str(p.relative_to(tmp_path)) for p in (up, down)} == set(found)
+    assert problems(tmp_path) == []
+    assert read_folder(tmp_path).migrations[-1].key[1] == "more"
+    if up == down:
+        assert "-- " in up.read_text()
+
+
+@pytest.mark.parametrize("files", [DIESEL, DBMATE, GOOSE, FLYWAY])
+def test_a_squash_keeps_the_form_of_the_folder_and_each_file(empty_database, tmp_path, files):
+    write(tmp_path, files)
+    third = migrate.new(tmp_path, "more")
+    place = Ground(empty_database.owner, empty_database.superuser)
+    *first, _ = read_folder(tmp_path).migrations
+    made = squash(place, tmp_path, to=first[-1].name)
+    assert made.replaces == tuple(migration.name for migration in first)
+    assert problems(tmp_path) == []
+    assert [m.key[1] for m in read_folder(tmp_path).migrations] == ["baseline", "more"]
+    kept = {str(p.relative_to(tmp_path / "squashed")) for p in tmp_path.glob("squashed/**/*.*")}
+    assert {name for name in kept if not (tmp_path / "squashed" / name).is_dir()} == set(files)
+    assert all(path.exists() for path in third)
+    assert migrate.up(empty_database.owner, tmp_path).ok
+    assert tables(empty_database.owner) == ["users"]
 
 
 def test_an_empty_way_down_is_none(empty_database, tmp_path):

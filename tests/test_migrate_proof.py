@@ -75,6 +75,11 @@ def own_oid(address: str) -> int:
     [
         ("create index t_name_idx on t (name)", "drop index t_name_idx"),
         ("create view v as select id from t", "drop view v"),
+        ("create view v as select 'now'::timestamp as made", "drop view v"),
+        (
+            "alter table t alter n set default date_part('year', 'now'::timestamptz)",
+            "alter table t alter n drop default",
+        ),
         (
             "create function f() returns int language sql return 1; comment on table t is 'x'",
             "drop function f; comment on table t is null",
@@ -412,6 +417,17 @@ def test_a_shadow_goes_with_its_block(place):
     with pytest.raises(KeyboardInterrupt), shadow(place) as address, connect(address):
         raise KeyboardInterrupt
     assert shadows(place.creator) == []
+
+
+def test_a_shadow_s_lock_holds_up_neither_vacuum_nor_concurrent_indexes(place):
+    """Its transaction idles in the database that the shadow stands for, and has no snapshot."""
+    with shadow(place), connect(place.creator) as connection:
+        found = only(
+            connection,
+            "select state, backend_xmin from pg_stat_activity"
+            " where application_name = 'negspace shadow: lock' and datname = current_database()",
+        )
+        assert found == {"state": "idle in transaction", "backend_xmin": None}
 
 
 def test_a_killed_maker_s_shadow_is_swept_and_a_living_one_s_is_not(place, tmp_path):

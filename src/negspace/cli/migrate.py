@@ -320,12 +320,12 @@ def history(count: int | None, as_json: bool) -> None:
 @folder_option
 @output.json_option
 def new(name: str, folder: Path, as_json: bool) -> None:
-    """Make the two empty files of a new migration, numbered after the last."""
+    """Make the empty files of a new migration, in the folder's form, numbered after the last."""
     paths = migrate.new(folder, name)
     if as_json:
         output.show_json({"up": paths[0], "down": paths[1]})
         return
-    for path in paths:
+    for path in dict.fromkeys(paths):
         output.show_text(str(path))
 
 

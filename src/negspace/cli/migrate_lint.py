@@ -127,7 +127,8 @@ def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool
         for problem in problems:
             output.show_text(f"{problem.where}: {problem.message}")
             output.show_text(f"  hint: {problem.hint}")
-        output.show_text(f"{len(problems)} problems" if problems else "valid")
+        count = len(problems)
+        output.show_text(f"{count} problem{'s' * (count > 1)}" if problems else "valid")
     return FOUND if problems else 0
 
 

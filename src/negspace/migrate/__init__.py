@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from negspace.migrate.authoring import new
     from negspace.migrate.baselining import Baseline, baseline
     from negspace.migrate.drifting import Drift, DriftedObject, drift
     from negspace.migrate.failure import Failure
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
         down,
         dump,
         history,
-        new,
         redo,
         status,
         up,
@@ -73,7 +73,7 @@ _LATER: Final = {
     "either_order": "ordering",
     "ground": "shadow",
     "history": "runner",
-    "new": "runner",
+    "new": "authoring",
     "prove": "proof",
     "proven": "guard",
     "redo": "runner",

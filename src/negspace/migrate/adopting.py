@@ -15,8 +15,9 @@ from typing import Any, Final, TypeAlias
 
 from negspace.database import Connection, translated
 from negspace.errors import FileError, InvalidInputError, RefusedError
-from negspace.migrate.files import Folder, Migration, key_of
+from negspace.migrate.files import Folder, Migration
 from negspace.migrate.histories import HISTORIES
+from negspace.migrate.names import is_number, key_of, number_of
 from negspace.migrate.queries import query
 
 __all__ = ["TOOLS", "Adopted", "adopted"]
@@ -95,7 +96,7 @@ class _History:
 
 
 def _is(migration: Migration, version: str) -> bool:
-    return version.isdecimal() and migration.key[0] == int(version)
+    return is_number(version) and migration.key[0] == number_of(version)
 
 
 def _unknown(folder: Folder, version: str) -> RefusedError:
@@ -156,8 +157,9 @@ def _flyway(history: _History) -> Iterable[Migration]:
         version = row["version"]
         if row["type"].startswith("UNDO") or row["type"] == "DELETE":
             found.pop(version, None)
-        elif row["type"] == "BASELINE":
-            found[version] = history.up_to(version)
+        elif row["type"].endswith("BASELINE"):  # of a schema that may have had no files
+            last = number_of(version)
+            found[version] = [m for m in history.folder.migrations if m.key[0] <= last]
         else:
             found[version] = [history.numbered(version)]
     return [migration for migrations in found.values() for migration in migrations]

@@ -14,13 +14,13 @@ from typing import Literal, TypeAlias
 
 from negspace.errors import MigrationFileError
 from negspace.migrate.catalog import Catalog, Difference, Object
+from negspace.migrate.disagreeing import disagreements
 from negspace.migrate.explain import created, dropped, made
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.live import read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import applied_files, built
-from negspace.migrate.plan import disagreements
 from negspace.migrate.schema_file import in_order
 from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground

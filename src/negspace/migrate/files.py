@@ -2,21 +2,27 @@
 
 ``NUMBER_name.up.sql`` with ``NUMBER_name.down.sql`` beside it, or ``NUMBER_name.py`` with
 ``up(connection)`` and ``down(connection)``; or one of the forms of other tools that
-``forms`` knows. The number has any width, a timestamp's too, and may have dashes in it; files
-are in order of its value, then of their name.
+``forms`` knows. The number has any width, a timestamp's too, and may have dashes in it, or
+dots where it is Flyway's; files are in order of its value, then of their name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from negspace.errors import FileError, MigrationFileError
-from negspace.migrate.forms import NAME, Piece, pieces_of_file, pieces_of_folder
+from negspace.migrate.flyway import is_flyways, piece_of_flyway
+from negspace.migrate.forms import Piece, file_names, pieces_of_file, pieces_of_folder
+from negspace.migrate.names import NAME, Key, key_of, version_of
 from negspace.migrate.script import MigrationFile, Problem, as_problem
 
-__all__ = ["Folder", "Migration", "key_of", "read_folder"]
+__all__ = ["SQUASHED", "Folder", "Migration", "read_folder"]
+
+SQUASHED: Final = "squashed"
+"""The folder inside a folder where replaced migrations lie; never read."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,17 @@ class Migration:
         version: The number as it is written: ``001``.
         up: The file that applies it.
         down: The file that undoes it, or None; the same file for Python.
+        form: See ``forms``.
     """
 
     name: str
     version: str
     up: MigrationFile
     down: MigrationFile | None
+    form: str = "pairs"
 
     @property
-    def key(self) -> tuple[int, str]:
+    def key(self) -> Key:
         """What the order goes by, and what makes it the same migration in the ledger."""
         return key_of(self.name)
 
@@ -50,11 +58,16 @@ class Migration:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of migrations, in order, and what is wrong with their names."""
+    """A folder of migrations, in order, and what is wrong with their names.
+
+    Attributes:
+        form: See ``forms``; ``pairs`` where there are none yet.
+    """
 
     path: Path
     migrations: tuple[Migration, ...]
     problems: tuple[Problem, ...]
+    form: str = "pairs"
 
     def checked(self) -> tuple[Problem, ...]:
         """Everything wrong with the folder and its files, each file read to its end."""
@@ -62,18 +75,6 @@ class Folder:
         found = [file.problem() for file in dict.fromkeys(files)]
         contradictions = [_contradiction(migration) for migration in self.migrations]
         return (*self.problems, *(p for p in (*found, *contradictions) if p is not None))
-
-
-def key_of(name: str) -> tuple[int, str]:
-    """The value of a migration's number, and its name without it.
-
-    Args:
-        name: Such as ``001_initial_schema``; ``1_initial_schema`` gives the same.
-    """
-    found = NAME.fullmatch(name)
-    if found is None:
-        return 0, name
-    return int(found["number"].replace("-", "")), found["title"]
 
 
 def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
@@ -93,13 +94,16 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
     try:
         pieces, problems = _pieces(path, strip_transaction)
     except OSError as error:
+        file = error.filename or path
         raise FileError(
-            f"{error.filename or path}: {error.strerror}",
-            hint="--dir takes the folder of the migrations",
-            file=str(error.filename or path),
+            f"{file}: {error.strerror}",
+            hint="--dir takes the folder of the migrations"
+            if Path(file) == path
+            else "make it a file that can be read, or take it out",
+            file=str(file),
         ) from None
     problems += _mixed(path, pieces)
-    found: dict[tuple[int, str], dict[str, Piece]] = {}
+    found: dict[Key, dict[str, Piece]] = {}
     for piece in pieces:
         problem = _place(found, piece)
         problems += [problem] if problem else []
@@ -111,16 +115,20 @@ def read_folder(path: Path, *, strip_transaction: bool = False) -> Folder:
             migrations.append(made)
         else:
             problems.append(made)
-    return Folder(path, tuple(migrations), tuple(problems))
+    form = pieces[0].form if pieces else "pairs"
+    return Folder(path, tuple(migrations), tuple(problems), form)
 
 
 def _pieces(path: Path, strip_transaction: bool) -> tuple[list[Piece], list[Problem]]:
     found: list[Piece] = []
     problems: list[Problem] = []
-    entries = (entry for entry in path.iterdir() if not entry.name.startswith("."))
-    for entry in sorted(entries, key=lambda entry: entry.name):
+    entries = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+    entries.sort(key=lambda entry: entry.name)
+    for entry in (*entries, *_below(entries)):
         try:
-            if entry.suffix == ".sql" or (entry.suffix == ".py" and entry.name[0].isdecimal()):
+            if is_flyways(entry.name):
+                found.append(_of_flyway(entry, strip_transaction))
+            elif entry.suffix == ".sql" or (entry.suffix == ".py" and entry.name[0].isdecimal()):
                 found += pieces_of_file(entry, entry.read_bytes(), strip_transaction)
             elif NAME.fullmatch(entry.name) and entry.is_dir():
                 files = {name: (entry / name).read_bytes() for name in _parts(entry)}
@@ -131,6 +139,21 @@ def _pieces(path: Path, strip_transaction: bool) -> tuple[list[Piece], list[Prob
             file = error.details.get("file")
             problems.append(as_problem(error, Path(str(file or entry))))
     return found, problems
+
+
+def _of_flyway(entry: Path, strip_transaction: bool) -> Piece:
+    config = entry.with_name(f"{entry.name}.conf")
+    settings = config.read_bytes() if config.exists() else None
+    return piece_of_flyway(entry, entry.read_bytes(), settings, strip_transaction)
+
+
+def _below(entries: Collection[Path]) -> list[Path]:
+    """Flyway's files in the folders below, which Flyway reads too; in a folder of its form."""
+    if any(entry.suffix == ".sql" and not is_flyways(entry.name) for entry in entries):
+        return []
+    folders = [e for e in entries if e.name != SQUASHED and not NAME.fullmatch(e.name)]
+    found = (path for folder in folders if folder.is_dir() for path in folder.rglob("*__*"))
+    return sorted(path for path in found if is_flyways(path.name))
 
 
 def _parts(folder: Path) -> list[str]:
@@ -159,7 +182,7 @@ def _mixed(path: Path, pieces: Iterable[Piece]) -> Iterator[Problem]:
         )
 
 
-def _place(found: dict[tuple[int, str], dict[str, Piece]], piece: Piece) -> Problem | None:
+def _place(found: dict[Key, dict[str, Piece]], piece: Piece) -> Problem | None:
     roles = found.setdefault(key_of(piece.stem), {})
     role = piece.role
     same = roles.get(role) or (
@@ -176,7 +199,7 @@ def _place(found: dict[tuple[int, str], dict[str, Piece]], piece: Piece) -> Prob
     return None
 
 
-def _pair_by_number(found: dict[tuple[int, str], dict[str, Piece]]) -> None:
+def _pair_by_number(found: dict[Key, dict[str, Piece]]) -> None:
     """Give a down whose name is not quite its up's to the one up of its number without any.
 
     Tools that go by the number alone never notice, so such folders are about.
@@ -194,12 +217,11 @@ def _migration(roles: dict[str, Piece]) -> Migration | Problem:
     up = roles.get("up") or roles.get("python")
     if up is None:
         down = roles["down"]
-        missing = "up.sql" if down.form == "folders" else f"{down.stem}.up.sql"
-        return Problem(down.file.path, f"a down without an up: {missing} is missing", "add it")
-    found = NAME.fullmatch(up.stem)
-    number = found["number"] if found else ""
+        missing = Path(file_names(down.form, down.stem)[0])
+        said = missing.name if down.form == "folders" else missing
+        return Problem(down.file.path, f"a down without an up: {said} is missing", "add it")
     back = roles.get("down") or roles.get("python")
-    return Migration(up.stem, number, up.file, back.file if back else None)
+    return Migration(up.stem, version_of(up.stem), up.file, back.file if back else None, up.form)
 
 
 def _contradiction(migration: Migration) -> Problem | None:

@@ -9,6 +9,7 @@ dbmate         ``NUMBER_name.sql`` with ``-- migrate:up`` and ``-- migrate:down`
                ``transaction:false`` where it must be outside a transaction
 goose          ``NUMBER_name.sql`` with ``-- +goose Up``, ``Down``, ``NO TRANSACTION`` and
                ``StatementBegin``, ``StatementEnd``
+flyway         ``V1.1__name.sql``, ``U1.1__name.sql``: see ``flyway``
 ============== ====================================================================
 
 A file with both ways becomes two. In each the other way is blank, so that lines and columns
@@ -27,12 +28,19 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from negspace.errors import MigrationFileError
+from negspace.migrate.names import NAME
 from negspace.migrate.script import MigrationFile, Problem
 
-__all__ = ["FORMS", "NAME", "Piece", "pieces_of_file", "pieces_of_folder", "stem_of"]
-
-NAME: Final = re.compile(r"(?P<number>\d+(?:-\d+)*)[_-](?P<title>.+)")
-"""A migration's name: its number, which may have dashes in it, and its title."""
+__all__ = [
+    "FORMS",
+    "Piece",
+    "file_names",
+    "markers_of",
+    "pieces_of_file",
+    "pieces_of_folder",
+    "refuse_markers",
+    "stem_of",
+]
 
 FORMS: Final = "NUMBER_name.up.sql, NUMBER_name.down.sql or NUMBER_name.py"
 
@@ -58,7 +66,7 @@ class Piece:
     Attributes:
         stem: The migration's name.
         role: ``up``, ``down``, or ``python`` for both.
-        form: ``pairs``, ``folders``, ``dbmate`` or ``goose``.
+        form: ``pairs``, ``folders``, ``dbmate``, ``goose`` or ``flyway``.
     """
 
     stem: str
@@ -84,6 +92,17 @@ def stem_of(path: Path) -> tuple[str, str | None]:
     return path.stem, None
 
 
+def file_names(form: str, stem: str) -> tuple[str, str]:
+    """The files of a migration of that name, in its folder: of the way up and of the way down."""
+    if form == "folders":
+        return f"{stem}/up.sql", f"{stem}/down.sql"
+    if form in {"dbmate", "goose"}:
+        return f"{stem}.sql", f"{stem}.sql"
+    if form == "flyway":
+        return f"{stem}.sql", f"U{stem.removeprefix('V')}.sql"
+    return f"{stem}.up.sql", f"{stem}.down.sql"
+
+
 def pieces_of_file(path: Path, data: bytes, strip_transaction: bool) -> tuple[Piece, ...]:
     """The ways that a file holds.
 
@@ -95,9 +114,9 @@ def pieces_of_file(path: Path, data: bytes, strip_transaction: bool) -> tuple[Pi
         if role is None or NAME.fullmatch(stem) is None:
             raise _unnamed(path).error()
         return (Piece(stem, role, "pairs", MigrationFile(path, data, strip_transaction)),)
-    markers = () if role == "python" else tuple(_markers(data))
+    markers = () if role == "python" else tuple(markers_of(data))
     if role is not None:
-        _refuse_markers(path, markers, "NUMBER_name.up.sql and NUMBER_name.down.sql")
+        refuse_markers(path, markers, "NUMBER_name.up.sql and NUMBER_name.down.sql")
         return (Piece(stem, role, "pairs", MigrationFile(path, data, strip_transaction)),)
     if not markers:
         raise _unnamed(path).error()
@@ -123,7 +142,7 @@ def pieces_of_folder(
         data = files.get(f"{role}.sql")
         if data is not None:
             file = MigrationFile(path / f"{role}.sql", data, strip_transaction, autocommit)
-            _refuse_markers(file.path, tuple(_markers(data)), "up.sql and down.sql")
+            refuse_markers(file.path, tuple(markers_of(data)), "up.sql and down.sql")
             found.append(Piece(path.name, role, "folders", file))
     return tuple(found)
 
@@ -147,14 +166,15 @@ def _unnamed(path: Path) -> Problem:
     return Problem(
         path,
         "not a migration's name",
-        f"{FORMS}; or NUMBER_name.sql with the marks of dbmate or goose in it",
+        f"{FORMS}; or NUMBER_name.sql with the marks of dbmate or goose in it; or V1__name.sql",
     )
 
 
 # ── one file with both ways ──────────────────────────────────────────────────────────────
 
 
-def _markers(data: bytes) -> Iterator[_Marker]:
+def markers_of(data: bytes) -> Iterator[_Marker]:
+    """The marks of dbmate and goose in a file."""
     if b"migrate:" not in data and b"+goose" not in data:
         return
     line, at = 1, 0
@@ -164,7 +184,8 @@ def _markers(data: bytes) -> Iterator[_Marker]:
         yield _Marker(_TOOLS[found["of"]], tuple(words), found.start(), line)
 
 
-def _refuse_markers(path: Path, markers: Sequence[_Marker], form: str) -> None:
+def refuse_markers(path: Path, markers: Sequence[_Marker], form: str) -> None:
+    """Refuse marks in a file of a form that has none."""
     if markers:
         raise _problem(
             path,

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from negspace.database import Connection, Jsonb, translated
 from negspace.errors import DatabaseError, InvalidInputError, RefusedError
-from negspace.migrate.files import key_of
+from negspace.migrate.names import key_of
 from negspace.migrate.queries import query
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Record:
 def name_of(migration: str) -> str:
     """What the journal calls a migration: ``001_a`` and ``1_a`` are the same."""
     number, title = key_of(migration)
-    return f"{number}_{title}"
+    return f"{'.'.join(map(str, number))}_{title}"
 
 
 class Journal:

@@ -26,7 +26,7 @@ from uuid import UUID, uuid4
 from negspace import __version__
 from negspace.database import Connection, Jsonb, connect, translated
 from negspace.errors import DatabaseError, RefusedError
-from negspace.migrate.files import key_of
+from negspace.migrate.names import Key, key_of
 from negspace.migrate.queries import query
 from negspace.migrate.script import MigrationFile
 
@@ -74,7 +74,7 @@ class Applied:
 class Standing:
     """What every plan starts from: the ledger's present state, and which server it is on."""
 
-    by_key: Mapping[tuple[int, str], Applied] = field(default_factory=dict)
+    by_key: Mapping[Key, Applied] = field(default_factory=dict)
     last_batch: int = 0
     server_version: int = 180_000
 
@@ -85,7 +85,7 @@ class Standing:
         return sorted(rows, key=lambda row: row.settled_id)
 
     @cached_property
-    def newest(self) -> tuple[int, str] | None:
+    def newest(self) -> Key | None:
         """The key of the last in the folder's order that is applied; None where none is."""
         return max((key for key, row in self.by_key.items() if row.applied), default=None)
 
@@ -125,7 +125,7 @@ class Ledger:
     def standing(self) -> Standing:
         """Where each migration stands, by one query; empty where there is no ledger yet."""
         rows = self._rows("ledger_state", {})
-        by_key: dict[tuple[int, str], Applied] = {}
+        by_key: dict[Key, Applied] = {}
         last_batch = 0
         for row in sorted(rows, key=lambda row: row.pop("last_id")):
             last_batch = row.pop("last_batch")

@@ -23,6 +23,7 @@ from negspace.migrate.lint_rules import NO_WAY_DOWN, RULES, Subject
 from negspace.migrate.lint_run import Made, Progress, Thresholds
 from negspace.migrate.lint_scope import why_not
 from negspace.migrate.lint_waivers import Waiver, waivers
+from negspace.migrate.names import Key
 from negspace.migrate.plan import Plan, lacks_down
 from negspace.migrate.script import MigrationFile
 from negspace.migrate.session import open_session
@@ -124,7 +125,7 @@ def lint(
         UnavailableError: No database was reached.
     """
     there = read_folder(folder, strip_transaction=strip_transaction)
-    done: set[tuple[int, str]] = set()
+    done: set[Key] = set()
     if address is not None:
         with open_session(address) as connection:
             standing = Ledger(connection).standing()

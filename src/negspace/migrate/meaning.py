@@ -1,7 +1,8 @@
 """Two catalogs compared by meaning: what only looks like a difference is none.
 
 Beyond ``catalog.compare``, which knows no order of columns: the name that PostgreSQL gave to
-the sequence of a serial column, and the comments and white space in a routine's body.
+the sequence of a serial column, the comments and white space in a routine's body, and the
+moment at which an object was made, where its text holds that: ``'now'::timestamp`` in a view.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ __all__ = ["differences"]
 _ROUTINES: Final = {"function", "procedure"}
 # A view's option that says what holds without it.
 _OFF: Final = re.compile(r" with \(security_(?:invoker|barrier) = 'false'\)")
+# A moment to the microsecond: nobody writes one, PostgreSQL puts it in place of 'now'.
+_MOMENT: Final = re.compile(r"'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+[^']*'::timestamp")
 
 
 def differences(left: Catalog, right: Catalog) -> tuple[Difference, ...]:
@@ -67,12 +70,15 @@ def _with_sequences_of(left: Catalog, right: Catalog) -> Catalog:
 def _says_the_same(difference: Difference) -> bool:
     if difference.left is None or difference.right is None:
         return False
+    left, right = (_MOMENT.sub("'now'::timestamp", t) for t in (difference.left, difference.right))
     if difference.identity.startswith("view "):
-        return _OFF.sub("", difference.left) == _OFF.sub("", difference.right)
+        left, right = _OFF.sub("", left), _OFF.sub("", right)
+    if left == right:
+        return True
     if difference.identity.split(" ", 1)[0] not in _ROUTINES:
         return False
     try:
-        return list(_words(difference.left)) == list(_words(difference.right))
+        return list(_words(left)) == list(_words(right))
     except LexError:  # a body in another language
         return False
 

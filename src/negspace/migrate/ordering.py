@@ -12,9 +12,10 @@ from pathlib import Path
 
 from negspace.errors import MigrationError, RefusedError
 from negspace.migrate.catalog import Catalog
-from negspace.migrate.files import Folder, Migration, key_of, read_folder
+from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.ledger import Ledger, Standing
 from negspace.migrate.meaning import differences
+from negspace.migrate.names import Key, key_of
 from negspace.migrate.plan import Plan
 from negspace.migrate.session import open_session
 from negspace.migrate.shadow import Ground
@@ -70,7 +71,7 @@ def applied_files(folder: Folder, standing: Standing) -> tuple[Migration, ...]:
     }
     keys = [key_of(row.name) for row in standing.applied]
     needed = {squashes[key].key for key in keys if key not in by_key and key in squashes}
-    found: dict[tuple[int, str], Migration] = {}
+    found: dict[Key, Migration] = {}
     for key in keys:
         squash = squashes.get(key)
         if squash is not None and squash.key in needed:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from negspace.errors import InvalidInputError, MigrationFileError, RefusedError
-from negspace.migrate.files import Folder, Migration, key_of
+from negspace.migrate.disagreeing import disagreements, gone
+from negspace.migrate.files import Folder, Migration
 from negspace.migrate.ledger import Applied, Standing
+from negspace.migrate.names import is_number, key_of, number_of
 from negspace.migrate.script import MigrationFile, Problem
 from negspace.migrate.squashed import squashed
 
@@ -25,7 +27,6 @@ __all__ = [
     "Step",
     "bounded",
     "check",
-    "disagreements",
     "has_way_down",
     "lacks_down",
     "plan_down",
@@ -86,66 +87,6 @@ class Plan:
 
 
 # ── what is wrong ────────────────────────────────────────────────────────────────────────
-
-
-def disagreements(
-    folder: Folder, standing: Standing, *, allow_late: bool = False
-) -> Iterator[Problem]:
-    """Where the folder and the ledger don't fit: edited, missing and late files."""
-    there = {migration.key: migration for migration in folder.migrations}
-    stand = squashed(folder, standing)
-    yield from stand.problems
-    for row in standing.applied:
-        migration = there.get(key_of(row.name))
-        if migration is None:
-            if key_of(row.name) not in stand.replaced:
-                yield _gone(folder, row)
-        elif is_edited(migration, row):
-            yield Problem(
-                migration.up.path,
-                f"changed since it was applied (batch {row.batch})",
-                "put the file back as it was, and write what you want in a new migration",
-            )
-    if not allow_late:
-        yield from _late(folder, standing)
-
-
-def is_edited(migration: Migration, row: Applied) -> bool:
-    """Whether an applied file says something else now; comments and white space don't count."""
-    if row.bytes_sha256 == migration.up.bytes_checksum:
-        return False
-    if migration.up.problem() is not None:
-        return True
-    if row.checksum_algorithm != migration.up.algorithm:
-        return True
-    return row.checksum != migration.up.checksum
-
-
-def is_late(migration: Migration, standing: Standing) -> bool:
-    """Whether a migration that isn't applied comes before one that is."""
-    row = standing.by_key.get(migration.key)
-    is_before = standing.newest is not None and migration.key < standing.newest
-    return is_before and not (row and row.applied)
-
-
-def _gone(folder: Folder, row: Applied) -> Problem:
-    return Problem(
-        folder.path / row.name,
-        f"applied (batch {row.batch}), and its file is gone",
-        "bring the file back: version control has it",
-    )
-
-
-def _late(folder: Folder, standing: Standing) -> Iterator[Problem]:
-    aside = squashed(folder, standing).aside
-    for migration in folder.migrations:
-        if migration.key not in aside and is_late(migration, standing):
-            newest = max(standing.applied, key=lambda row: key_of(row.name))
-            yield Problem(
-                migration.up.path,
-                f"comes before {newest.name}, which is applied already",
-                "give it a number above that one, or --allow-out-of-order",
-            )
 
 
 def unrunnable(file: MigrationFile) -> Iterator[Problem]:
@@ -268,7 +209,7 @@ def plan_down(
     for row in _to_undo(folder, standing, steps, to, batch=batch):
         migration = there.get(key_of(row.name))
         if migration is None:
-            raise _gone(folder, row).error()
+            raise gone(folder, row).error()
         chosen.append(_step(migration, "down", _way_down(migration), row.batch))
     return Plan(
         "down",
@@ -335,7 +276,11 @@ def _way_down(migration: Migration) -> MigrationFile:
     if down is not None:
         _runnable(down)
     if down is None or not migration.reversible:
-        missing = "a function down(connection)" if down else f"{migration.name}.down.sql"
+        from negspace.migrate.forms import file_names
+
+        up, file = file_names(migration.form, migration.name)
+        other = file if file != up else f"it, in {file}"
+        missing = "a function down(connection)" if down else other
         raise RefusedError(f"{migration.name} has no way down", hint=f"write {missing}")
     return down
 
@@ -404,12 +349,8 @@ def find(folder: Folder, version: str) -> Migration:
     Raises:
         InvalidInputError: There is none.
     """
-    digits = version.replace("-", "")
-    found = [
-        m
-        for m in folder.migrations
-        if m.name == version or (digits.isdecimal() and m.key[0] == int(digits))
-    ]
+    number = number_of(version) if is_number(version) else None
+    found = [m for m in folder.migrations if m.name == version or m.key[0] == number]
     if not found:
         raise InvalidInputError(
             f"{folder.path} has no version {version}",

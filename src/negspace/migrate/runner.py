@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from negspace.database import Connection
-from negspace.errors import AlreadyExistsError, FileError, InvalidInputError
-from negspace.migrate.files import Folder, Migration, key_of, read_folder
+from negspace.errors import InvalidInputError
+from negspace.migrate.disagreeing import disagreements, is_edited, is_late
+from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.journal import Journal, check_answers, refuse_crossing
 from negspace.migrate.ledger import Applied, Entry, Holder, Ledger, RunLock, Standing
+from negspace.migrate.names import key_of
 from negspace.migrate.outcome import RunResult
 from negspace.migrate.plan import (
     Plan,
-    disagreements,
-    is_edited,
-    is_late,
     plan_down,
     plan_redo,
     plan_up,
@@ -38,7 +36,6 @@ __all__ = [
     "down",
     "dump",
     "history",
-    "new",
     "redo",
     "status",
     "up",
@@ -339,48 +336,3 @@ def dump(address: str) -> str:
 
     with open_session(address) as connection:
         return render(read(connection))
-
-
-_TIMESTAMP: Final = 8  # digits from which on a number is taken for a date
-
-
-def new(folder: Path, name: str) -> tuple[Path, Path]:
-    """Make an empty migration, numbered after the last one in the way the folder numbers.
-
-    Args:
-        folder: Made where it isn't there.
-        name: Words; what is no letter or digit becomes ``_``.
-
-    Returns:
-        The up and the down file.
-
-    Raises:
-        InvalidInputError: Nothing of the name is left.
-        FileError: The folder can't be written.
-    """
-    title = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    if not title:
-        raise InvalidInputError(f"{name!r} has no letter in it", hint="name what it does")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{_next_number(read_folder(folder))}_{title}"
-        paths = folder / f"{stem}.up.sql", folder / f"{stem}.down.sql"
-        for path, says in zip(paths, ("what it does, and why", "undo it, wholly"), strict=True):
-            with path.open("x", encoding="utf-8") as file:
-                file.write(f"-- {stem}: {says}\n")
-    except FileExistsError as error:
-        raise AlreadyExistsError(f"{error.filename} exists", hint="choose another name") from None
-    except OSError as error:
-        raise FileError(
-            f"{error.filename}: {error.strerror}", hint="choose a folder that can be written"
-        ) from None
-    return paths
-
-
-def _next_number(folder: Folder) -> str:
-    if not folder.migrations:
-        return "001"
-    last = folder.migrations[-1].version
-    if len(last.replace("-", "")) >= _TIMESTAMP:
-        return datetime.now(UTC).strftime("%Y%m%d%H%M%S")
-    return str(folder.migrations[-1].key[0] + 1).zfill(len(last))

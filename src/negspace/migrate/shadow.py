@@ -93,7 +93,7 @@ def shadow(place: Ground) -> Generator[str]:
             _prepare(lock)
             _sweep(lock, creator)
             name = _name(lock)
-            lock.execute("select pg_advisory_xact_lock(hashtextextended(%s, 0))", [name])
+            _hold(lock, name)
             _create(creator, place, name)
         try:
             yield in_database(place.address, name)
@@ -107,6 +107,16 @@ def _prepare(lock: Connection) -> None:
     lock.execute("set local idle_in_transaction_session_timeout = 0")
     if lock.info.server_version >= 170_000:
         lock.execute("set local transaction_timeout = 0")
+
+
+def _hold(lock: Connection, name: str) -> None:
+    """Lock the name, with no parameter.
+
+    The portal of a statement with one would stay open, and its snapshot would hold up vacuum
+    and CREATE INDEX CONCURRENTLY in the database where the lock is.
+    """
+    take = sql.SQL("select pg_advisory_xact_lock(hashtextextended({}, 0))")
+    lock.execute(take.format(sql.Literal(name)))
 
 
 def _name(lock: Connection) -> str:

@@ -9,15 +9,13 @@ that has only some needs the rest, by their own files.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from negspace.migrate.files import Folder, Migration, key_of
+from negspace.migrate.files import Folder, Migration
 from negspace.migrate.ledger import Standing
+from negspace.migrate.names import Key, key_of
 from negspace.migrate.script import Problem
 
 __all__ = ["Squashed", "squashed"]
-
-Key: TypeAlias = tuple[int, str]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from negspace.database import Connection, sql, translated
 from negspace.errors import AlreadyExistsError, FileError, InvalidInputError, MigrationError
+from negspace.migrate.authoring import blank
 from negspace.migrate.catalog import Catalog
 from negspace.migrate.catalog_tables import quoted
-from negspace.migrate.files import Folder, Migration, read_folder
+from negspace.migrate.files import SQUASHED, Folder, Migration, read_folder
 from negspace.migrate.meaning import differences
 from negspace.migrate.plan import check, find
 from negspace.migrate.printed import Printed
@@ -23,8 +24,6 @@ from negspace.migrate.shape import Shape
 from negspace.migrate.trial import Trial
 
 __all__ = ["Squash", "squash"]
-
-_FOLDER: Final = "squashed"
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,14 @@ def squash(
     there = read_folder(folder, strip_transaction=strip_transaction)
     check(there)
     replaced = _first(there, to)
-    file = _free(folder / f"{replaced[-1].version}_{name}.up.sql")
+    made = blank(there, replaced[-1].version, name)
+    file = _free(made.up)
     with Trial(place, replaced) as trial:
         trial.start(len(replaced), filled=False)
         catalog, rows = trial.catalog(), trial.rows()
-        text = _script(replaced, catalog, trial.read(_inserts))
-    _prove_equal(place, file.name, text, catalog, rows)
-    moved = _write(file, text, () if keep else replaced)
+        text = made.texts(_script(replaced, catalog, trial.read(_inserts)), None)[file]
+    _prove_equal(place, file.relative_to(folder), text, catalog, rows)
+    moved = _write(folder, file, text, () if keep else replaced)
     count = sum(len(table.rows) for table in rows.values())
     return Squash(file, tuple(migration.name for migration in replaced), moved, count)
 
@@ -129,10 +129,11 @@ def _leaves(names: tuple[str, ...]) -> tuple[str, ...]:
     return names[1:] or names
 
 
-def _prove_equal(place: Ground, name: str, text: str, catalog: Catalog, rows: Snapshot) -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        Path(scratch, name).write_text(text, encoding="utf-8", newline="\n")
-        alone = read_folder(Path(scratch))
+def _prove_equal(place: Ground, name: Path, text: str, catalog: Catalog, rows: Snapshot) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        scratch = Path(made)
+        _put(scratch / name, text)
+        alone = read_folder(scratch)
         check(alone)
         with Trial(place, alone.migrations) as trial:
             trial.start(1, filled=False)
@@ -151,22 +152,41 @@ def _same(left: Snapshot, right: Snapshot, table: str) -> bool:
     return table in right and left[table].projected(columns) == right[table].projected(columns)
 
 
-def _write(file: Path, text: str, replaced: tuple[Migration, ...]) -> Path | None:
+def _put(file: Path, text: str) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write(folder: Path, file: Path, text: str, replaced: tuple[Migration, ...]) -> Path | None:
     """Write the squash; where the files are now that it replaces, or None: they stayed."""
     try:
-        file.write_text(text, encoding="utf-8", newline="\n")
-        return _move(file.parent, replaced) if replaced else None
+        _put(file, text)
+        return _move(folder, replaced) if replaced else None
     except OSError as error:
         raise FileError(f"{error.filename}: {error.strerror}", hint="make it writable") from None
 
 
 def _move(folder: Path, replaced: tuple[Migration, ...]) -> Path:
-    target = folder / _FOLDER
+    target = folder / SQUASHED
     target.mkdir(exist_ok=True)
-    files = {file.path for m in replaced for file in (m.up, m.down) if file is not None}
-    for path in files:
-        path.rename(target / path.name)
+    for path in {path for migration in replaced for path in _paths(migration)}:
+        goal = target / path.relative_to(folder)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(goal)
     return target
+
+
+def _paths(migration: Migration) -> Iterator[Path]:
+    """Its folder, where it has one, or its files, and Flyway's settings for them."""
+    for file in (migration.up, migration.down):
+        if file is None:
+            continue
+        if file.path.parent.name == migration.name:
+            yield file.path.parent
+        else:
+            yield file.path
+            config = file.path.with_name(f"{file.path.name}.conf")
+            yield from [config] if config.exists() else []
 
 
 # ── rows that migrations put in ──────────────────────────────────────────────────────────
