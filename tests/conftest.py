@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from negspace import database, server, settings
+from negspace import migrate as runner
 from negspace.database import Database
 from negspace.server import Server, binaries
 from negspace.settings import Settings
@@ -221,13 +222,22 @@ def empty_database(postgres: Postgres) -> Iterator[TestDatabase]:
 
 @pytest.fixture(scope="session")
 def template(postgres: Postgres) -> str:
-    """The name of the database that holds the whole schema, made once a run."""
-    name = "template_negspace"
+    """The name of a database that holds the whole schema and nothing else, made once a run."""
+    return _template(postgres, "template_negspace", migrate)
+
+
+@pytest.fixture(scope="session")
+def template_with_ledger(postgres: Postgres) -> str:
+    """The same as users make it: by the runner, with its ledger."""
+    return _template(postgres, "template_with_ledger", migrate_up)
+
+
+def _template(postgres: Postgres, name: str, fill: Callable[[TestDatabase], None]) -> str:
     with database.connect(postgres.superuser(), autocommit=True) as lock:
         lock.execute("select pg_advisory_lock(1)")
         if database.only(lock, "select from pg_database where datname = %s", [name]) is None:
             made = postgres.create()
-            migrate(made)
+            fill(made)
             sql = database.sql
             rename = sql.SQL("alter database {} rename to {}")
             lock.execute(rename.format(sql.Identifier(made.name), sql.Identifier(name)))
@@ -241,10 +251,16 @@ def migrate(target: TestDatabase) -> None:
             connection.execute(file.read_text(encoding="utf-8").encode())
 
 
+def migrate_up(target: TestDatabase) -> None:
+    """Apply every migration with the runner."""
+    done = runner.up(target.owner, MIGRATIONS)
+    assert done.ok, done.failure
+
+
 @pytest.fixture(name="database")
-def migrated_database(postgres: Postgres, template: str) -> Iterator[TestDatabase]:
-    """A database with the whole schema, of this test alone."""
-    made = postgres.create(template)
+def migrated_database(postgres: Postgres, template_with_ledger: str) -> Iterator[TestDatabase]:
+    """A migrated database, of this test alone."""
+    made = postgres.create(template_with_ledger)
     yield made
     postgres.drop(made.name)
 

@@ -61,3 +61,6 @@ def test_the_demo_takes_real_images_through_the_whole_system(cli: Cli, tmp_path:
     assert len(again.json["asked"]) == 13
     assert len(cli("images", "list", "--json").json) == len(listed)
     assert cli("cache", "stats", "--json").json["hits"] >= 13
+
+    examined = cli("doctor", "--deep", "--security", "--json")
+    assert [one for one in examined.json["findings"] if one["status"] != "well"] == []

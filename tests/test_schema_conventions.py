@@ -292,6 +292,7 @@ SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
     "aggregate_performance_metrics",
     "answer_jobs",
+    "applied_migrations",
     "archive_image",
     "cancel_jobs",
     "change_password",

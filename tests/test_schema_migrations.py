@@ -40,11 +40,11 @@ def empty(empty_database):
 
 
 @pytest.fixture
-def full(database):
-    import negspace.database
-
-    with negspace.database.connect(database.owner, autocommit=True) as connection:
+def full(postgres, template):
+    made = postgres.create(template)  # without the runner's ledger, which no down removes
+    with database.connect(made.owner, autocommit=True) as connection:
         yield connection
+    postgres.drop(made.name)
 
 
 def test_every_file_has_its_twin_and_its_number():

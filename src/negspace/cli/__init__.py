@@ -29,6 +29,7 @@ NOUNS: Final[dict[str, str]] = {
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
     "dev": "Data of any size, to try it at scale.",
+    "doctor": "What is wrong, why it matters, what mends it.",
     "duplicates": "Images that are there twice.",
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",

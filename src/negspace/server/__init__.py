@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from negspace import database
+from negspace import database, fit
 from negspace.database import Actor, Answer, Database
-from negspace.errors import NegspaceError, RefusedError, ServerError
+from negspace.errors import NegspaceError, ServerError
 from negspace.server import access
 from negspace.server.access import Role, set_password
 from negspace.server.layout import (
@@ -161,20 +161,20 @@ def open_database(
     Makes the monthly partitions that are missing, so that no insert fails for want of one.
 
     Raises:
-        NegspaceError: It can't be reached, or has no schema yet.
+        RefusedError: Its schema is absent, older or newer than this negspace; says what to do.
+        NegspaceError: It can't be reached.
     """
     where = address(settings, owner=owner, progress=progress)
     opened = Database(where, actor=actor, pool=database.PoolSize.of(settings))
     try:
         with opened.transaction() as connection:
+            fit.see(connection)
             connection.execute("select public.ensure_partitions()")
     except NegspaceError as error:
-        opened.close()
-        if error.details.get("sqlstate") == "42883":  # there is no such function
-            raise RefusedError(
-                "the database has no schema of negspace yet", hint="negspace migrate up"
-            ) from None
-        raise
+        try:
+            raise fit.explained(error, opened) from error.__cause__
+        finally:
+            opened.close()
     return opened
 
 
@@ -185,7 +185,7 @@ def connect(*, actor: Actor | None = None) -> Database:
         actor: Who acts, as the audit trail records it.
 
     Raises:
-        NegspaceError: The settings are wrong, or it can't be reached, or has no schema yet.
+        NegspaceError: The settings are wrong, or it can't be reached, or has another schema.
     """
     return open_database(load(), actor=actor)
 

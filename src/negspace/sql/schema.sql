@@ -392,6 +392,31 @@ end
 $function$;
 comment on function public.append_processing_history() is 'Keeps processing_history: the newest 50 changes of status.';
 
+CREATE OR REPLACE FUNCTION public.applied_migrations()
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- The ledger is the runner's: a schema that psql loaded has none.
+    if to_regclass('public.negspace_migrations') is null then
+        return null;
+    end if;
+    return array(
+        select s.name
+        from (select distinct on (m.name) m.name, m.status
+              from public.negspace_migrations m
+              where m.status in ('success', 'rolled_back')
+              order by m.name, m.id desc) s
+        where s.status = 'success'
+        order by s.name);
+end
+$function$;
+comment on function public.applied_migrations() is 'The migrations that are applied, by name; null where the database has no ledger of them.';
+grant execute on function public.applied_migrations() to app_user;
+revoke execute on function public.applied_migrations() from public;
+
 CREATE OR REPLACE FUNCTION public.archive_image(image bigint)
  RETURNS void
  LANGUAGE plpgsql
