@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+import queue_singly as leases
 from bench import Bench
 from conftest import programs
 from negspace import jobs, queue
 from negspace.database import Jsonb, connect, rows
 from negspace.errors import InvalidInputError, NegspaceError, RefusedError
 from negspace.server import binaries
-from negspace.worker import leases, registry
+from negspace.worker import registry
 from queue_steps import ALL, claimed, completion, enlist
 
 CLAIM = "select id from claim_jobs(%s, %s, %s, %s)"
