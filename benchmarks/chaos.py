@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/plugin")]
 
 from bench import Bench  # noqa: E402
-from conftest import Postgres, at, migrate  # noqa: E402
+from conftest import Postgres, at, migrate_up  # noqa: E402
 from havoc import KINDS, Chaos, wrong  # noqa: E402
 from negspace import server  # noqa: E402
 from negspace.database import Database, PoolSize  # noqa: E402
@@ -34,7 +34,7 @@ PAGE = ROOT / "docs/benchmarks.md"
 def run(home: Path, kills: int, seed: int) -> tuple[dict[str, Any], str]:
     found = server.ensure(at(home), progress=print)
     database = Postgres(found, (f"chaos_{n}" for n in itertools.count())).create()
-    migrate(database)
+    migrate_up(database)
     (home / "work").mkdir()
     bench = Bench(database, home / "work", Database(database.app, pool=PoolSize(0, 2)))
     try:

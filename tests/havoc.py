@@ -24,6 +24,7 @@ from negspace.errors import NegspaceError
 from negspace.settings import Settings
 
 HEARTBEAT, LEASE = 0.25, 1.0
+REFUSED = 4  # the exit status
 VARIATIONS = 46  # naps of 5 to 50 ms, of each image
 
 # How often each kind of kill is drawn.
@@ -87,6 +88,7 @@ class Chaos:
     def _keep_going(self) -> None:
         for run in self._live[:]:
             if run.process.poll() is not None:
+                assert run.process.returncode != REFUSED, "no worker is let in"
                 self._live.remove(run)
         while len(self._live) < self.workers:
             processes = str(self.processes)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import PLUGIN, Bench
-from conftest import Postgres, at, migrate, programs
+from conftest import Postgres, at, migrate_up, programs
 from havoc import Chaos, wrong
 from negspace import server
 from negspace.database import Database, PoolSize
@@ -24,7 +24,7 @@ def test_every_job_ends_exactly_once(
     monkeypatch.syspath_prepend(str(PLUGIN))
     found = server.ensure(at(home), options=OPTIONS, binaries=programs())
     database = Postgres(found, (f"chaos_{n}" for n in itertools.count())).create()
-    migrate(database)
+    migrate_up(database)
     bench = Bench(database, tmp_path, Database(database.app, pool=PoolSize(0, 2)))
     try:
         counted = Chaos(bench, at(home), OPTIONS, wave=100).run(kills=40, pause=0.08)
