@@ -152,7 +152,8 @@ class Postgres:
         made = TestDatabase(
             name,
             owner=self.server.url("owner", name=name),
-            app=self.server.url("app", name=name),
+            app=self.server.url("operator", name=name),
+            web=self.server.url("app", name=name),
             superuser=self.superuser(name),
         )
         if template is None and self.major < 15:  # as making.py does for the server's own
@@ -169,13 +170,18 @@ class Postgres:
 
 @dataclass(frozen=True)
 class TestDatabase:
-    """One database of one test; the addresses are URLs, fit for DATABASE_URL."""
+    """One database of one test; the addresses are URLs, fit for DATABASE_URL.
+
+    ``app`` is what negspace's own processes log in as, operator_role; ``web`` what a service
+    for people does, app_user.
+    """
 
     __test__ = False
 
     name: str
     owner: str
     app: str
+    web: str
     superuser: str
 
     @property

@@ -416,9 +416,15 @@ CHECKS: dict[str, Case] = (
         for table in ("sessions", "account_tokens")
     }
     | {
+        **{
+            f"context_secret_{column}_block": Case(
+                "context_secret", [{column: b"a" * 63}, {column: b""}], [{column: b"c" * 64}]
+            )
+            for column in ("inner_pad", "outer_pad")
+        },
         "account_tokens_purpose_known": Case(
             "account_tokens", [{"purpose": "login"}], [{"purpose": "reset_password"}]
-        )
+        ),
     }
     | number("job_logs", "attempt", 1)
     | number("job_logs", "left_out", 0)

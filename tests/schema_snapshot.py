@@ -22,6 +22,7 @@ _SNAPSHOT = f"""
     union all
     select 'relation', name,
            concat_ws(' ', relkind, relpersistence, relowner::regrole, reloptions,
+                     relrowsecurity, relforcerowsecurity,
                      pg_get_expr(relpartbound, oid), pg_get_partkeydef(oid),
                      obj_description(oid, 'pg_class'),
                      ({_RIGHTS} (coalesce(relacl, acldefault('r', relowner))) g))
@@ -47,6 +48,12 @@ _SNAPSHOT = f"""
     select 'trigger', r.name || '.' || t.tgname,
            concat_ws(' ', pg_get_triggerdef(t.oid), t.tgenabled, obj_description(t.oid))
     from pg_trigger t join relation r on r.oid = t.tgrelid where not t.tgisinternal
+    union all
+    select 'policy', r.name || '.' || p.polname,
+           concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[],
+                     pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid),
+                     obj_description(p.oid, 'pg_policy'))
+    from pg_policy p join relation r on r.oid = p.polrelid
     union all
     select 'function', p.oid::regprocedure::text,
            concat_ws(' ', pg_get_functiondef(p.oid), p.proowner::regrole,

@@ -70,6 +70,7 @@ UNIQUE: dict[str, Unique] = {
     "sessions_token_hash_key": Unique(
         "sessions", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}
     ),
+    "context_secret_pkey": Unique("context_secret", {"id": 1 << 40}, {"id": 1 << 41}),
     "account_tokens_pkey": Unique("account_tokens", {"id": 1 << 40}, {"id": 1 << 41}),
     "account_tokens_token_hash_key": Unique(
         "account_tokens", {"token_hash": "a" * 64}, {"token_hash": "b" * 64}

@@ -105,8 +105,12 @@ def test_a_server_without_tls_is_refused_where_tls_is_asked_for(postgres, cli):
 @pytest.mark.parametrize(
     ("change", "said", "hint"),
     [
-        (("app_user:", "app_user:wrong"), "password authentication failed", "DB_PASSWORD"),
-        (("app_user:", "nobody_there:"), "password authentication failed", "DB_PASSWORD"),
+        (
+            ("operator_role:", "operator_role:wrong"),
+            "password authentication failed",
+            "DB_PASSWORD",
+        ),
+        (("operator_role:", "nobody_there:"), "password authentication failed", "DB_PASSWORD"),
         (("/test_", "/absent_"), "does not exist", "DB_NAME"),
     ],
 )

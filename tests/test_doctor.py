@@ -71,7 +71,7 @@ def test_no_server_is_a_finding_and_stops_no_other_check(cli, tmp_path):
 
 
 def test_services_that_are_not_let_in(database, env):
-    wrong = env | {"DATABASE_URL": database.app.replace("app_user:", "app_user:wrong")}
+    wrong = env | {"DATABASE_URL": database.app.replace("operator_role:", "operator_role:wrong")}
     assert "password authentication failed" in faults("connection", wrong)[0]
 
 
@@ -136,12 +136,10 @@ def test_migrations_that_failed_or_are_not_known(database, env, tmp_path):
 def test_a_migration_that_failed(database, env):
     done = migrate.down(database.owner, MIGRATIONS, steps=1)
     assert done.ok
-    taken = (
-        "create function applied_migrations() returns text[] language sql as 'select null::text[]'"
-    )
+    taken = "create function end_session(token_hash text) returns int language sql as 'select 1'"
     change(database.owner, taken)
     assert not migrate.up(database.owner, MIGRATIONS).ok
-    change(database.owner, "drop function applied_migrations()")
+    change(database.owner, "drop function end_session(text)")
     assert "failed when last tried" in faults("migrations", env)[0]
 
 
@@ -204,11 +202,11 @@ def test_a_snapshot_that_is_held(database, env):
         held.execute("set transaction isolation level repeatable read")
         held.execute("select 1")
         said = faults("vacuum horizon", operator, snapshot=NOW)
-        assert "of app_user (a report, pid " in said[0]
+        assert "of operator_role (a report, pid " in said[0]
         assert well("vacuum horizon", operator)
         # the owner isn't shown since when, but how many transactions began since
         said = faults("vacuum horizon", env, held_transactions=0)
-        assert any("of app_user" in one for one in said)
+        assert any("of operator_role" in one for one in said)
     assert well("vacuum horizon", operator, snapshot=NOW)
 
 

@@ -41,12 +41,12 @@ def test_a_role_that_may_too_much(database, env):
 def test_policies_that_hold_for_some(database, env):
     change(
         database.owner,
-        "create policy p on images using (true)",
-        "alter table users enable row level security",
+        "create policy p on queue_limits using (true)",
+        "alter table workers enable row level security",
     )
     assert faults("row security", env) == [
-        "row security of images is off, in spite of its policies",
-        "row security of users is not forced",
+        "row security of queue_limits is off, in spite of its policies",
+        "row security of workers is not forced",
     ]
     for finding in look("row security", env):
         change(database.owner, finding.remedy or "")

@@ -51,8 +51,8 @@ def test_first_start_makes_roles_and_database_and_later_ones_keep_them(home):
         )
     roles = {row.pop("rolname"): row for row in found}
     nothing = dict.fromkeys(roles["app_user"], False) | {"rolcanlogin": True}
-    assert set(roles) == {"postgres", "negspace_owner", "app_user"}
-    assert roles["app_user"] == nothing
+    assert set(roles) == {"postgres", "negspace_owner", "app_user", "operator_role"}
+    assert roles["app_user"] == roles["operator_role"] == nothing
     assert roles["negspace_owner"] == nothing | {"rolcreaterole": True}
     assert ask(made.url("app"), "select current_user::text || '@' || current_database()") == (
         "app_user@negative_space"
@@ -96,7 +96,7 @@ def test_nobody_gets_in_without_a_password(home):
     methods = {line.split()[-1] for line in rules if line.strip() and not line.startswith("#")}
     assert methods == {"scram-sha-256"}
     for address in (made.url(), made.socket_address()):
-        secret = passwords(home)["app_user"]
+        secret = passwords(home)["operator_role"]
         with pytest.raises(UnavailableError, match="password"):
             database.connect(address.replace(secret, "wrong"))
 
@@ -262,6 +262,15 @@ def test_roles_that_were_not_all_made_are_made_at_the_next_start(home):
     change_state(home, prepared=False)
     assert ask(start(home).url("app"), "select 1") == 1
     assert json.loads((home / "state.json").read_text())["prepared"]
+
+
+def test_a_server_that_an_older_negspace_made_gets_the_newer_roles(home):
+    made = start(home)
+    ask(made.url("superuser", name="postgres"), "drop role operator_role")
+    known = {role: text for role, text in passwords(home).items() if role != "operator_role"}
+    change_state(home, passwords=known)
+    assert ask(start(home).url(), "select current_user::text") == "operator_role"
+    assert passwords(home).items() > known.items()
 
 
 def change_state(home: Path, **values: object) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from negspace import (
+        access,
         analysis,
         audit,
         cache,
@@ -43,6 +44,7 @@ __all__ = [
     "Actor",
     "Database",
     "NegspaceError",
+    "access",
     "analysis",
     "analyze",
     "audit",

@@ -220,7 +220,7 @@ def verify(database: Database, text: str, *, scope: str | None = None) -> Answer
         "select api_key_id, user_id, accepted, reason, remaining,"
         " extract(epoch from retry_after)::float8 as retry_after"
         " from verify_api_key(%s, %s, %s, %s::inet)",
-        [_number(text), key_hash(text), scope, address],
+        [number_of(text), key_hash(text), scope, address],
     )
     return Answer(**found) if found else Answer(accepted=False, reason="unknown key")
 
@@ -257,7 +257,7 @@ def count_uses(database: Database) -> int:
 
 def well_formed(text: str) -> bool:
     """Whether a text has a key's form and its checksum is right."""
-    if not _KEY.fullmatch(text) or _number(text) > _LARGEST:
+    if not _KEY.fullmatch(text) or number_of(text) > _LARGEST:
         return False
     return secrets.compare_digest(text[-_CHECK_LENGTH:], _checksum(text[:-_CHECK_LENGTH]))
 
@@ -334,7 +334,8 @@ def _new_text(number: int) -> str:
     return body + _checksum(body)
 
 
-def _number(text: str) -> int:
+def number_of(text: str) -> int:
+    """The number in the text of a well-formed key."""
     return int(text.split("_")[1])
 
 

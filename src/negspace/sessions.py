@@ -111,11 +111,7 @@ def check(database: Database, token: str) -> Holder:
 def logout(database: Database, token: str) -> None:
     """End a session, with a ``logout`` event; one that has ended is no error."""
     with database.transaction() as connection:
-        connection.execute(
-            "select end_sessions(s.user_id, s.session_id) from verify_session(%s) s"
-            " where s.session_id is not null",
-            [token_hash(token)],
-        )
+        connection.execute("select end_session(%s)", [token_hash(token)])
 
 
 def list_sessions(database: Database, who: str | int, *, ended: bool = False) -> list[Session]:

@@ -25,7 +25,8 @@ _CHUNK: Final = 1000
 
 _UNNAMED: Final[LiteralString] = (
     "select p.path from unnest(%s::text[], %s::text[]) with ordinality as p (path, hash, place)"
-    " where not exists (select from images i where i.file_hash = p.hash and i.file_path = p.path)"
+    " where sees_all_rows()"
+    " and not exists (select from images i where i.file_hash = p.hash and i.file_path = p.path)"
     " and not exists (select from analysis_results r where r.visualization_path = p.path)"
     " order by p.place"
 )

@@ -19,10 +19,11 @@ from negspace.server import Mode, Role, Server
 
 role_option = click.option(
     "--role",
-    type=click.Choice(["app", "owner", "superuser"]),
+    type=click.Choice(["operator", "app", "owner", "superuser"]),
     default="owner",
     show_default=True,
-    help="Whom to connect as: owner is who migrates, app what the services are.",
+    help="Whom to connect as: owner migrates, operator is what negspace's own commands are,"
+    " app a service for people.",
 )
 
 
@@ -102,7 +103,7 @@ def _address(role: str) -> str:
     given = settings.load()
     if given.embedded:
         return server.ensure(given, progress=output.note).url(cast("Role", role))
-    return database.conninfo(given, owner=role != "app")
+    return database.conninfo(given, owner=role not in {"operator", "app"})
 
 
 @group.command()

@@ -44,6 +44,7 @@ from negspace.database.pool import (
     Actor,
     Database,
     PoolSize,
+    Proof,
     program_agent,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "Executed",
     "Jsonb",
     "PoolSize",
+    "Proof",
     "Query",
     "Row",
     "attempt",

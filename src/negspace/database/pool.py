@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -32,6 +32,14 @@ class Actor:
     ip_address: str | None = None
     user_agent: str | None = None
     request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The call that proves who acts, which each transaction begins with: ``negspace.access``."""
+
+    query: Query
+    parameters: Sequence[Any] = field(repr=False)  # hashes of secrets
 
 
 def program_agent() -> str:
@@ -71,19 +79,30 @@ class Database:
     """
 
     def __init__(
-        self, address: str, *, actor: Actor | None = None, pool: PoolSize | None = None
+        self,
+        address: str,
+        *,
+        actor: Actor | None = None,
+        pool: PoolSize | None = None,
+        proof: Proof | None = None,
     ) -> None:
         self.address = address
         self.actor = actor or Actor(user_agent=program_agent())
+        self._proof = proof
         self._size = pool or PoolSize()
         self._pool: ConnectionPool[Connection] | None = None
         self._lent = False
         self._opening = threading.Lock()
 
-    def acting_as(self, actor: Actor) -> Database:
-        """A view of the same pool whose transactions are attributed to ``actor``."""
+    def acting_as(self, actor: Actor, *, proof: Proof | None = None) -> Database:
+        """A view of the same pool whose transactions are attributed to ``actor``.
+
+        Args:
+            actor: Who acts, as far as it is known without proof.
+            proof: What each transaction proves of it; None: nothing.
+        """
         with self._opening:
-            other = Database(self.address, actor=actor, pool=self._size)
+            other = Database(self.address, actor=actor, pool=self._size, proof=proof)
             other._pool, other._lent = self._opened(), True
             return other
 
@@ -98,6 +117,8 @@ class Database:
             if read_only:
                 connection.execute("set transaction read only")
             self._state_actor(connection)
+            if self._proof is not None:
+                connection.execute(self._proof.query, self._proof.parameters)
             yield connection
 
     def ask(self, query: Query, parameters: Sequence[Any] = ()) -> Row | None:

@@ -26,7 +26,8 @@ _OWNED: Final[LiteralString] = (
 )
 _MEMBER_OF: Final[LiteralString] = (
     "select g.rolname as name from pg_auth_members m join pg_roles g on g.oid = m.roleid"
-    " join pg_roles r on r.oid = m.member where r.rolname = %s order by 1"
+    " join pg_roles r on r.oid = m.member where r.rolname = %s"
+    " and g.rolname <> 'app_user' order by 1"  # whose rights the operator has
 )
 _GUARDED: Final = ["security_audit", "audit_log_details", "audit_seals", "negspace_migrations"]
 _REFUSED: Final = {"42501", "NS002", "NS006"}

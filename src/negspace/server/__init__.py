@@ -81,11 +81,12 @@ class Server:
         """Whether it takes connections."""
         return self.status == "running"
 
-    def url(self, role: Role = "app", *, name: str = access.DATABASE) -> str:
+    def url(self, role: Role = "operator", *, name: str = access.DATABASE) -> str:
         """The address on the loopback interface, with the role's password, for any client.
 
         Args:
-            role: ``app`` for services, ``owner`` for migrations, or ``superuser``.
+            role: ``operator`` for this machine's own work, ``app`` for services that people
+                use, ``owner`` for migrations, or ``superuser``.
             name: The database.
 
         Raises:
@@ -93,7 +94,7 @@ class Server:
         """
         return access.url(self._made(), role, name)
 
-    def socket_address(self, role: Role = "app", *, name: str = access.DATABASE) -> str:
+    def socket_address(self, role: Role = "operator", *, name: str = access.DATABASE) -> str:
         """The same by the server's socket, quicker, for processes of the same user."""
         return access.socket_address(Layout(self.home), self._made(), role, name)
 
@@ -146,7 +147,7 @@ def address(settings: Settings, *, owner: bool = False, progress: Progress | Non
     """
     if not settings.embedded:
         return database.conninfo(settings, owner=owner)
-    return ensure(settings, progress=progress).socket_address("owner" if owner else "app")
+    return ensure(settings, progress=progress).socket_address("owner" if owner else "operator")
 
 
 def open_database(
@@ -299,7 +300,7 @@ def change_password(
 def _ready(layout: Layout) -> Server | None:
     """The server, where it is up: the one thing that every command pays for."""
     state = read_state(layout)
-    if state is None or not state.prepared:
+    if state is None or not state.complete:
         return None
     from negspace.server import postmaster
 
@@ -356,7 +357,7 @@ def _finish(launch: Launch, state: State) -> None:
     from negspace.server import making, postmaster
 
     postmaster.wait_until_ready(launch.layout, state.port, launch.progress)
-    if not state.prepared:
+    if not state.complete:
         with locked(launch.layout, launch.progress):
             making.prepare(launch)
 

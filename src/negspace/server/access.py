@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from negspace.database import Connection
     from negspace.server.layout import Layout, State
 
-Role: TypeAlias = Literal["app", "owner", "superuser"]
+Role: TypeAlias = Literal["operator", "app", "owner", "superuser"]
 
 ROLES: Final[dict[Role, str]] = {
+    "operator": "operator_role",
     "app": "app_user",
     "owner": "negspace_owner",
     "superuser": "postgres",
 }
 DATABASE: Final = "negative_space"
+_MIGRATED: Final = {ROLES["operator"], ROLES["app"]}
 
 
 def socket_address(layout: Layout, state: State, role: Role, name: str = DATABASE) -> str:
@@ -68,7 +70,7 @@ def set_password(connection: Connection, role: str, password: str) -> None:
         if not role_exists(connection, role):
             raise NotFoundError(
                 f"the server has no role {role!r}",
-                hint="negspace migrate up makes app_user" if role == ROLES["app"] else None,
+                hint=f"negspace migrate up makes {role}" if role in _MIGRATED else None,
             )
         verifier = connection.pgconn.encrypt_password(
             password.encode(), role.encode(), b"scram-sha-256"

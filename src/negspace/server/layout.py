@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from negspace.errors import ServerError
+from negspace.server.access import ROLES
 from negspace.settings import Secret
 
 if TYPE_CHECKING:
@@ -93,6 +94,11 @@ class State:
     version: str
     prepared: bool
     passwords: Mapping[str, Secret] = field(repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Prepared, and so by a negspace that knew every role there is now."""
+        return self.prepared and self.passwords.keys() >= set(ROLES.values())
 
     def with_password(self, role: str, password: str) -> State:
         """The same with another password for a role."""

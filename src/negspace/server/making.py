@@ -116,8 +116,10 @@ def prepare(launch: Launch) -> State:
         raise ServerError(
             f"{layout.state} went away while the server started", hint="run the command again"
         )
-    if state.prepared:
+    if state.complete:
         return state
+    for role in set(ROLES.values()) - state.passwords.keys():  # made by an older negspace
+        state = write_state(layout, state.with_password(role, secrets.token_urlsafe(24)))
     with database.translated():
         _make_roles_and_database(launch, state)
     return write_state(layout, replace(state, prepared=True))
@@ -139,10 +141,14 @@ def _make_roles_and_database(launch: Launch, state: State) -> None:
 def _make_roles(connection: Connection, state: State) -> None:
     if not role_exists(connection, ROLES["owner"]):
         connection.execute("create role negspace_owner login createrole")
+    # By the owner, who may then give them their passwords and rights.
+    connection.execute("set role negspace_owner")
     if not role_exists(connection, ROLES["app"]):
-        # By the owner, who may then give it its password and its rights.
-        connection.execute("set role negspace_owner")
         connection.execute("create role app_user login")
-        connection.execute("reset role")
-    for role in (ROLES["owner"], ROLES["app"]):
+    if not role_exists(connection, ROLES["operator"]):
+        connection.execute("create role operator_role login")
+    connection.execute("reset role")
+    # The superuser, since an older app_user may be anybody's.
+    connection.execute("grant app_user to operator_role")
+    for role in (ROLES["owner"], ROLES["app"], ROLES["operator"]):
         set_password(connection, role, state.passwords[role].reveal())

@@ -12,6 +12,9 @@ begin
     if to_regrole('app_user') is null then
         create role app_user login;
     end if;
+    if to_regrole('operator_role') is null then
+        create role operator_role login;
+    end if;
 end
 $roles$;
 
@@ -106,6 +109,126 @@ comment on sequence public.queue_next_sweep is 'When the marks are to be brought
 
 create sequence public.queue_next_whole_sweep as bigint;
 comment on sequence public.queue_next_whole_sweep is 'When that is to be done from zero, in microseconds since 1970.';
+
+CREATE OR REPLACE FUNCTION public.account_scopes(role public.user_role)
+ RETURNS text[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select public.role_scopes(role) || case
+        when role in ('admin', 'analyst') then array['read:account', 'write:account']
+        else array['read:account']
+    end
+$function$;
+comment on function public.account_scopes(role public.user_role) is 'What a session of an account in this role may do: what its keys may, and besides read:account: see the account itself, its keys, sessions and events; write:account: keep its keys.';
+
+CREATE OR REPLACE FUNCTION public.act_with_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT user_id bigint, OUT role public.user_role, OUT api_key_id bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    origin constant inet := case
+        when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
+        then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
+        else address end;
+    granted text[];
+begin
+    select u.id, u.role, k.id,
+           array(select g.scope from jsonb_array_elements_text(k.scopes) as g (scope)
+                 where g.scope = any (public.role_scopes(u.role)))
+    into user_id, role, api_key_id, granted
+    from public.api_keys k
+    join public.users u on u.id = k.user_id
+    where k.id = key and k.key_hash = act_with_key.key_hash
+      and k.is_active and u.is_active
+      and (k.expires_at is null or k.expires_at > clock_timestamp())
+      and (k.ip_whitelist is null or origin <<= any (public.network_array(k.ip_whitelist)));
+    if api_key_id is null or scope <> all (granted) then
+        raise exception 'the API key may not be used for this'
+            using errcode = 'NS002', hint = 'whoever made it sees why: negspace keys check';
+    end if;
+    perform public.state_acting(user_id, role, null, api_key_id, granted);
+end
+$function$;
+comment on function public.act_with_key(key bigint, key_hash text, scope text, address inet, OUT user_id bigint, OUT role public.user_role, OUT api_key_id bigint) is 'The owner of an API key, named by the number in its text and its SHA-256, acts until this transaction ends, as far as the key''s scopes reach; refused where the key may not be used for the scope from the address. It takes nothing from the rate limit, since that would lock the key''s row until the end: verify_api_key() comes before, in a transaction of its own.';
+grant execute on function public.act_with_key(bigint,text,text,inet) to app_user;
+revoke execute on function public.act_with_key(bigint,text,text,inet) from public;
+
+CREATE OR REPLACE FUNCTION public.act_with_session(token_hash text, OUT user_id bigint, OUT role public.user_role, OUT session_id bigint)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+    select s.user_id, s.role, s.session_id into user_id, role, session_id
+    from public.verify_session(token_hash) s;
+    if session_id is null then
+        raise exception 'there is no such session, or it has ended' using errcode = 'NS002', hint = 'log in again';
+    end if;
+    perform public.state_acting(user_id, role, session_id, null, public.account_scopes(role));
+end
+$function$;
+comment on function public.act_with_session(token_hash text, OUT user_id bigint, OUT role public.user_role, OUT session_id bigint) is 'Whoever holds the token, named by its SHA-256, acts until this transaction ends: sees and changes what the account may. Writes nothing, so it serves read-only transactions and standbys too.';
+grant execute on function public.act_with_session(text) to app_user;
+revoke execute on function public.act_with_session(text) from public;
+
+CREATE OR REPLACE FUNCTION public.acting(OUT user_id bigint, OUT role public.user_role, OUT session_id bigint, OUT api_key_id bigint, OUT scopes text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE PARALLEL RESTRICTED SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    stated constant text := current_setting('negspace.acting', true);
+    said   constant text := left(stated, -65);
+    parts  text[];
+begin
+    -- Hashes are compared, so that the time it takes tells nothing about a forged seal.
+    if coalesce(stated, '') = ''
+       or sha256(convert_to(right(stated, 64), 'UTF8')) is distinct from sha256(convert_to(public.context_seal(said), 'UTF8')) then
+        return;
+    end if;
+    parts := string_to_array(said, '|', '');
+    user_id := parts[1]::bigint;
+    role := parts[2]::public.user_role;
+    session_id := parts[3]::bigint;
+    api_key_id := parts[4]::bigint;
+    scopes := string_to_array(coalesce(parts[5], ''), ' ');
+end
+$function$;
+comment on function public.acting(OUT user_id bigint, OUT role public.user_role, OUT session_id bigint, OUT api_key_id bigint, OUT scopes text[]) is 'Who is proven to act in this transaction: account, role, by which session or key, and what it may do; nulls where nobody is.';
+grant execute on function public.acting() to app_user;
+revoke execute on function public.acting() from public;
+
+CREATE OR REPLACE FUNCTION public.acting_on(scope text)
+ RETURNS bigint
+ LANGUAGE sql
+ STABLE PARALLEL RESTRICTED
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select a.user_id from public.acting() a where scope = any (a.scopes)
+$function$;
+comment on function public.acting_on(scope text) is 'The account whose own rows this transaction may touch in the way of the scope; null: none. Policies call it as (select acting_on(…)), once a statement.';
+grant execute on function public.acting_on(text) to app_user;
+revoke execute on function public.acting_on(text) from public;
+
+CREATE OR REPLACE FUNCTION public.acting_on_all(scope text)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE PARALLEL RESTRICTED
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select exists (select from public.acting() a where a.role = 'admin' and scope = any (a.scopes))
+$function$;
+comment on function public.acting_on_all(scope text) is 'Whether this transaction may touch everybody''s rows in the way of the scope: an administrator acts. Policies call it as (select acting_on_all(…)), once a statement.';
+grant execute on function public.acting_on_all(text) to app_user;
+revoke execute on function public.acting_on_all(text) from public;
 
 CREATE OR REPLACE FUNCTION public.aggregate_performance_metrics(metric text, window_size interval, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone, having_labels jsonb DEFAULT '{}'::jsonb)
  RETURNS TABLE(window_start timestamp with time zone, window_end timestamp with time zone, sample_count bigint, mean double precision, minimum numeric, maximum numeric, p50 double precision, p95 double precision, p99 double precision)
@@ -372,7 +495,7 @@ begin
 end
 $function$;
 comment on function public.answer_jobs(ends jsonb) is 'Ends those of many jobs whose result is there already, or in the cache for the same bytes. ends: an array of objects with job, attempt and token. Outcome per job: completed, held (to be computed), or lost.';
-grant execute on function public.answer_jobs(jsonb) to app_user;
+grant execute on function public.answer_jobs(jsonb) to operator_role;
 revoke execute on function public.answer_jobs(jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.append_processing_history()
@@ -422,16 +545,22 @@ CREATE OR REPLACE FUNCTION public.archive_image(image bigint)
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+declare
+    jobs bigint[];
 begin
     perform 1 from public.images i where i.id = archive_image.image for no key update;
     if not found then
         raise exception 'there is no image %', archive_image.image
             using errcode = 'NS003', hint = 'negspace images list shows those there are';
     end if;
-    perform public.cancel_jobs(
-        array(select q.id from public.processing_queue q
-              where q.image_id = archive_image.image and q.status in ('queued', 'retrying', 'processing')),
-        'its image is archived');
+    jobs := array(
+        select q.id from public.processing_queue q
+        where q.image_id = archive_image.image and q.status in ('queued', 'retrying', 'processing'));
+    if public.sees_all_rows() then
+        perform public.cancel_jobs(jobs, 'its image is archived');
+    elsif cardinality(jobs) > 0 then
+        perform public.cancel_own_jobs(jobs, 'its image is archived');
+    end if;
     update public.images i set analysis_status = 'archived'
     where i.id = archive_image.image and i.analysis_status <> 'archived';
 end
@@ -508,16 +637,17 @@ revoke execute on function public.audit_accounts() from public;
 CREATE OR REPLACE FUNCTION public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text)
  RETURNS record
  LANGUAGE sql
- STABLE PARALLEL SAFE
+ STABLE PARALLEL RESTRICTED
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select nullif(current_setting('negspace.user_id', true), '')::bigint,
-           nullif(current_setting('negspace.api_key_id', true), '')::bigint,
+    select case when t.trusted then nullif(current_setting('negspace.user_id', true), '')::bigint else (select a.user_id from public.acting() a) end,
+           case when t.trusted then nullif(current_setting('negspace.api_key_id', true), '')::bigint else (select a.api_key_id from public.acting() a) end,
            nullif(current_setting('negspace.ip_address', true), '')::inet,
            nullif(current_setting('negspace.user_agent', true), ''),
            nullif(current_setting('negspace.request_id', true), '')
+    from (select public.is_trusted_session()) as t (trusted)
 $function$;
-comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row.';
+comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row. What the operator states is taken, of all others only what is proven.';
 
 CREATE OR REPLACE FUNCTION public.audit_image_changes()
  RETURNS trigger
@@ -687,7 +817,7 @@ begin
 end
 $function$;
 comment on function public.cancel_jobs(jobs bigint[], reason text) is 'Takes jobs back, running ones too (their workers learn it with the next heartbeat), and returns those it took back; ended ones stay as they are.';
-grant execute on function public.cancel_jobs(bigint[],text) to app_user;
+grant execute on function public.cancel_jobs(bigint[],text) to operator_role;
 revoke execute on function public.cancel_jobs(bigint[],text) from public;
 
 CREATE OR REPLACE FUNCTION public.cancel_jobs_of_image()
@@ -704,6 +834,21 @@ end
 $function$;
 comment on function public.cancel_jobs_of_image() is 'Cancels the jobs that wait or run for the image of the row.';
 revoke execute on function public.cancel_jobs_of_image() from public;
+
+CREATE OR REPLACE FUNCTION public.cancel_own_jobs(jobs bigint[], reason text DEFAULT 'cancelled'::text)
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    perform public.refuse_others_images(public.images_of_jobs(cancel_own_jobs.jobs), 'job', cancel_own_jobs.jobs);
+    return public.cancel_jobs(cancel_own_jobs.jobs, cancel_own_jobs.reason);
+end
+$function$;
+comment on function public.cancel_own_jobs(jobs bigint[], reason text) is 'cancel_jobs() for whoever is proven to act, on jobs of the account''s images; an administrator on all.';
+grant execute on function public.cancel_own_jobs(bigint[],text) to app_user;
+revoke execute on function public.cancel_own_jobs(bigint[],text) from public;
 
 CREATE OR REPLACE FUNCTION public.change_password(account bigint, password_hash text)
  RETURNS void
@@ -722,7 +867,7 @@ begin
 end
 $function$;
 comment on function public.change_password(account bigint, password_hash text) is 'Gives an account another password, and ends all that the old one began: sessions, and tokens for a new one.';
-grant execute on function public.change_password(bigint,text) to app_user;
+grant execute on function public.change_password(bigint,text) to operator_role;
 revoke execute on function public.change_password(bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb)
@@ -756,7 +901,7 @@ AS $function$
     select count(*)::integer from removed
 $function$;
 comment on function public.cleanup_expired_cache(batch_size integer) is 'Removes up to batch_size expired entries and returns how many. Skips what somebody else holds, so that many may call it at once; call it until it returns 0.';
-grant execute on function public.cleanup_expired_cache(integer) to app_user;
+grant execute on function public.cleanup_expired_cache(integer) to operator_role;
 revoke execute on function public.cleanup_expired_cache(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.complete_job(job bigint, token uuid, negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer, quality_metrics jsonb DEFAULT '{}'::jsonb, provenance jsonb DEFAULT '{}'::jsonb, visualization_path text DEFAULT NULL::text, performance_stats jsonb DEFAULT '{}'::jsonb, optimization_suggestions jsonb DEFAULT '[]'::jsonb, cache_ttl_seconds integer DEFAULT 86400)
@@ -821,7 +966,7 @@ begin
 end
 $function$;
 comment on function public.complete_job(job bigint, token uuid, negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer, quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb, optimization_suggestions jsonb, cache_ttl_seconds integer) is 'Ends a job with its result: result, status, image, audit event, metrics and cache entry in one transaction, or, without the lease, none of them. Returns the result''s number.';
-grant execute on function public.complete_job(bigint,uuid,jsonb,jsonb,numeric,integer,jsonb,jsonb,text,jsonb,jsonb,integer) to app_user;
+grant execute on function public.complete_job(bigint,uuid,jsonb,jsonb,numeric,integer,jsonb,jsonb,text,jsonb,jsonb,integer) to operator_role;
 revoke execute on function public.complete_job(bigint,uuid,jsonb,jsonb,numeric,integer,jsonb,jsonb,text,jsonb,jsonb,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.complete_job_from_cache(job bigint, token uuid)
@@ -847,7 +992,7 @@ begin
 end
 $function$;
 comment on function public.complete_job_from_cache(job bigint, token uuid) is 'Ends a job with the result that its image has, or that the cache has for the same bytes, and returns its number; null where there is none, or none is wanted, and the job goes on.';
-grant execute on function public.complete_job_from_cache(bigint,uuid) to app_user;
+grant execute on function public.complete_job_from_cache(bigint,uuid) to operator_role;
 revoke execute on function public.complete_job_from_cache(bigint,uuid) from public;
 
 CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
@@ -881,8 +1026,27 @@ begin
 end
 $function$;
 comment on function public.complete_jobs(ends jsonb) is 'Ends many jobs with their results, in one transaction and set by set: results, cache entries, statuses, images with their hashes, metrics and audit events. ends: an array of objects with job, attempt, token, negative_space_data, confidence_score, processing_time_ms and, where there are such, anomalies, quality_metrics, provenance, visualization_path, performance_stats, optimization_suggestions, cache_ttl_seconds, pixel_hash, perceptual_hash, perceptual_hash_algorithm. Outcome per job: completed, or lost (no longer held with that attempt and token; nothing of it was applied). Where one result breaks a rule of the schema, none is applied: end them one by one then.';
-grant execute on function public.complete_jobs(jsonb) to app_user;
+grant execute on function public.complete_jobs(jsonb) to operator_role;
 revoke execute on function public.complete_jobs(jsonb) from public;
+
+CREATE OR REPLACE FUNCTION public.context_seal(said text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    -- A server process runs one transaction at a time, and none begins twice at the same
+    -- microsecond: what is sealed here is of no use anywhere else. Numbers, since texts of
+    -- times depend on settings that anybody may change.
+    select encode(sha256(s.outer_pad || sha256(s.inner_pad || convert_to(concat_ws(
+               '|', said, pg_backend_pid(), extract(epoch from now()), extract(epoch from pg_postmaster_start_time())),
+               'UTF8'))), 'hex')
+    from public.context_secret s
+    order by s.id desc
+    limit 1
+$function$;
+comment on function public.context_seal(said text) is 'The seal of a statement about who acts in this transaction. For functions of the owner: whoever may call it can forge.';
+revoke execute on function public.context_seal(text) from public;
 
 CREATE OR REPLACE FUNCTION public.context_value(name text)
  RETURNS text
@@ -954,7 +1118,7 @@ begin
 end
 $function$;
 comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
-grant execute on function public.count_api_key_uses(integer) to app_user;
+grant execute on function public.count_api_key_uses(integer) to operator_role;
 revoke execute on function public.count_api_key_uses(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
@@ -983,7 +1147,7 @@ begin
 end
 $function$;
 comment on function public.count_deaths(ends jsonb, most integer) is 'Counts, for held jobs, that a process ended while it computed them. Returns the ends for fail_jobs(), with "again": false where it happened most times: such a job is not tried again, however many tries it has left.';
-grant execute on function public.count_deaths(jsonb,integer) to app_user;
+grant execute on function public.count_deaths(jsonb,integer) to operator_role;
 revoke execute on function public.count_deaths(jsonb,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.count_jobs()
@@ -1079,11 +1243,11 @@ begin
     update public.images i set is_duplicate = false, duplicate_of = null where i.id = heir;
     update public.images i set duplicate_of = heir where i.duplicate_of = delete_image.image and i.id <> heir;
     set constraints public.images_duplicate_of_fkey immediate;
-    return case when not exists (
+    return case when public.sees_all_rows() and not exists (
         select from public.images i where i.file_hash = gone.file_hash and i.file_path = gone.file_path) then gone.file_path end;
 end
 $function$;
-comment on function public.delete_image(image bigint) is 'Removes an image with its jobs and results; its oldest duplicate takes its place as the original. Returns the path of the stored file where no image uses it any more, else null.';
+comment on function public.delete_image(image bigint) is 'Removes an image with its jobs and results; its oldest duplicate takes its place as the original. Returns the path of the stored file where no image uses it any more, else null; null too for whoever doesn''t see all images: housekeeping removes what nobody names.';
 grant execute on function public.delete_image(bigint) to app_user;
 revoke execute on function public.delete_image(bigint) from public;
 
@@ -1135,8 +1299,23 @@ begin
 end
 $function$;
 comment on function public.drop_ended_months(older_than interval) is 'Drops whole months of jobs that all ended longer ago, at once and without dead rows, and returns their partitions. Where somebody is in the way for long it leaves them to the next call; purge_jobs() removes single jobs. Call it in a transaction of its own.';
-grant execute on function public.drop_ended_months(interval) to app_user;
+grant execute on function public.drop_ended_months(interval) to operator_role;
 revoke execute on function public.drop_ended_months(interval) from public;
+
+CREATE OR REPLACE FUNCTION public.end_session(token_hash text)
+ RETURNS boolean
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select coalesce((
+        select public.end_sessions(s.user_id, s.session_id) > 0
+        from public.verify_session(end_session.token_hash) s
+        where s.session_id is not null), false)
+$function$;
+comment on function public.end_session(token_hash text) is 'Ends the session of a token, named by its SHA-256, with a logout event; false where there is none, or it has ended.';
+grant execute on function public.end_session(text) to app_user;
+revoke execute on function public.end_session(text) from public;
 
 CREATE OR REPLACE FUNCTION public.end_sessions(account bigint, session bigint DEFAULT NULL::bigint)
  RETURNS integer
@@ -1159,7 +1338,7 @@ begin
 end
 $function$;
 comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
-grant execute on function public.end_sessions(bigint,bigint) to app_user;
+grant execute on function public.end_sessions(bigint,bigint) to operator_role;
 revoke execute on function public.end_sessions(bigint,bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
@@ -1245,8 +1424,30 @@ begin
 end
 $function$;
 comment on function public.enqueue_jobs(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'Asks for an analysis of each image, in the order given and in the caller''s transaction. Outcome per image: queued (a new job), waiting (the same analysis waits or runs already), cached (the result is there, nothing waits). requested_by null: the image''s owner. use_cache false: computed again, by the worker too. deadline_at: it fails where it has not begun by then. weight: in megapixels; null: the image''s. job_group: what limit_running_jobs() limits it with.';
-grant execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean,timestamp with time zone,numeric,text) to app_user;
+grant execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean,timestamp with time zone,numeric,text) to operator_role;
 revoke execute on function public.enqueue_jobs(bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
+
+CREATE OR REPLACE FUNCTION public.enqueue_own_jobs(images bigint[], algorithm_name text DEFAULT 'negative_space'::text, algorithm_version text DEFAULT '1.0.0'::text, algorithm_parameters jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT 5, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, use_cache boolean DEFAULT true, deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+ RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_column
+declare
+    me constant bigint := public.refuse_others_images(enqueue_own_jobs.images, 'image', enqueue_own_jobs.images);
+begin
+    return query
+        select e.* from public.enqueue_jobs(
+            enqueue_own_jobs.images, me, enqueue_own_jobs.algorithm_name, enqueue_own_jobs.algorithm_version,
+            enqueue_own_jobs.algorithm_parameters, enqueue_own_jobs.priority,
+            scheduled_at => enqueue_own_jobs.scheduled_at, use_cache => enqueue_own_jobs.use_cache,
+            deadline_at => enqueue_own_jobs.deadline_at) e;
+end
+$function$;
+comment on function public.enqueue_own_jobs(images bigint[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone) is 'enqueue_jobs() for whoever is proven to act, on images of the account; an administrator on all.';
+grant execute on function public.enqueue_own_jobs(bigint[],text,text,jsonb,integer,timestamp with time zone,boolean,timestamp with time zone) to app_user;
+revoke execute on function public.enqueue_own_jobs(bigint[],text,text,jsonb,integer,timestamp with time zone,boolean,timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.ensure_partitions(months_ahead integer DEFAULT 3, oldest timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS integer
@@ -1334,7 +1535,7 @@ begin
 end
 $function$;
 comment on function public.fail_job(job bigint, token uuid, reason text, again boolean) is 'A try failed. Returns retrying, or failed where again is false or the tries are used up.';
-grant execute on function public.fail_job(bigint,uuid,text,boolean) to app_user;
+grant execute on function public.fail_job(bigint,uuid,text,boolean) to operator_role;
 revoke execute on function public.fail_job(bigint,uuid,text,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.fail_jobs(ends jsonb, counts boolean DEFAULT true)
@@ -1357,7 +1558,7 @@ begin
 end
 $function$;
 comment on function public.fail_jobs(ends jsonb, counts boolean) is 'Tries of many jobs failed. ends: an array of objects with job, attempt, token, reason and, where no try can help, "again": false. Outcome per job: retrying, failed (for good), or lost (no longer held with that attempt and token). counts false: a worker that stops gives them back; they wait again at once and no try is counted.';
-grant execute on function public.fail_jobs(jsonb,boolean) to app_user;
+grant execute on function public.fail_jobs(jsonb,boolean) to operator_role;
 revoke execute on function public.fail_jobs(jsonb,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.fail_overdue_jobs(how_many integer DEFAULT 1000)
@@ -1414,7 +1615,7 @@ begin
 end
 $function$;
 comment on function public.fail_overdue_jobs(how_many integer) is 'Fails waiting jobs whose deadline has passed, each with that reason, and returns how many. claim_jobs() calls it now and then; no claim gives such a job out meanwhile.';
-grant execute on function public.fail_overdue_jobs(integer) to app_user;
+grant execute on function public.fail_overdue_jobs(integer) to operator_role;
 revoke execute on function public.fail_overdue_jobs(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.find_audit_timestamp()
@@ -1509,7 +1710,7 @@ begin
 end
 $function$;
 comment on function public.finish_login(email text, fitting_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
-grant execute on function public.finish_login(text,text,text,interval) to app_user;
+grant execute on function public.finish_login(text,text,text,interval) to operator_role;
 revoke execute on function public.finish_login(text,text,text,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.fold_queue_counts()
@@ -1540,7 +1741,7 @@ begin
 end
 $function$;
 comment on function public.fold_queue_counts() is 'Adds up the oldest 10,000 changes of the counters, one row for each kind of job, and returns how many it took. Housekeeping, and every claim that sweeps from zero, calls it.';
-grant execute on function public.fold_queue_counts() to app_user;
+grant execute on function public.fold_queue_counts() to operator_role;
 revoke execute on function public.fold_queue_counts() from public;
 
 CREATE OR REPLACE FUNCTION public.give_back_job(job bigint, token uuid, reason text DEFAULT 'given back by its worker'::text)
@@ -1552,8 +1753,33 @@ AS $function$
     select public.end_try(public.hold_job(give_back_job.job, give_back_job.token), give_back_job.reason, true, false)
 $function$;
 comment on function public.give_back_job(job bigint, token uuid, reason text) is 'A worker that stops gives a job back: it waits again at once, and no try is counted.';
-grant execute on function public.give_back_job(bigint,uuid,text) to app_user;
+grant execute on function public.give_back_job(bigint,uuid,text) to operator_role;
 revoke execute on function public.give_back_job(bigint,uuid,text) from public;
+
+CREATE OR REPLACE FUNCTION public.guard_views()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    name text;
+begin
+    foreach name in array array[
+        'user_activity_summary', 'queue_status_summary', 'image_analysis_status', 'recent_audit_events',
+        'analysis_performance_summary', 'audit_summary_by_user', 'duplicate_images_report']
+    loop
+        if current_setting('server_version_num')::integer >= 150000 then
+            execute format('alter view public.%I set (security_invoker = true)', name);
+        else
+            -- PostgreSQL 14 reads a view as its owner, who sees all rows: there it is the operator's.
+            execute format('revoke select on public.%I from app_user', name);
+            execute format('grant select on public.%I to operator_role', name);
+        end if;
+    end loop;
+end
+$function$;
+comment on function public.guard_views() is 'Makes views show the rows that their reader may see; on PostgreSQL 14, which can''t, they are the operator''s alone. After a view is made anew it is called again: create or replace forgets what it did.';
+revoke execute on function public.guard_views() from public;
 
 CREATE OR REPLACE FUNCTION public.hash_audit_row()
  RETURNS trigger
@@ -1585,7 +1811,7 @@ begin
 end
 $function$;
 comment on function public.heartbeat(worker text) is 'A worker lives. Returns the jobs it still holds: one that it runs and that is not among them was cancelled or given to another, and is to be dropped.';
-grant execute on function public.heartbeat(text) to app_user;
+grant execute on function public.heartbeat(text) to operator_role;
 revoke execute on function public.heartbeat(text) from public;
 
 CREATE OR REPLACE FUNCTION public.hold_audit(reason text, since timestamp with time zone DEFAULT NULL::timestamp with time zone, until timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -1606,8 +1832,20 @@ begin
 end
 $function$;
 comment on function public.hold_audit(reason text, since timestamp with time zone, until timestamp with time zone) is 'Places a legal hold on the audit trail and returns its number; an event says so.';
-grant execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) to app_user;
+grant execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) to operator_role;
 revoke execute on function public.hold_audit(text,timestamp with time zone,timestamp with time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.images_of_jobs(jobs bigint[])
+ RETURNS bigint[]
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select coalesce(array_agg((select q.image_id from public.processing_queue q where q.id = j.id limit 1) order by j.place), '{}')
+    from unnest(images_of_jobs.jobs) with ordinality as j (id, place)
+$function$;
+comment on function public.images_of_jobs(jobs bigint[]) is 'The image of each job, null where there is no such job.';
+revoke execute on function public.images_of_jobs(bigint[]) from public;
 
 CREATE OR REPLACE FUNCTION public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text)
  RETURNS TABLE(image_id bigint, job_id bigint)
@@ -1657,6 +1895,18 @@ $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
+CREATE OR REPLACE FUNCTION public.is_trusted_session()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    -- What writes events runs as the owner: who logged in is session_user.
+    select pg_has_role(session_user, 'operator_role', 'usage')
+           or pg_has_role(session_user, (select c.relowner from pg_class c where c.oid = 'public.images'::regclass), 'usage')
+$function$;
+comment on function public.is_trusted_session() is 'Whether what is stated about who acts is taken as it is: where the operator or the owner logged in.';
+
 CREATE OR REPLACE FUNCTION public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval)
  RETURNS text
  LANGUAGE plpgsql
@@ -1680,7 +1930,7 @@ begin
 end
 $function$;
 comment on function public.issue_account_token(account bigint, purpose text, token_hash text, lifetime interval) is 'Keeps the hash of a token for an account, makes its former ones for that purpose void, and returns the address to send it to.';
-grant execute on function public.issue_account_token(bigint,text,text,interval) to app_user;
+grant execute on function public.issue_account_token(bigint,text,text,interval) to operator_role;
 revoke execute on function public.issue_account_token(bigint,text,text,interval) from public;
 
 CREATE OR REPLACE FUNCTION public.keep_api_key_limit()
@@ -1728,7 +1978,7 @@ AS $function$
         set lines = excluded.lines, left_out = excluded.left_out, logged_at = excluded.logged_at
 $function$;
 comment on function public.keep_job_logs(tries jsonb) is 'Keeps what tries of jobs said: an array of objects with job, attempt, worker, lines and left_out. Given again for the same try, it takes the place of what was there.';
-grant execute on function public.keep_job_logs(jsonb) to app_user;
+grant execute on function public.keep_job_logs(jsonb) to operator_role;
 revoke execute on function public.keep_job_logs(jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.limit_running_jobs(max_running integer, user_id bigint DEFAULT NULL::bigint, job_group text DEFAULT NULL::text)
@@ -1766,7 +2016,7 @@ begin
 end
 $function$;
 comment on function public.limit_running_jobs(max_running integer, user_id bigint, job_group text) is 'Sets how many jobs of a user or of a group may run at once, null: as many as there are workers. Returns how many run now. Jobs that run go on.';
-grant execute on function public.limit_running_jobs(integer,bigint,text) to app_user;
+grant execute on function public.limit_running_jobs(integer,bigint,text) to operator_role;
 revoke execute on function public.limit_running_jobs(integer,bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.list_outcomes(images bigint[], answered bigint[], results bigint[], added bigint[], jobs bigint[], algorithm_name text, algorithm_version text, parameters_hash text)
@@ -1868,7 +2118,7 @@ AS $function$
             where q.id = h.job and q.lease_token = h.token))
 $function$;
 comment on function public.lost_jobs(jobs bigint[], tokens uuid[]) is 'Those of a worker''s jobs that it no longer holds with the token given: cancelled, rescued, or ended. One look for all its jobs.';
-grant execute on function public.lost_jobs(bigint[],uuid[]) to app_user;
+grant execute on function public.lost_jobs(bigint[],uuid[]) to operator_role;
 revoke execute on function public.lost_jobs(bigint[],uuid[]) from public;
 
 CREATE OR REPLACE FUNCTION public.make_api_key_limit(key bigint, key_hash text)
@@ -1939,7 +2189,7 @@ begin
 end
 $function$;
 comment on function public.mark_duplicate_images() is 'Marks images whose content their owner has already, and returns how many were marked. Content is the decoded pixels where they are known, else the file. The oldest is the original, also of what were duplicates of the others; nobody''s image becomes a duplicate of somebody else''s.';
-grant execute on function public.mark_duplicate_images() to app_user;
+grant execute on function public.mark_duplicate_images() to operator_role;
 revoke execute on function public.mark_duplicate_images() from public;
 
 CREATE OR REPLACE FUNCTION public.mark_metric_change()
@@ -2031,7 +2281,7 @@ begin
 end
 $function$;
 comment on function public.measure_algorithms() is 'Works out how long the analysers of live workers take lately and what is ahead of a new job, and returns for how many that has changed. claim_jobs() calls it now and then.';
-grant execute on function public.measure_algorithms() to app_user;
+grant execute on function public.measure_algorithms() to operator_role;
 revoke execute on function public.measure_algorithms() from public;
 
 CREATE OR REPLACE FUNCTION public.merkle_root(leaves bytea[])
@@ -2244,7 +2494,7 @@ begin
 end
 $function$;
 comment on function public.purge_job_logs(older_than interval, how_many integer) is 'Removes the logs of up to how_many tries that ended longer ago, oldest first, and returns how many.';
-grant execute on function public.purge_job_logs(interval,integer) to app_user;
+grant execute on function public.purge_job_logs(interval,integer) to operator_role;
 revoke execute on function public.purge_job_logs(interval,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.purge_jobs(older_than interval, how_many integer DEFAULT 10000)
@@ -2274,7 +2524,7 @@ begin
 end
 $function$;
 comment on function public.purge_jobs(older_than interval, how_many integer) is 'Removes up to how_many jobs that ended longer ago, and returns how many. Their results and audit events stay.';
-grant execute on function public.purge_jobs(interval,integer) to app_user;
+grant execute on function public.purge_jobs(interval,integer) to operator_role;
 revoke execute on function public.purge_jobs(interval,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.purge_metrics(keep_samples interval DEFAULT '400 days'::interval, keep_minutes interval DEFAULT '30 days'::interval)
@@ -2398,7 +2648,7 @@ begin
 end
 $function$;
 comment on function public.reconcile_queue_counts() is 'Counts all jobs and mends the counters where they are wrong, as after a partition that was dropped by hand; returns how many were. Nobody moves a job meanwhile.';
-grant execute on function public.reconcile_queue_counts() to app_user;
+grant execute on function public.reconcile_queue_counts() to operator_role;
 revoke execute on function public.reconcile_queue_counts() from public;
 
 CREATE OR REPLACE FUNCTION public.record_event(action public.audit_action, resource_type text, resource_id text DEFAULT NULL::text, status public.audit_status DEFAULT 'success'::public.audit_status, changes_before jsonb DEFAULT NULL::jsonb, changes_after jsonb DEFAULT NULL::jsonb, error_message text DEFAULT NULL::text, user_id bigint DEFAULT NULL::bigint)
@@ -2411,14 +2661,14 @@ AS $function$
         user_id, api_key_id, action, resource_type, resource_id, status, ip_address,
         user_agent, request_id, error_message, changes_before, changes_after
     )
-    select coalesce(c.user_id, record_event.user_id), c.api_key_id, record_event.action,
+    select coalesce(c.user_id, case when public.is_trusted_session() then record_event.user_id end), c.api_key_id, record_event.action,
            record_event.resource_type, record_event.resource_id, record_event.status,
            c.ip_address, c.user_agent, c.request_id, record_event.error_message,
            record_event.changes_before, record_event.changes_after
     from public.audit_context() c
     returning id
 $function$;
-comment on function public.record_event(action public.audit_action, resource_type text, resource_id text, status public.audit_status, changes_before jsonb, changes_after jsonb, error_message text, user_id bigint) is 'Writes one event of the audit trail and returns its number. Who acts comes from the transaction''s context; user_id stands in where the context names nobody.';
+comment on function public.record_event(action public.audit_action, resource_type text, resource_id text, status public.audit_status, changes_before jsonb, changes_after jsonb, error_message text, user_id bigint) is 'Writes one event of the audit trail and returns its number. Who acts comes from the transaction''s context; user_id stands in where the context names nobody, and the operator says so.';
 grant execute on function public.record_event(public.audit_action,text,text,public.audit_status,jsonb,jsonb,text,bigint) to app_user;
 revoke execute on function public.record_event(public.audit_action,text,text,public.audit_status,jsonb,jsonb,text,bigint) from public;
 
@@ -2495,7 +2745,7 @@ begin
 end
 $function$;
 comment on function public.redeem_account_token(token_hash text, purpose text, password_hash text) is 'Uses a token once and returns whose it was: the address is verified, and with reset_password the account has the new password, no session any more and no lock.';
-grant execute on function public.redeem_account_token(text,text,text) to app_user;
+grant execute on function public.redeem_account_token(text,text,text) to operator_role;
 revoke execute on function public.redeem_account_token(text,text,text) from public;
 
 CREATE OR REPLACE FUNCTION public.refresh_login_counters()
@@ -2522,7 +2772,7 @@ begin
 end
 $function$;
 comment on function public.refresh_login_counters() is 'Brings failed_login_attempts and account_locked_until of the accounts up to date and returns how many changed; removes tries and sessions that are long past. Housekeeping calls it.';
-grant execute on function public.refresh_login_counters() to app_user;
+grant execute on function public.refresh_login_counters() to operator_role;
 revoke execute on function public.refresh_login_counters() from public;
 
 CREATE OR REPLACE FUNCTION public.refresh_user_counters()
@@ -2552,7 +2802,7 @@ begin
 end
 $function$;
 comment on function public.refresh_user_counters() is 'Brings audit_event_count and api_request_count of the accounts up to date and returns how many changed. Housekeeping calls it: a counter kept by every event would make one row the bottleneck of all.';
-grant execute on function public.refresh_user_counters() to app_user;
+grant execute on function public.refresh_user_counters() to operator_role;
 revoke execute on function public.refresh_user_counters() from public;
 
 CREATE OR REPLACE FUNCTION public.refuse_audit_retirement(month timestamp with time zone, anchored_seal bigint, anchored_hash bytea)
@@ -2682,6 +2932,36 @@ end
 $function$;
 comment on function public.refuse_misleading_networks() is 'Refuses networks that are not written as PostgreSQL writes them, and those of IPv6 that hold IPv4 addresses: they would not mean what they seem to.';
 
+CREATE OR REPLACE FUNCTION public.refuse_others_images(images bigint[], what text, named bigint[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    me     constant bigint := public.acting_on('run:analyses');
+    others bigint;
+begin
+    if me is null then
+        raise exception 'nobody acts here who may run analyses'
+            using errcode = 'NS002', hint = 'act_with_session() or act_with_key(), with the scope run:analyses';
+    end if;
+    if not public.acting_on_all('run:analyses') then
+        -- As if it weren't there: that it is somebody else's tells nobody.
+        select n.number into others
+        from unnest(images, named) with ordinality as n (image, number, place)
+        where not exists (select from public.images i where i.id = n.image and i.user_id = me)
+        order by n.place limit 1;
+        if found then
+            raise exception 'there is no % %', what, coalesce(others::text, 'null')
+                using errcode = 'NS003', hint = 'negspace images list shows those there are';
+        end if;
+    end if;
+    return me;
+end
+$function$;
+comment on function public.refuse_others_images(images bigint[], what text, named bigint[]) is 'The account that acts and may run analyses, where all the images are its own; named: the numbers that the caller gave, for what is said otherwise.';
+revoke execute on function public.refuse_others_images(bigint[],text,bigint[]) from public;
+
 CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -2747,7 +3027,7 @@ AS $function$
     values (register_worker.worker, register_worker.hostname, register_worker.process_id, register_worker.algorithms)
 $function$;
 comment on function public.register_worker(worker text, hostname text, process_id integer, algorithms text[]) is 'A worker begins.';
-grant execute on function public.register_worker(text,text,integer,text[]) to app_user;
+grant execute on function public.register_worker(text,text,integer,text[]) to operator_role;
 revoke execute on function public.register_worker(text,text,integer,text[]) from public;
 
 CREATE OR REPLACE FUNCTION public.release_audit_hold(hold bigint, reason text)
@@ -2773,6 +3053,26 @@ end
 $function$;
 comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
 revoke execute on function public.release_audit_hold(bigint,text) from public;
+
+CREATE OR REPLACE FUNCTION public.renew_context_secret()
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    delete from public.context_secret;
+    with drawn as materialized (
+        -- 366 random bits of the operating system, as 256
+        select sha256(uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())) as key
+    )
+    insert into public.context_secret (inner_pad, outer_pad)
+    select (select string_agg(set_byte('\x00', 0, get_byte(d.key, n) # 54), '' order by n) from generate_series(0, 31) as n)
+           || decode(repeat('36', 32), 'hex'),
+           (select string_agg(set_byte('\x00', 0, get_byte(d.key, n) # 92), '' order by n) from generate_series(0, 31) as n)
+           || decode(repeat('5c', 32), 'hex')
+    from drawn d
+$function$;
+comment on function public.renew_context_secret() is 'Draws the key under the seal of who acts anew. Transactions that are under way lose who acts, and see no rows of people any more. For the owner alone: after a dump that holds the key went out of hand.';
+revoke execute on function public.renew_context_secret() from public;
 
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
@@ -2811,7 +3111,7 @@ begin
 end
 $function$;
 comment on function public.rescue_jobs(lease interval, how_many integer) is 'Takes jobs from workers that were not heard of for the lease: tried again, or failed for good when their tries are used up, as a job is that kills its workers. Returns how many. Safe to call by many at once.';
-grant execute on function public.rescue_jobs(interval,integer) to app_user;
+grant execute on function public.rescue_jobs(interval,integer) to operator_role;
 revoke execute on function public.rescue_jobs(interval,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.rest_worker(worker text, resting boolean)
@@ -2825,7 +3125,7 @@ AS $function$
     where w.id = rest_worker.worker
 $function$;
 comment on function public.rest_worker(worker text, resting boolean) is 'A worker that found nothing says that it sleeps, commits, looks once more and then listens to negspace_jobs; it says so when it is awake again. Only sleepers are woken.';
-grant execute on function public.rest_worker(text,boolean) to app_user;
+grant execute on function public.rest_worker(text,boolean) to operator_role;
 revoke execute on function public.rest_worker(text,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
@@ -2878,8 +3178,23 @@ begin
 end
 $function$;
 comment on function public.retry_jobs(jobs bigint[]) is 'Lets failed jobs be tried again, with all their tries, and returns those; a job whose analysis waits or runs anew, or whose image is archived, stays failed.';
-grant execute on function public.retry_jobs(bigint[]) to app_user;
+grant execute on function public.retry_jobs(bigint[]) to operator_role;
 revoke execute on function public.retry_jobs(bigint[]) from public;
+
+CREATE OR REPLACE FUNCTION public.retry_own_jobs(jobs bigint[])
+ RETURNS bigint[]
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    perform public.refuse_others_images(public.images_of_jobs(retry_own_jobs.jobs), 'job', retry_own_jobs.jobs);
+    return public.retry_jobs(retry_own_jobs.jobs);
+end
+$function$;
+comment on function public.retry_own_jobs(jobs bigint[]) is 'retry_jobs() for whoever is proven to act, on jobs of the account''s images; an administrator on all.';
+grant execute on function public.retry_own_jobs(bigint[]) to app_user;
+revoke execute on function public.retry_own_jobs(bigint[]) from public;
 
 CREATE OR REPLACE FUNCTION public.role_scopes(role public.user_role)
  RETURNS text[]
@@ -3044,7 +3359,7 @@ begin
 end
 $function$;
 comment on function public.roll_up_metrics(most_hours integer) is 'Rolls up the hours that are closed, oldest first, then those that changed late, some most_hours of them, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own, which nobody waits for. Hours are closed when every transaction that might still add to them has ended.';
-grant execute on function public.roll_up_metrics(integer) to app_user;
+grant execute on function public.roll_up_metrics(integer) to operator_role;
 revoke execute on function public.roll_up_metrics(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
@@ -3078,7 +3393,7 @@ begin
 end
 $function$;
 comment on function public.seal_audit(batch_size integer, how_many integer) is 'Seals what can''t change any more of the audit trail, in batches of batch_size rows at most, and returns how many seals it made. Call it until it returns 0; workers do, every minute.';
-grant execute on function public.seal_audit(integer,integer) to app_user;
+grant execute on function public.seal_audit(integer,integer) to operator_role;
 revoke execute on function public.seal_audit(integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.seal_audit_relation(relation text, batch_size integer, how_many integer)
@@ -3122,6 +3437,17 @@ $function$;
 comment on function public.seal_audit_relation(relation text, batch_size integer, how_many integer) is 'Seals up to how_many batches of one relation, and returns how many.';
 revoke execute on function public.seal_audit_relation(text,integer,integer) from public;
 
+CREATE OR REPLACE FUNCTION public.sees_all_rows()
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select pg_has_role(current_user, 'operator_role', 'usage')
+           or pg_has_role(current_user, (select c.relowner from pg_class c where c.oid = 'public.images'::regclass), 'usage')
+$function$;
+comment on function public.sees_all_rows() is 'Whether the role that asks sees the rows of all accounts, as the operator and the owner do: before anything that is done because no row is there, such as removing a file that nobody names.';
+
 CREATE OR REPLACE FUNCTION public.set_image_hashes(image bigint, pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text)
  RETURNS void
  LANGUAGE sql
@@ -3136,7 +3462,7 @@ AS $function$
           is distinct from (set_image_hashes.pixel_hash, set_image_hashes.perceptual_hash, set_image_hashes.perceptual_hash_algorithm)
 $function$;
 comment on function public.set_image_hashes(image bigint, pixel_hash text, perceptual_hash bigint, perceptual_hash_algorithm text) is 'Keeps the hashes of an image''s pixels, which a worker computes once it has decoded them.';
-grant execute on function public.set_image_hashes(bigint,text,bigint,text) to app_user;
+grant execute on function public.set_image_hashes(bigint,text,bigint,text) to operator_role;
 revoke execute on function public.set_image_hashes(bigint,text,bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.set_updated_at()
@@ -3220,6 +3546,33 @@ AS $function$
 $function$;
 comment on function public.sha256_hex(content text) is 'SHA-256 of a text''s UTF-8 bytes, 64 hexadecimal digits. Immutable, which convert_to() alone is not: a database''s encoding never changes.';
 
+CREATE OR REPLACE FUNCTION public.state_acting(account bigint, role public.user_role, session bigint, key bigint, scopes text[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    said    constant text := concat(account, '|', role, '|', session, '|', key, '|', array_to_string(scopes, ' '));
+    seal    constant text := public.context_seal(said);
+    already constant bigint := (select a.user_id from public.acting() a);
+begin
+    -- A cursor that is open, or a row that was read, belongs to who acted first.
+    if already <> account then
+        raise exception 'this transaction acts for another account already'
+            using errcode = 'NS006', hint = 'one transaction, one account: begin another one';
+    end if;
+    if seal is null then
+        raise exception 'the key under the seal of who acts is not there'
+            using errcode = 'NS006', hint = 'as the owner: select renew_context_secret()';
+    end if;
+    perform set_config('negspace.acting', concat(said, '|', seal), true),
+            set_config('negspace.user_id', account::text, true),
+            set_config('negspace.api_key_id', coalesce(key::text, ''), true);
+end
+$function$;
+comment on function public.state_acting(account bigint, role public.user_role, session bigint, key bigint, scopes text[]) is 'Seals who acts in this transaction. For act_with_session() and act_with_key(), which have verified it.';
+revoke execute on function public.state_acting(bigint,public.user_role,bigint,bigint,text[]) from public;
+
 CREATE OR REPLACE FUNCTION public.stop_worker(worker text, last_words text DEFAULT NULL::text)
  RETURNS void
  LANGUAGE sql
@@ -3231,7 +3584,7 @@ AS $function$
     where w.id = stop_worker.worker
 $function$;
 comment on function public.stop_worker(worker text, last_words text) is 'A worker says goodbye.';
-grant execute on function public.stop_worker(text,text) to app_user;
+grant execute on function public.stop_worker(text,text) to operator_role;
 revoke execute on function public.stop_worker(text,text) from public;
 
 CREATE OR REPLACE FUNCTION public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb)
@@ -3349,7 +3702,7 @@ begin
 end
 $function$;
 comment on function public.unlock_account(account bigint) is 'Lets an account log in again from everywhere, whatever failed before.';
-grant execute on function public.unlock_account(bigint) to app_user;
+grant execute on function public.unlock_account(bigint) to operator_role;
 revoke execute on function public.unlock_account(bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scope text DEFAULT NULL::text, address inet DEFAULT NULL::inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval)
@@ -3458,7 +3811,7 @@ begin
 end
 $function$;
 comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
-grant execute on function public.wake_workers(bigint) to app_user;
+grant execute on function public.wake_workers(bigint) to operator_role;
 revoke execute on function public.wake_workers(bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.whole_units(unit text, begins timestamp with time zone, ends timestamp with time zone)
@@ -3558,7 +3911,7 @@ comment on column public.algorithm_speeds.ms_per_megapixel is 'The same by megap
 comment on column public.algorithm_speeds.jobs_ahead is 'How many jobs of it wait or run.';
 comment on column public.algorithm_speeds.live_workers is 'How many workers that live have it.';
 comment on column public.algorithm_speeds.measured_at is 'When that was last worked out, and had changed by a twentieth or more.';
-grant select on public.algorithm_speeds to app_user;
+grant select on public.algorithm_speeds to operator_role;
 
 create table public.analysis_cache (
     id                    bigint                   not null generated always as identity,
@@ -3579,6 +3932,8 @@ create table public.analysis_cache (
     constraint analysis_cache_expires_after_creation CHECK (expires_at > created_at),
     constraint analysis_cache_hit_count_not_negative CHECK (hit_count >= 0)
 );
+alter table public.analysis_cache enable row level security;
+alter table public.analysis_cache force row level security;
 comment on table public.analysis_cache is 'Results kept for a time, so that the same bytes with the same analyser and parameters are not computed again.';
 comment on column public.analysis_cache.id is 'Number of the entry.';
 comment on column public.analysis_cache.cache_key is 'What it answers: cache_key() of file hash and algorithm fingerprint.';
@@ -3591,7 +3946,7 @@ comment on column public.analysis_cache.last_accessed_at is 'When it answered la
 comment on column public.analysis_cache.created_at is 'When it was put in.';
 comment on column public.analysis_cache.expires_at is 'From then on it answers no more and may be removed.';
 comment on column public.analysis_cache.size_bytes is 'Size of the result''s text in bytes.';
-grant delete, insert, select, update on public.analysis_cache to app_user;
+grant delete, insert, select, update on public.analysis_cache to operator_role;
 
 CREATE INDEX analysis_cache_algorithm_fingerprint_idx ON public.analysis_cache USING btree (algorithm_fingerprint);
 comment on index public.analysis_cache_algorithm_fingerprint_idx is 'All entries of an algorithm''s version: to remove them when it proves wrong.';
@@ -3607,6 +3962,11 @@ comment on index public.analysis_cache_image_id_idx is 'An image''s entries; the
 
 CREATE INDEX analysis_cache_last_accessed_at_idx ON public.analysis_cache USING btree (last_accessed_at);
 comment on index public.analysis_cache_last_accessed_at_idx is 'What was not asked for longest, when room is needed.';
+
+create policy analysis_cache_machine on public.analysis_cache to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy analysis_cache_machine on public.analysis_cache is 'The operator, and functions that run as the owner: all rows.';
 
 create table public.analysis_results (
     id                       bigint                   not null generated always as identity,
@@ -3647,6 +4007,8 @@ create table public.analysis_results (
     constraint analysis_results_provenance_object CHECK (jsonb_typeof(provenance) = 'object'::text),
     constraint analysis_results_quality_metrics_object CHECK (jsonb_typeof(quality_metrics) = 'object'::text)
 );
+alter table public.analysis_results enable row level security;
+alter table public.analysis_results force row level security;
 comment on table public.analysis_results is 'What analyses found: one row per image, algorithm, version and parameters.';
 comment on column public.analysis_results.id is 'Number of the result.';
 comment on column public.analysis_results.image_id is 'The image.';
@@ -3670,7 +4032,8 @@ comment on column public.analysis_results.cached_at is 'When it was answered fro
 comment on column public.analysis_results.cache_ttl_seconds is 'How long the cache keeps it, in seconds.';
 comment on column public.analysis_results.performance_stats is 'Durations of the steps and memory used.';
 comment on column public.analysis_results.optimization_suggestions is 'What would make it faster, an array of texts.';
-grant insert, select, update (notes, optimization_suggestions, visualization_path) on public.analysis_results to app_user;
+grant select, update (notes, optimization_suggestions, visualization_path) on public.analysis_results to app_user;
+grant insert on public.analysis_results to operator_role;
 
 CREATE INDEX analysis_results_algorithm_idx ON public.analysis_results USING btree (algorithm_name, algorithm_version, created_at DESC);
 comment on index public.analysis_results_algorithm_idx is 'What an algorithm''s version found: what to analyse again after a new one.';
@@ -3704,6 +4067,11 @@ comment on index public.analysis_results_user_id_created_at_idx is 'A user''s re
 
 CREATE INDEX analysis_results_visualization_path_idx ON public.analysis_results USING btree (visualization_path) WHERE visualization_path IS NOT NULL;
 comment on index public.analysis_results_visualization_path_idx is 'Whether a stored overlay is still in use, before it is removed.';
+
+create policy analysis_results_machine on public.analysis_results to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy analysis_results_machine on public.analysis_results is 'The operator, and functions that run as the owner: all rows.';
 
 CREATE TRIGGER analysis_results_audit_delete AFTER DELETE ON public.analysis_results REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
 comment on trigger analysis_results_audit_delete on public.analysis_results is 'Every removed result is an event.';
@@ -3811,6 +4179,8 @@ create table public.api_keys (
     constraint api_keys_total_requests_not_negative CHECK (total_requests >= 0),
     constraint api_keys_usage_stats_object CHECK (jsonb_typeof(usage_stats) = 'object'::text)
 );
+alter table public.api_keys enable row level security;
+alter table public.api_keys force row level security;
 comment on table public.api_keys is 'API authentication. Keys are switched off, not removed.';
 comment on column public.api_keys.id is 'Number of the key; part of the key''s text, nsk_<id>_….';
 comment on column public.api_keys.user_id is 'Whose key it is.';
@@ -3828,7 +4198,8 @@ comment on column public.api_keys.last_rate_limit_reset is 'When the current win
 comment on column public.api_keys.request_count_current_window is 'Requests in that window; brought up to date in batches.';
 comment on column public.api_keys.total_requests is 'Requests since it was made; brought up to date in batches.';
 comment on column public.api_keys.usage_stats is 'Requests by day (UTC) and outcome, {"2026-01-31": {"accepted": 7, "refused": 1}}; brought up to date in batches.';
-grant insert, select, update on public.api_keys to app_user;
+grant insert, select (created_at, description, expires_at, id, ip_whitelist, is_active, last_rate_limit_reset, last_used_at, name, rate_limit_per_minute, request_count_current_window, scopes, total_requests, usage_stats, user_id), update (description, expires_at, ip_whitelist, is_active, name, rate_limit_per_minute, scopes) on public.api_keys to app_user;
+grant insert, select, update on public.api_keys to operator_role;
 
 CREATE INDEX api_keys_expires_at_idx ON public.api_keys USING btree (expires_at) WHERE is_active AND expires_at IS NOT NULL;
 comment on index public.api_keys_expires_at_idx is 'Which key ends next.';
@@ -3841,6 +4212,24 @@ comment on index public.api_keys_scopes_idx is 'Which keys may do something: sco
 
 CREATE INDEX api_keys_user_id_created_at_idx ON public.api_keys USING btree (user_id, created_at DESC);
 comment on index public.api_keys_user_id_created_at_idx is 'A user''s keys, newest first; the foreign key.';
+
+create policy api_keys_add on public.api_keys for insert to app_user
+    with check (user_id = (( SELECT public.acting_on('write:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy api_keys_add on public.api_keys is 'Keys of one''s own; of which scopes, a trigger says.';
+
+create policy api_keys_change on public.api_keys for update to app_user
+    using (user_id = (( SELECT public.acting_on('write:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all))
+    with check (user_id = (( SELECT public.acting_on('write:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy api_keys_change on public.api_keys is 'Own keys; which columns, its grants say.';
+
+create policy api_keys_machine on public.api_keys to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy api_keys_machine on public.api_keys is 'The operator, and functions that run as the owner: all rows.';
+
+create policy api_keys_read on public.api_keys for select to app_user
+    using (user_id = (( SELECT public.acting_on('read:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy api_keys_read on public.api_keys is 'Own keys; an administrator all.';
 
 CREATE TRIGGER api_keys_audit_delete AFTER DELETE ON public.api_keys REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('api_key');
 comment on trigger api_keys_audit_delete on public.api_keys is 'Every removed key is an event.';
@@ -3900,7 +4289,7 @@ begin
 end
 $function$;
 comment on function public.rotate_api_key(key bigint, successor bigint, key_hash text, overlap interval) is 'Makes a successor of a key, with all that the key has and as long to live as it had, and ends the key after the overlap; at once where that is 0.';
-grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to app_user;
+grant execute on function public.rotate_api_key(bigint,bigint,text,interval) to operator_role;
 revoke execute on function public.rotate_api_key(bigint,bigint,text,interval) from public;
 
 create table public.audit_holds (
@@ -3946,6 +4335,8 @@ create table public.audit_log_details (
     constraint audit_log_details_success_count_not_negative CHECK (success_count >= 0),
     constraint audit_log_details_system_state_object CHECK (jsonb_typeof(system_state) = 'object'::text)
 ) partition by range (created_at);
+alter table only public.audit_log_details enable row level security;
+alter table only public.audit_log_details force row level security;
 comment on table public.audit_log_details is 'Details of audit events, where there is more to say. Partitioned by month.';
 comment on column public.audit_log_details.id is 'Number of the row.';
 comment on column public.audit_log_details.audit_id is 'The event.';
@@ -3976,6 +4367,11 @@ comment on index public.audit_log_details_event_name_idx is 'The newest details 
 
 CREATE INDEX audit_log_details_recorded_in_idx ON public.audit_log_details USING btree (recorded_in, id);
 comment on index public.audit_log_details_recorded_in_idx is 'The details of a seal, in its order; seal_audit(), negspace audit verify.';
+
+create policy audit_log_details_machine on public.audit_log_details to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy audit_log_details_machine on public.audit_log_details is 'The operator, and functions that run as the owner: all rows. Changes are refused by triggers all the same.';
 
 CREATE TRIGGER audit_log_details_append_only BEFORE DELETE OR UPDATE ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_log_details enable always trigger audit_log_details_append_only;
@@ -4260,6 +4656,21 @@ $function$;
 comment on function public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer) is 'What the next batch of a relation holds; leaf_count is null where there is none. The rest of the seal is not filled in.';
 revoke execute on function public.next_audit_seal(public.audit_seals,bigint,xid8,integer) from public;
 
+create table public.context_secret (
+    id        bigint                   not null generated always as identity,
+    inner_pad bytea                    not null,
+    outer_pad bytea                    not null,
+    made_at   timestamp with time zone not null default now(),
+    constraint context_secret_pkey PRIMARY KEY (id),
+    constraint context_secret_inner_pad_block CHECK (length(inner_pad) = 64),
+    constraint context_secret_outer_pad_block CHECK (length(outer_pad) = 64)
+);
+comment on table public.context_secret is 'The key under the seal of who acts, which only functions of the owner read; the newest counts.';
+comment on column public.context_secret.id is 'Number of the key.';
+comment on column public.context_secret.inner_pad is 'The key as HMAC takes it for the inner hash, 64 bytes.';
+comment on column public.context_secret.outer_pad is 'The key as HMAC takes it for the outer hash, 64 bytes.';
+comment on column public.context_secret.made_at is 'When the key was drawn.';
+
 create table public.images (
     id                        bigint                   not null generated always as identity,
     user_id                   bigint                   not null,
@@ -4301,6 +4712,8 @@ create table public.images (
     constraint images_pixel_hash_sha256 CHECK (length(pixel_hash) = 64 AND pixel_hash !~ '[^0-9a-f]'::text),
     constraint images_processing_history_array CHECK (jsonb_typeof(processing_history) = 'array'::text)
 );
+alter table public.images enable row level security;
+alter table public.images force row level security;
 comment on table public.images is 'Uploaded images. The bytes lie in the content-addressed storage, once per hash.';
 comment on column public.images.id is 'Number of the image.';
 comment on column public.images.user_id is 'Whose image it is.';
@@ -4372,6 +4785,28 @@ comment on index public.images_user_id_created_at_idx is 'A user''s images, newe
 
 CREATE INDEX images_user_id_uploaded_at_idx ON public.images USING btree (user_id, uploaded_at DESC);
 comment on index public.images_user_id_uploaded_at_idx is 'A user''s last upload; user_activity_summary.';
+
+create policy images_add on public.images for insert to app_user
+    with check (user_id = (( SELECT public.acting_on('write:images'::text) AS acting_on)) OR ( SELECT public.acting_on_all('write:images'::text) AS acting_on_all));
+comment on policy images_add on public.images is 'Images of one''s own.';
+
+create policy images_change on public.images for update to app_user
+    using (user_id = (( SELECT public.acting_on('write:images'::text) AS acting_on)) OR ( SELECT public.acting_on_all('write:images'::text) AS acting_on_all))
+    with check (user_id = (( SELECT public.acting_on('write:images'::text) AS acting_on)) OR ( SELECT public.acting_on_all('write:images'::text) AS acting_on_all));
+comment on policy images_change on public.images is 'Own images, which stay one''s own.';
+
+create policy images_machine on public.images to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy images_machine on public.images is 'The operator, and functions that run as the owner: all rows.';
+
+create policy images_read on public.images for select to app_user
+    using (user_id = (( SELECT public.acting_on('read:images'::text) AS acting_on)) OR ( SELECT public.acting_on_all('read:images'::text) AS acting_on_all));
+comment on policy images_read on public.images is 'Own images; an administrator all.';
+
+create policy images_remove on public.images for delete to app_user
+    using (user_id = (( SELECT public.acting_on('write:images'::text) AS acting_on)) OR ( SELECT public.acting_on_all('write:images'::text) AS acting_on_all));
+comment on policy images_remove on public.images is 'Own images.';
 
 CREATE TRIGGER images_append_processing_history BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status) EXECUTE FUNCTION public.append_processing_history();
 comment on trigger images_append_processing_history on public.images is 'Keeps processing_history.';
@@ -4470,7 +4905,7 @@ comment on column public.job_logs.worker_id is 'The worker that ran it.';
 comment on column public.job_logs.logged_at is 'When the lines were stored last: at the end of the try, and now and then while it runs.';
 comment on column public.job_logs.lines is 'The lines, in order: objects with logged_at, level, logger and message.';
 comment on column public.job_logs.left_out is 'How many lines there were besides, between the first and the last ones.';
-grant select on public.job_logs to app_user;
+grant select on public.job_logs to operator_role;
 
 CREATE INDEX job_logs_logged_at_idx ON public.job_logs USING btree (logged_at);
 comment on index public.job_logs_logged_at_idx is 'The oldest first: purge_job_logs().';
@@ -4702,6 +5137,8 @@ create table public.processing_queue (
     constraint processing_queue_retry_count_range CHECK (retry_count >= 0 AND retry_count <= max_retries),
     constraint processing_queue_running_has_worker CHECK (status <> 'processing'::public.queue_status OR worker_id IS NOT NULL AND started_at IS NOT NULL)
 ) partition by list (status);
+alter table only public.processing_queue enable row level security;
+alter table only public.processing_queue force row level security;
 comment on table public.processing_queue is 'Jobs: one analysis of one image, from waiting to its end.';
 comment on column public.processing_queue.id is 'Number of the job.';
 comment on column public.processing_queue.image_id is 'The image to analyse.';
@@ -4737,6 +5174,17 @@ comment on index public.processing_queue_image_id_created_at_idx is 'An image''s
 
 CREATE INDEX processing_queue_user_id_created_at_idx ON public.processing_queue USING btree (user_id, created_at DESC);
 comment on index public.processing_queue_user_id_created_at_idx is 'A user''s jobs, newest first; the foreign key.';
+
+create policy processing_queue_machine on public.processing_queue to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy processing_queue_machine on public.processing_queue is 'The operator, and functions that run as the owner: all rows.';
+
+create policy processing_queue_read on public.processing_queue for select to app_user
+    using ((EXISTS ( SELECT
+   FROM public.images i
+  WHERE i.id = processing_queue.image_id)));
+comment on policy processing_queue_read on public.processing_queue is 'Jobs on images that one sees, whoever asked for them.';
 
 CREATE TRIGGER processing_queue_count_delete AFTER DELETE ON public.processing_queue REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_jobs();
 comment on trigger processing_queue_count_delete on public.processing_queue is 'Keeps the counters.';
@@ -4875,7 +5323,7 @@ begin
 end
 $function$;
 comment on function public.claim_jobs(worker text, how_many integer, algorithms text[], capacity numeric) is 'Gives a worker up to how_many waiting jobs of the analysers it has (name@version; null: any), none heavier than capacity megapixels (null: any), each with a lease token. The order is that of priority and waiting time together: docs/jobs.md. Their images become processing. Nobody waits, nothing is given twice, and no limit is exceeded.';
-grant execute on function public.claim_jobs(text,integer,text[],numeric) to app_user;
+grant execute on function public.claim_jobs(text,integer,text[],numeric) to operator_role;
 revoke execute on function public.claim_jobs(text,integer,text[],numeric) from public;
 
 CREATE OR REPLACE FUNCTION public.end_held_jobs(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone, reasons jsonb DEFAULT '{}'::jsonb)
@@ -5253,7 +5701,7 @@ comment on column public.queue_limits.user_id is 'Whose jobs; null: a group''s.'
 comment on column public.queue_limits.job_group is 'Which group''s jobs; null: a user''s.';
 comment on column public.queue_limits.max_running is 'How many may run at once; 0: none begins.';
 comment on column public.queue_limits.running is 'How many run; kept by the triggers of processing_queue.';
-grant select on public.queue_limits to app_user;
+grant select on public.queue_limits to operator_role;
 
 create table public.rollup_progress (
     table_name     text                     not null,
@@ -5297,6 +5745,8 @@ create table public.security_audit (
     constraint security_audit_changes_before_object CHECK (jsonb_typeof(changes_before) = 'object'::text),
     constraint security_audit_resource_type_valid CHECK (resource_type ~ '^[a-z][a-z0-9_]*$'::text AND length(resource_type) <= 63)
 ) partition by range ("timestamp");
+alter table only public.security_audit enable row level security;
+alter table only public.security_audit force row level security;
 comment on table public.security_audit is 'The audit trail: who did what, when, from where, and what it changed. Partitioned by month.';
 comment on column public.security_audit.id is 'Number of the event.';
 comment on column public.security_audit.user_id is 'Who did it; null: the system, or nobody known. No foreign key: the event outlives the account.';
@@ -5339,6 +5789,15 @@ comment on index public.security_audit_timestamp_idx is 'The newest events; rece
 
 CREATE INDEX security_audit_user_id_timestamp_idx ON public.security_audit USING btree (user_id, "timestamp" DESC);
 comment on index public.security_audit_user_id_timestamp_idx is 'What somebody did; audit_summary_by_user.';
+
+create policy security_audit_machine on public.security_audit to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy security_audit_machine on public.security_audit is 'The operator, and functions that run as the owner: all rows. Changes are refused by triggers all the same.';
+
+create policy security_audit_read on public.security_audit for select to app_user
+    using (user_id = (( SELECT public.acting_on('read:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('read:audit'::text) AS acting_on_all));
+comment on policy security_audit_read on public.security_audit is 'Events of one''s own; an administrator all.';
 
 CREATE TRIGGER security_audit_append_only BEFORE DELETE OR UPDATE ON public.security_audit FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.security_audit enable always trigger security_audit_append_only;
@@ -5394,6 +5853,8 @@ create table public.sessions (
     constraint sessions_expires_after_creation CHECK (expires_at > created_at),
     constraint sessions_token_hash_sha256 CHECK (length(token_hash) = 64 AND token_hash !~ '[^0-9a-f]'::text)
 );
+alter table public.sessions enable row level security;
+alter table public.sessions force row level security;
 comment on table public.sessions is 'Logins that last: who holds the token acts for the account.';
 comment on column public.sessions.id is 'Number of the session.';
 comment on column public.sessions.user_id is 'Whose it is.';
@@ -5410,6 +5871,15 @@ comment on index public.sessions_expires_at_idx is 'What ended long ago, for ref
 
 CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
 comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
+
+create policy sessions_machine on public.sessions to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy sessions_machine on public.sessions is 'The operator, and functions that run as the owner: all rows.';
+
+create policy sessions_read on public.sessions for select to app_user
+    using (user_id = (( SELECT public.acting_on('read:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy sessions_read on public.sessions is 'Own sessions; an administrator all.';
 
 create table public.users (
     id                    bigint                   not null generated always as identity,
@@ -5437,6 +5907,8 @@ create table public.users (
     constraint users_password_hash_bcrypt CHECK (password_hash ~ '^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}$'::text),
     constraint users_security_settings_object CHECK (jsonb_typeof(security_settings) = 'object'::text)
 );
+alter table public.users enable row level security;
+alter table public.users force row level security;
 comment on table public.users is 'Accounts and authentication.';
 comment on column public.users.id is 'Number of the account.';
 comment on column public.users.email is 'E-mail address; unique whatever its letters'' case.';
@@ -5454,7 +5926,8 @@ comment on column public.users.api_request_count is 'Requests with its API keys;
 comment on column public.users.failed_login_attempts is 'Failed logins since the last successful one; brought up to date in batches.';
 comment on column public.users.account_locked_until is 'No login before this time, but from networks it has logged in from of late; null: not locked. Brought up to date in batches, and obeyed where somebody sets it.';
 comment on column public.users.security_settings is 'The account''s own security settings, as a JSON object.';
-grant insert, select, update on public.users to app_user;
+grant select (account_locked_until, api_request_count, audit_event_count, created_at, email, failed_login_attempts, full_name, id, is_active, is_email_verified, last_login_at, metadata, role, security_settings, updated_at), update (full_name, metadata) on public.users to app_user;
+grant insert, select, update on public.users to operator_role;
 
 CREATE INDEX users_created_at_idx ON public.users USING btree (created_at DESC);
 comment on index public.users_created_at_idx is 'Newest accounts first.';
@@ -5473,6 +5946,20 @@ comment on index public.users_metadata_idx is 'Accounts by metadata: metadata @>
 
 CREATE INDEX users_role_idx ON public.users USING btree (role, id) WHERE is_active;
 comment on index public.users_role_idx is 'The active accounts of a role.';
+
+create policy users_change on public.users for update to app_user
+    using (id = (( SELECT public.acting_on('write:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all))
+    with check (id = (( SELECT public.acting_on('write:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy users_change on public.users is 'The own account; which columns, its grants say: not the role.';
+
+create policy users_machine on public.users to operator_role, current_user
+    using (true)
+    with check (true);
+comment on policy users_machine on public.users is 'The operator, and functions that run as the owner: all rows.';
+
+create policy users_read on public.users for select to app_user
+    using (id = (( SELECT public.acting_on('read:account'::text) AS acting_on)) OR ( SELECT public.acting_on_all('manage:accounts'::text) AS acting_on_all));
+comment on policy users_read on public.users is 'The own account; an administrator all. By a key with the right scope alone.';
 
 CREATE TRIGGER users_audit_delete AFTER DELETE ON public.users REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_accounts('user');
 comment on trigger users_audit_delete on public.users is 'Every removed account is an event.';
@@ -5519,13 +6006,34 @@ comment on column public.workers.jobs_completed is 'Jobs it completed.';
 comment on column public.workers.jobs_failed is 'Tries of jobs that failed on it.';
 comment on column public.workers.last_words is 'Why it stopped, as it said.';
 comment on column public.workers.sleeping_since is 'Since when it has nothing to do and listens; null: it looks for jobs by itself.';
-grant select on public.workers to app_user;
+grant select on public.workers to operator_role;
 
 CREATE INDEX workers_sleeping_idx ON public.workers USING btree (sleeping_since) WHERE sleeping_since IS NOT NULL;
 comment on index public.workers_sleeping_idx is 'Whether anybody is to be woken: each enqueue looks.';
 
 CREATE INDEX workers_started_at_idx ON public.workers USING btree (started_at DESC);
 comment on index public.workers_started_at_idx is 'Newest workers first.';
+
+create policy analysis_results_change on public.analysis_results for update to app_user
+    using ((( SELECT public.acting_on('write:images'::text) AS acting_on)) IS NOT NULL AND (EXISTS ( SELECT
+   FROM public.images i
+  WHERE i.id = analysis_results.image_id)))
+    with check ((( SELECT public.acting_on('write:images'::text) AS acting_on)) IS NOT NULL AND (EXISTS ( SELECT
+   FROM public.images i
+  WHERE i.id = analysis_results.image_id)));
+comment on policy analysis_results_change on public.analysis_results is 'Notes on results of own images; which columns, its grants say.';
+
+create policy analysis_results_read on public.analysis_results for select to app_user
+    using ((( SELECT public.acting_on('read:results'::text) AS acting_on)) IS NOT NULL AND (EXISTS ( SELECT
+   FROM public.images i
+  WHERE i.id = analysis_results.image_id)));
+comment on policy analysis_results_read on public.analysis_results is 'Results of images that one sees, whoever asked for them.';
+
+create policy audit_log_details_read on public.audit_log_details for select to app_user
+    using ((EXISTS ( SELECT
+   FROM public.security_audit a
+  WHERE a.id = audit_log_details.audit_id AND a."timestamp" = audit_log_details.audit_timestamp)));
+comment on policy audit_log_details_read on public.audit_log_details is 'Details of events that one sees.';
 
 create view public.analysis_performance_summary as
  SELECT r.id AS result_id,
@@ -5546,6 +6054,7 @@ create view public.analysis_performance_summary as
     r.created_at
    FROM public.analysis_results r
      JOIN public.images i ON i.id = r.image_id;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.analysis_performance_summary set (security_invoker = 'true'); end if; end $do$;
 comment on view public.analysis_performance_summary is 'Each result as cached, fast (under 1 s), normal (under 5 s) or slow.';
 grant select on public.analysis_performance_summary to app_user;
 
@@ -5570,6 +6079,7 @@ create view public.audit_summary_by_user as
            FROM public.security_audit a
              JOIN public.audit_log_details l ON l.audit_id = a.id AND l.audit_timestamp = a."timestamp"
           WHERE a.user_id = u.id) d ON true;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.audit_summary_by_user set (security_invoker = 'true'); end if; end $do$;
 comment on view public.audit_summary_by_user is 'Per user: events, successes, failures, last event, mean duration of what took time.';
 grant select on public.audit_summary_by_user to app_user;
 
@@ -5600,6 +6110,7 @@ create view public.duplicate_images_report as
            FROM public.images i
           WHERE i.duplicate_of IS NOT NULL
           GROUP BY i.user_id, i.duplicate_of) d;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.duplicate_images_report set (security_invoker = 'true'); end if; end $do$;
 comment on view public.duplicate_images_report is 'Each original that has duplicates, with their numbers, names and bytes. Bytes of exact duplicates are stored once all the same.';
 grant select on public.duplicate_images_report to app_user;
 
@@ -5669,6 +6180,7 @@ create view public.image_analysis_status as
           WHERE a.image_id = i.id
           ORDER BY a.created_at DESC, a.id DESC
          LIMIT 1) r ON true;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.image_analysis_status set (security_invoker = 'true'); end if; end $do$;
 comment on view public.image_analysis_status is 'Each image in the pipeline: its newest job and its newest result.';
 grant select on public.image_analysis_status to app_user;
 
@@ -5681,7 +6193,7 @@ create view public.queue_depth as
   GROUP BY status, priority, algorithm_name
  HAVING sum(jobs) <> 0::numeric;
 comment on view public.queue_depth is 'How many jobs stand where, from kept counters: exact, and never a count of the queue.';
-grant select on public.queue_depth to app_user;
+grant select on public.queue_depth to operator_role;
 
 create view public.queue_status_summary as
  SELECT s.status,
@@ -5701,6 +6213,7 @@ create view public.queue_status_summary as
                 END - GREATEST(q.created_at, q.scheduled_at), '00:00:00'::interval))::double precision AS seconds
           WHERE (q.status = ANY (ARRAY['queued'::public.queue_status, 'retrying'::public.queue_status])) OR q.started_at IS NOT NULL) w ON true
   GROUP BY s.status;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.queue_status_summary set (security_invoker = 'true'); end if; end $do$;
 comment on view public.queue_status_summary is 'Per status, those without jobs too: how many jobs, how long they waited before their newest try began (or have waited for it), the oldest and the newest.';
 grant select on public.queue_status_summary to app_user;
 
@@ -5737,6 +6250,7 @@ create view public.recent_audit_events as
          LIMIT 1000) a
      LEFT JOIN public.users u ON u.id = a.user_id
   ORDER BY a."timestamp" DESC, a.id DESC;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.recent_audit_events set (security_invoker = 'true'); end if; end $do$;
 comment on view public.recent_audit_events is 'The newest 1000 events, newest first, with the e-mail of who acted.';
 grant select on public.recent_audit_events to app_user;
 
@@ -5760,6 +6274,7 @@ create view public.user_activity_summary as
             max(r_1.created_at) AS last_analysis_at
            FROM public.analysis_results r_1
           WHERE r_1.user_id = u.id) r;
+do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.user_activity_summary set (security_invoker = 'true'); end if; end $do$;
 comment on view public.user_activity_summary is 'Per user: how many images and analyses, last upload, last analysis, last login.';
 grant select on public.user_activity_summary to app_user;
 
@@ -5786,3 +6301,18 @@ commit;
 -- The partitions of the months are made by a function and are no part of the schema; without
 -- this month's, nothing can be inserted.
 select public.ensure_partitions();
+
+-- Views show what their reader may see; on PostgreSQL 14 they are the operator's.
+select public.guard_views();
+
+-- The key under the seal of who acts, of this database alone.
+select public.renew_context_secret();
+
+-- What operator_role is: the rights of app_user, on all rows.
+do $$
+begin
+    if not pg_catalog.pg_has_role('operator_role', 'app_user', 'usage') then
+        grant app_user to operator_role;
+    end if;
+end
+$$;

@@ -9,9 +9,17 @@ select 'pg_class'::regclass::oid as classid,
        || coalesce(' with (' || (
               select string_agg(o.option_name || ' = ' || quote_literal(o.option_value), ', '
                                 order by o.option_name)
-                from pg_options_to_table(c.reloptions) as o) || ')', '')
+                from pg_options_to_table(c.reloptions) as o
+               where o.option_name <> 'security_invoker') || ')', '')
        || E' as\n' || rtrim(rtrim(pg_get_viewdef(c.oid, true)), ';')
-       || case c.relkind when 'm' then E'\nwith no data;' else ';' end as definition,
+       || case c.relkind when 'm' then E'\nwith no data;' else ';' end
+       -- An option that PostgreSQL 14 lacks: the view loads there all the same.
+       || coalesce((
+              select format(E'\ndo $do$ begin if current_setting(''server_version_num'')::integer '
+                            '>= 150000 then alter view %I.%I set (security_invoker = %L); '
+                            'end if; end $do$;', n.nspname, c.relname, o.option_value)
+                from pg_options_to_table(c.reloptions) as o
+               where o.option_name = 'security_invoker'), '') as definition,
        obj_description(c.oid, 'pg_class') as comment,
        c.relkind = 'm' and c.relispopulated as populated
   from pg_class as c

@@ -77,9 +77,10 @@ select 'pg_policy'::regclass, p.oid, p.polrelid, 'policy', quote_ident(p.polname
        || case p.polcmd when 'r' then ' for select' when 'a' then ' for insert'
                when 'w' then ' for update' when 'd' then ' for delete' else '' end
        || case when p.polroles = '{0}' then '' else ' to ' || (
-              select string_agg(case role when 0 then 'public'
+              -- the owner as whoever loads it, as owners are left to him
+              select string_agg(case role when 0 then 'public' when c.relowner then 'current_user'
                                           else quote_ident(pg_get_userbyid(role)) end, ', '
-                                order by pg_get_userbyid(role))
+                                order by role = c.relowner, pg_get_userbyid(role))
                 from unnest(p.polroles) as role) end
        || coalesce(E'\n    using (' || pg_get_expr(p.polqual, p.polrelid, true) || ')', '')
        || coalesce(E'\n    with check (' || pg_get_expr(p.polwithcheck, p.polrelid, true) || ')',
@@ -87,6 +88,7 @@ select 'pg_policy'::regclass, p.oid, p.polrelid, 'policy', quote_ident(p.polname
        format('policy %I on %s', p.polname, p.polrelid::regclass),
        obj_description(p.oid, 'pg_policy')
   from pg_policy as p
+  join pg_class as c on c.oid = p.polrelid
 
 union all
 select 'pg_statistic_ext'::regclass, s.oid, s.stxrelid, 'statistics',

@@ -1,5 +1,6 @@
 -- What is taken off the tables while rows are copied in bulk, and put back after it: foreign
--- keys, indexes (those behind constraints stay), triggers that an INSERT fires. Each row has
+-- keys, indexes (those behind constraints stay), triggers that an INSERT fires, the force of row
+-- security. Each row has
 -- the statement that takes it off and the one that puts it back as it was.
 with given as (
     select t.name, t.place, ('public.' || t.name)::regclass as relation
@@ -42,6 +43,12 @@ with given as (
     select * from keys
     union all select * from indexes
     union all select * from triggers
+    union all
+    -- COPY doesn't go through policies, and the owner is held by forced ones
+    select g.name, g.place, 2, format('alter table %%s no force row level security', g.relation),
+           format('alter table %%s force row level security', g.relation), '', false, 'row security'
+    from given g
+    join pg_class c on c.oid = g.relation and c.relforcerowsecurity
     union all
     -- between indexes and keys, which are checked by joins: those want to be planned well
     select name, place, 2, 'select', format('analyze %%s', relation), '', false, '' from given
