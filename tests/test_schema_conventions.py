@@ -323,6 +323,7 @@ EXECUTES = {
     "mark_duplicate_images",
     "measure_algorithms",
     "near_images",
+    "purge_account_tokens",
     "purge_job_logs",
     "purge_jobs",
     "read_results",

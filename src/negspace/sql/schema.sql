@@ -593,6 +593,25 @@ $function$;
 comment on function public.audit_images() is 'Writes create_image and delete_image into the audit trail, one event per image.';
 revoke execute on function public.audit_images() from public;
 
+CREATE OR REPLACE FUNCTION public.audit_queue_limits()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    was     constant jsonb := case when tg_op <> 'INSERT' then to_jsonb(old) - '{id,running}'::text[] end;
+    becomes constant jsonb := case when tg_op <> 'DELETE' then to_jsonb(new) - '{id,running}'::text[] end;
+begin
+    perform public.record_event(
+        'config_change', 'queue_limit', coalesce(new.id, old.id)::text,
+        changes_before => was, changes_after => becomes);
+    return null;
+end
+$function$;
+comment on function public.audit_queue_limits() is 'Writes a config_change event for a limit of running jobs that comes, changes or goes.';
+revoke execute on function public.audit_queue_limits() from public;
+
 CREATE OR REPLACE FUNCTION public.audit_result_changes()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -624,6 +643,32 @@ end
 $function$;
 comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
 revoke execute on function public.audit_result_changes() from public;
+
+CREATE OR REPLACE FUNCTION public.audit_stored_result()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    calls text;
+begin
+    -- The queue's functions tell of their results themselves, with the job.
+    get diagnostics calls = pg_context;
+    if calls ~ 'PL/pgSQL function (public\.)?(complete_jobs?|store_cached_result)\(' then
+        return null;
+    end if;
+    perform public.record_event(
+        'run_analysis', 'image', new.image_id::text,
+        changes_after => jsonb_build_object(
+            'result_id', new.id, 'algorithm_name', new.algorithm_name, 'algorithm_version', new.algorithm_version,
+            'parameters_hash', new.parameters_hash, 'confidence_score', new.confidence_score),
+        user_id => new.user_id);
+    return null;
+end
+$function$;
+comment on function public.audit_stored_result() is 'Writes a run_analysis event for a result that was stored by nobody''s job.';
+revoke execute on function public.audit_stored_result() from public;
 
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
@@ -2216,6 +2261,28 @@ AS $function$
 $function$;
 comment on function public.priority_step() is 'How much waiting one step of priority is worth: a job of priority 1 that waits for 90 minutes comes before one of priority 10 that was asked for now. Within a priority the order is that of time, so nothing is sorted again as jobs age: a claim merges ten ordered lists.';
 
+CREATE OR REPLACE FUNCTION public.purge_account_tokens(older_than interval DEFAULT '90 days'::interval)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    purged integer;
+begin
+    if older_than is null or older_than < interval '1 day' then
+        raise exception 'tokens are kept for a day or longer, not %', coalesce(older_than::text, 'null')
+            using errcode = 'NS004', hint = 'they are void once they have expired, and harm nobody';
+    end if;
+    delete from public.account_tokens t where t.expires_at < now() - older_than;
+    get diagnostics purged = row_count;
+    return purged;
+end
+$function$;
+comment on function public.purge_account_tokens(older_than interval) is 'Removes tokens of e-mails that expired so long ago, and returns how many; their events stay. Housekeeping calls it.';
+grant execute on function public.purge_account_tokens(interval) to app_user;
+revoke execute on function public.purge_account_tokens(interval) from public;
+
 CREATE OR REPLACE FUNCTION public.purge_job_logs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3338,14 +3405,23 @@ CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare
-    subject text;
+    subject constant text := (select public.sha256_hex(lower(u.email)) from public.users u where u.id = account);
+    locked  constant timestamptz := (select max(a.locked_until) from public.login_attempts a where a.account_hash = subject);
+    known   boolean;
 begin
-    update public.users u set account_locked_until = null, failed_login_attempts = 0
-    where u.id = account returning public.sha256_hex(lower(u.email)) into subject;
+    select u.account_locked_until is not null into known from public.users u where u.id = account for no key update;
     if not found then
         raise exception 'there is no user %', account using errcode = 'NS003', hint = 'negspace users list shows the accounts';
     end if;
+    update public.users u set account_locked_until = null, failed_login_attempts = 0 where u.id = account;
     update public.login_attempts a set locked_until = null, failures = 0 where a.account_hash = subject;
+    -- Where the account itself knows of the lock, its own trigger tells.
+    if locked is not null and not known then
+        perform public.record_event(
+            'permission_change', 'user', account::text,
+            changes_before => jsonb_build_object('account_locked_until', locked),
+            changes_after => '{"account_locked_until": null}');
+    end if;
 end
 $function$;
 comment on function public.unlock_account(account bigint) is 'Lets an account log in again from everywhere, whatever failed before.';
@@ -3707,6 +3783,9 @@ comment on index public.analysis_results_visualization_path_idx is 'Whether a st
 
 CREATE TRIGGER analysis_results_audit_delete AFTER DELETE ON public.analysis_results REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
 comment on trigger analysis_results_audit_delete on public.analysis_results is 'Every removed result is an event.';
+
+CREATE TRIGGER analysis_results_audit_insert AFTER INSERT ON public.analysis_results FOR EACH ROW WHEN (CURRENT_USER = SESSION_USER OR CURRENT_USER = 'app_user'::name) EXECUTE FUNCTION public.audit_stored_result();
+comment on trigger analysis_results_audit_insert on public.analysis_results is 'Every result that no job brought is an event.';
 
 CREATE TRIGGER analysis_results_audit_update AFTER UPDATE ON public.analysis_results REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_result_changes();
 comment on trigger analysis_results_audit_update on public.analysis_results is 'Every changed result is an event.';
@@ -5254,6 +5333,15 @@ comment on column public.queue_limits.job_group is 'Which group''s jobs; null: a
 comment on column public.queue_limits.max_running is 'How many may run at once; 0: none begins.';
 comment on column public.queue_limits.running is 'How many run; kept by the triggers of processing_queue.';
 grant select on public.queue_limits to app_user;
+
+CREATE TRIGGER queue_limits_audit_delete AFTER DELETE ON public.queue_limits FOR EACH ROW EXECUTE FUNCTION public.audit_queue_limits();
+comment on trigger queue_limits_audit_delete on public.queue_limits is 'Every removed limit is an event.';
+
+CREATE TRIGGER queue_limits_audit_insert AFTER INSERT ON public.queue_limits FOR EACH ROW EXECUTE FUNCTION public.audit_queue_limits();
+comment on trigger queue_limits_audit_insert on public.queue_limits is 'Every new limit is an event.';
+
+CREATE TRIGGER queue_limits_audit_update AFTER UPDATE OF max_running, user_id, job_group ON public.queue_limits FOR EACH ROW WHEN (old.max_running IS DISTINCT FROM new.max_running OR old.user_id IS DISTINCT FROM new.user_id OR old.job_group IS DISTINCT FROM new.job_group) EXECUTE FUNCTION public.audit_queue_limits();
+comment on trigger queue_limits_audit_update on public.queue_limits is 'Every changed limit is an event; that jobs begin and end is none.';
 
 create table public.rollup_progress (
     table_name     text                     not null,

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import Final
 
-from negspace import audit, cache, keys, metrics, users
+from negspace import audit, cache, keys, metrics, recovery, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 from negspace.worker import logs
@@ -59,6 +59,7 @@ class Housekeeper(threading.Thread):
                     keys.count_uses(self._database)
                     refresh_counters(self._database)
                     users.refresh_login_counters(self._database)
+                    recovery.purge(self._database)
                 audit.seal(self._database)
                 metrics.roll_up(self._database)
             except UnavailableError:
