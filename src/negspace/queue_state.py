@@ -213,12 +213,11 @@ def read(database: Database) -> QueueState:
 def read_within(connection: Connection) -> QueueState:
     """The same in the caller's transaction."""
     depth = {row["status"]: int(row["jobs"]) for row in rows(connection, _DEPTH)}
-    oldest = only(connection, _OLDEST)
     [pace] = rows(connection, _PACE, PARAMETERS)
     return QueueState(
         at=pace["at"],
         depth=depth,
-        oldest_waiting_seconds=oldest["seconds"] if oldest else None,
+        oldest_waiting_seconds=oldest_waiting(connection),
         completed_per_second=_per_second(pace, "completed_now"),
         failed_per_second=_per_second(pace, "failed_now"),
         bars=_bars(pace),
@@ -228,6 +227,12 @@ def read_within(connection: Connection) -> QueueState:
         failures=tuple(Failures(**row) for row in rows(connection, _FAILURES)),
         seconds_left=_seconds_left(depth, pace),
     )
+
+
+def oldest_waiting(connection: Connection) -> float | None:
+    """Seconds for which the job that waits longest has been ready to run; None: none is."""
+    row = only(connection, _OLDEST)
+    return row["seconds"] if row else None
 
 
 def _is_cut(pace: Mapping[str, Any]) -> bool:
