@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from typing import Final
 
-from negspace import audit, cache, keys, metrics, users
+from negspace import audit, cache, keys, metrics, summaries, users
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
 from negspace.worker import logs
@@ -61,6 +61,7 @@ class Housekeeper(threading.Thread):
                     users.refresh_login_counters(self._database)
                 audit.seal(self._database)
                 metrics.roll_up(self._database)
+                summaries.roll_up(self._database)
             except UnavailableError:
                 self._database.close()
             except NegspaceError as error:  # jobs go on; the next round may do better
