@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal
 
-from negspace import audit, cache, keys, metrics, recovery, users
+from negspace import audit, cache, keys, metrics, recovery, summaries, users
 from negspace.upkeep import duties
 from negspace.upkeep.keeping import Keeping
 
@@ -45,6 +45,7 @@ STEPS: Final = (
     ),
     Step("audit seals", _MINUTE, "seals made", lambda keep: audit.seal(keep.database)),
     Step("metrics", _MINUTE, "hours rolled up", lambda keep: metrics.roll_up(keep.database)),
+    Step("summaries", _MINUTE, "rows summed up", lambda keep: summaries.roll_up(keep.database)),
     Step(
         "cache", _HOUR, "expired answers removed", lambda keep: cache.purge_expired(keep.database)
     ),
