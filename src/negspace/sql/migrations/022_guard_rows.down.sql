@@ -31,25 +31,6 @@ comment on function delete_image(bigint) is
 revoke select on queue_depth from operator_role;
 grant select on queue_depth to app_user;
 
-do $$
-declare
-    name text;
-begin
-    foreach name in array array[
-        'user_activity_summary', 'queue_status_summary', 'image_analysis_status', 'recent_audit_events',
-        'analysis_performance_summary', 'audit_summary_by_user', 'duplicate_images_report']
-    loop
-        if current_setting('server_version_num')::integer >= 150000 then
-            execute format('alter view public.%I reset (security_invoker)', name);
-        else
-            execute format('revoke select on public.%I from operator_role', name);
-            execute format('grant select on public.%I to app_user', name);
-        end if;
-    end loop;
-end
-$$;
-drop function guard_views();
-
 revoke select on job_logs, algorithm_speeds, queue_limits, workers from operator_role;
 grant select on job_logs, algorithm_speeds, queue_limits, workers to app_user;
 

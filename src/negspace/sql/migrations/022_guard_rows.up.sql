@@ -1,5 +1,4 @@
--- Whose rows one sees is decided by the database: row security on images, results and jobs, and
--- views that show what their reader may see.
+-- Whose rows one sees is decided by the database: row security on images, results and jobs.
 --
 -- An image's owner is whom all of it belongs to: its jobs and its results too, whoever asked for
 -- them. The operator and the owner's functions see all rows, by policies that cost nothing: a
@@ -75,35 +74,6 @@ comment on policy processing_queue_read on processing_queue is 'Jobs on images t
 revoke select on job_logs, algorithm_speeds, queue_limits, workers from app_user;
 grant select on job_logs, algorithm_speeds, queue_limits, workers to operator_role;
 
-
--- ── Views ───────────────────────────────────────────────────────────────────────────────
-
-create function guard_views() returns void
-    language plpgsql
-    set search_path = pg_catalog, public, pg_temp
-as $$
-declare
-    name text;
-begin
-    foreach name in array array[
-        'user_activity_summary', 'queue_status_summary', 'image_analysis_status', 'recent_audit_events',
-        'analysis_performance_summary', 'audit_summary_by_user', 'duplicate_images_report']
-    loop
-        if current_setting('server_version_num')::integer >= 150000 then
-            execute format('alter view public.%I set (security_invoker = true)', name);
-        else
-            -- PostgreSQL 14 reads a view as its owner, who sees all rows: there it is the operator's.
-            execute format('revoke select on public.%I from app_user', name);
-            execute format('grant select on public.%I to operator_role', name);
-        end if;
-    end loop;
-end
-$$;
-comment on function guard_views() is
-    'Makes views show the rows that their reader may see; on PostgreSQL 14, which can''t, they are the operator''s alone. After a view is made anew it is called again: create or replace forgets what it did.';
-revoke execute on function guard_views() from public;
-
-select guard_views();
 
 -- Counters of all accounts together, kept where nobody else reads.
 revoke select on queue_depth from app_user;
