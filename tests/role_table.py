@@ -80,13 +80,19 @@ def whose(relation: str, verb: Verb, role: str) -> Whose:
     return TABLE[relation][verb][ROLES.index(role)]
 
 
+def _cell(relation: str, role: str) -> str:
+    """Such as ``own: read, add``; a role's verbs on a relation are all on the same rows."""
+    may = {verb: whose(relation, verb, role) for verb in VERBS}
+    verbs = [verb for verb, rows in may.items() if rows != "none"]
+    return f"{may[verbs[0]]}: {', '.join(verbs)}" if verbs else "–"
+
+
 def markdown() -> str:
     """The table as the page has it."""
-    lines = [f"| relation | verb | {' | '.join(ROLES)} |", "| --- | --- |" + " --- |" * len(ROLES)]
-    for relation, verbs in TABLE.items():
-        for verb, cells in verbs.items():
-            shown = " | ".join("–" if cell == "none" else cell for cell in cells)
-            lines.append(f"| `{relation}` | {verb} | {shown} |")
+    lines = [f"| relation | {' | '.join(ROLES)} |", "| --- |" + " --- |" * len(ROLES)]
+    for relation in TABLE:
+        cells = " | ".join(_cell(relation, role) for role in ROLES)
+        lines.append(f"| `{relation}` | {cells} |")
     return "\n".join(lines) + "\n"
 
 

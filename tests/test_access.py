@@ -8,6 +8,7 @@ find something.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -158,6 +159,16 @@ def test_each_role_may_what_the_table_says(here: Ground) -> None:
 def test_the_page_has_the_table() -> None:
     page = role_table.PAGE.read_text(encoding="utf-8")
     assert role_table.written(page) == page, "run python tests/role_table.py"
+
+
+def test_the_pages_example_runs(database: TestDatabase, web: Database) -> None:
+    (example,) = re.findall(
+        r"^```python\n(.*?)^```", role_table.PAGE.read_text(encoding="utf-8"), re.M | re.S
+    )
+    (me,) = members(database, "analyst")
+    names = {"database": web, "token": me.token}
+    exec(example, names)
+    assert names["found"] == [{"id": me.rows["images"], "original_filename": "void.png"}]
 
 
 GRANTS = {"read": "select", "add": "insert", "change": "update", "remove": "delete"}

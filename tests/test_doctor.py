@@ -136,10 +136,10 @@ def test_migrations_that_failed_or_are_not_known(database, env, tmp_path):
 def test_a_migration_that_failed(database, env):
     done = migrate.down(database.owner, MIGRATIONS, steps=1)
     assert done.ok
-    taken = "create function end_session(token_hash text) returns int language sql as 'select 1'"
+    taken = "create function guard_views() returns int language sql as 'select 1'"
     change(database.owner, taken)
     assert not migrate.up(database.owner, MIGRATIONS).ok
-    change(database.owner, "drop function end_session(text)")
+    change(database.owner, "drop function guard_views()")
     assert "failed when last tried" in faults("migrations", env)[0]
 
 
