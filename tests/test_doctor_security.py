@@ -104,6 +104,15 @@ def test_what_must_be_refused_and_is_not(database, env, grant, what):
     assert any(what in one for one in faults("attempts", env))
 
 
+def test_a_view_that_shows_every_row(database, env):
+    change(database.owner, "create view all_images as select * from images")
+    change(database.owner, "grant select on all_images to app_user")
+    (said,) = faults("views", env)
+    assert "all_images shows app_user" in said
+    change(database.owner, "revoke select on all_images from app_user")
+    assert well("views", env)
+
+
 def test_a_partition_that_is_reached_by_itself(database, env):
     with db.connect(database.owner) as connection:
         row = db.only(

@@ -27,12 +27,15 @@ _MEMBER_OF: Final[LiteralString] = (
     " and g.rolname <> 'app_user' order by 1"  # whose rights the operator has
 )
 _PARTITIONS: Final[LiteralString] = (
-    "select c.oid::regclass::text as name from pg_class c"
+    "select distinct c.oid::regclass::text as name,"
+    " case when g.grantee = 0 then 'public' else pg_get_userbyid(g.grantee) end as role"
+    " from pg_class c"
+    " cross join lateral (select c.relacl as acl union all"
+    "  select a.attacl from pg_attribute a where a.attrelid = c.oid and a.attacl is not null) r"
+    " cross join lateral aclexplode(r.acl) g"
     " where c.relispartition and c.relkind in ('r', 'p')"
-    " and c.relnamespace = 'public'::regnamespace"
-    " and (has_table_privilege(%(role)s, c.oid, 'select, insert, update, delete, truncate')"
-    "      or has_any_column_privilege(%(role)s, c.oid, 'select, insert, update'))"
-    " order by 1"
+    " and c.relnamespace = 'public'::regnamespace and g.grantee <> c.relowner"
+    " order by 1, 2"
 )
 _REFUSED: Final = {"42501", "NS002", "NS006"}
 
@@ -69,11 +72,11 @@ def _role(ground: Ground) -> Iterator[Leak]:
 
 
 def _partitions(ground: Ground) -> Iterator[Leak]:
-    reached = [row["name"] for row in ground.rows(_PARTITIONS, {"role": ground.role})]
-    for name in reached:
+    for row in ground.rows(_PARTITIONS):
+        name, role = row["name"], row["role"]
+        whom = role if role == "public" else f'"{role}"'
         yield Leak(
-            f"{ground.role} has rights on the partition {name} itself",
-            f'revoke all on {name} from public, "{ground.role}"',
+            f"{role} has rights on the partition {name} itself", f"revoke all on {name} from {whom}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, LiteralString
 
 from negspace.probes.probing import Ground, Leak, Probe
 
@@ -26,6 +26,20 @@ def _forced(ground: Ground) -> Iterator[Leak]:
         )
 
 
+_VIEWS: Final[LiteralString] = (
+    "select c.oid::regclass::text as name from pg_class c"
+    " join pg_roles r on r.rolname = 'app_user'"
+    " where c.relkind in ('v', 'm') and c.relnamespace = 'public'::regnamespace"
+    " and has_table_privilege(r.oid, c.oid, 'select')"
+    " and not coalesce('security_invoker=true' = any (c.reloptions), false) order by 1"
+)
+
+
+def _views(ground: Ground) -> Iterator[Leak]:
+    for row in ground.rows(_VIEWS):
+        yield Leak(f"the view {row['name']} shows app_user what its owner sees: every row")
+
+
 PROBES: Final = (
     Probe(
         "row security",
@@ -33,5 +47,12 @@ PROBES: Final = (
         "rows are shown to people they don't belong to",
         "negspace migrate drift, and make it as the migrations have it",
         _forced,
+    ),
+    Probe(
+        "views",
+        "Views show a service for people what it may see of their tables.",
+        "rows are shown to people they don't belong to",
+        "as the owner: select guard_views()",
+        _views,
     ),
 )
