@@ -50,7 +50,7 @@ reference: .venv/.installed-dev ## write docs/reference.md and its diagram anew 
 	$(BIN)/negspace server stop --json > /dev/null; rm -rf $$folder; exit $$status
 
 docs: .venv/.installed-dev ## the documents as a site, in site/; every link is checked
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "site/index.html"
 
 chaos: .venv/.installed-dev ## a thousand kills over running workers; minutes

@@ -159,7 +159,9 @@ def _box(entity: Entity, x: int, y: int) -> str:
         mark = "• " if field.is_primary else "→ " if field.target else "  "
         kind = field.type.replace("timestamp with time zone", "timestamptz")
         kind = kind.replace("character varying", "varchar")[:16]
-        parts.append(f'<text x="8" y="{at}" xml:space="preserve">{escape(mark + field.name)}</text>')
+        parts.append(
+            f'<text x="8" y="{at}" xml:space="preserve">{escape(mark + field.name)}</text>'
+        )
         parts.append(
             f'<text class="m" x="{WIDTH - 8}" y="{at}" text-anchor="end">{escape(kind)}</text>'
         )

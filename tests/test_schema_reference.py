@@ -27,9 +27,12 @@ def test_a_diagram_has_every_table_and_every_foreign_key():
     users = Entity("users", (Field("id", "bigint", True, None),))
     images = Entity(
         "images",
-        (Field("id", "bigint", True, None), Field("user_id", "bigint", False, "users"))
-        + (Field("duplicate_of", "bigint", False, "images"),)
-        + tuple(Field(f"more_{n}", "text", False, None) for n in range(9)),
+        (
+            Field("id", "bigint", True, None),
+            Field("user_id", "bigint", False, "users"),
+            Field("duplicate_of", "bigint", False, "images"),
+            *(Field(f"more_{n}", "text", False, None) for n in range(9)),
+        ),
     )
     alone = Entity("alone", (Field("id", "bigint", True, None),))
     drawn = entity_diagram.draw([users, images, alone])
@@ -47,7 +50,9 @@ def test_boxes_stand_apart():
         for n in range(9)
     ]
     places = entity_diagram._placed(found)
-    boxes = [(x, y, x + entity_diagram.WIDTH, y + e.height) for e in found for x, y in [places[e.name]]]
+    boxes = [
+        (x, y, x + entity_diagram.WIDTH, y + e.height) for e in found for x, y in [places[e.name]]
+    ]
     for a in boxes:
         for b in boxes:
             apart = a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
