@@ -17,6 +17,7 @@ log = logging.getLogger("negspace.worker")
 
 INTERVAL: Final = 3600.0  # seconds
 OFTEN: Final = 60.0  # seconds: how long an event may stand unsealed, and an hour not rolled up
+_PATIENCE: Final = 5.0  # seconds for the last round
 LOGS_KEPT: Final = timedelta(days=30)
 
 
@@ -42,6 +43,7 @@ class Housekeeper(threading.Thread):
     """Does all of it at once and every hour, seals and roll-ups every minute, until its end."""
 
     def __init__(self, database: Database) -> None:
+        """Make it; the database is its own, and closed at its end."""
         super().__init__(name="negspace-housekeeper", daemon=True)
         self._database = database
         self._ended = threading.Event()
@@ -66,9 +68,10 @@ class Housekeeper(threading.Thread):
             except NegspaceError as error:  # jobs go on; the next round may do better
                 log.warning("housekeeping: %s", error.message)
             if self._ended.wait(OFTEN):
-                return
+                break
+        self._database.close()
 
     def end(self) -> None:
-        """Do it no more."""
+        """Do it no more; what waits for a server that isn't there is left alone."""
         self._ended.set()
-        self.join()
+        self.join(_PATIENCE)

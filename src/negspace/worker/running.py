@@ -81,14 +81,14 @@ def run(
         registry.register(database, name, identity.hostname, os.getpid(), algorithms)
         log.info("worker %s runs %s", name, ", ".join(algorithms))
         foreman = Foreman(identity, setup)
-        _stay(foreman, database, name)
+        _stay(foreman, identity, database)
         completed, failed = _counted(database, name)
     return Ran(completed, failed, foreman.restarts, foreman.told > 0, time.monotonic() - began)
 
 
-def _stay(foreman: Foreman, database: Database, name: str) -> None:
+def _stay(foreman: Foreman, identity: Identity, database: Database) -> None:
     """Keep house while the worker runs, and say how it ended."""
-    housekeeper = housekeeping.Housekeeper(database)
+    housekeeper = housekeeping.Housekeeper(identity.open_database())
     housekeeper.start()
     words = "ended by an error, which its log says"
     try:
@@ -97,8 +97,9 @@ def _stay(foreman: Foreman, database: Database, name: str) -> None:
         words = "told to stop" if foreman.told else "nothing left to do"
     finally:
         housekeeper.end()
+        database.close()  # a pool would wait for a server that isn't there; a new one asks once
         try:
-            registry.stop(database, name, words)
+            registry.stop(database, identity.worker, words)
         except UnavailableError as error:
             log.warning("the database doesn't hear that we stop: %s", error.message)
 
