@@ -88,6 +88,7 @@ def run(
 
 def _stay(foreman: Foreman, identity: Identity, database: Database) -> None:
     """Keep house while the worker runs, and say how it ended."""
+    database.close()  # not needed meanwhile; and a new pool sees at once where no server is there
     housekeeper = housekeeping.Housekeeper(identity.open_database())
     housekeeper.start()
     words = "ended by an error, which its log says"
@@ -97,7 +98,6 @@ def _stay(foreman: Foreman, identity: Identity, database: Database) -> None:
         words = "told to stop" if foreman.told else "nothing left to do"
     finally:
         housekeeper.end()
-        database.close()  # a pool would wait for a server that isn't there; a new one asks once
         try:
             registry.stop(database, identity.worker, words)
         except UnavailableError as error:
