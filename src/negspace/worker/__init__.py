@@ -21,7 +21,7 @@ database: a job is held by a lease, and only who has the lease can end it.
     leases     the queue's functions, as a worker calls them
     registry   the workers there are
     logs       what jobs said, read again
-    housekeeping   what must happen now and then
+    housekeeping   a thread: what must happen now and then
 """
 
 from __future__ import annotations
