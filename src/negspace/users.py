@@ -270,10 +270,15 @@ def unlock(database: Database, who: str | int) -> User:
     return find(database, user.id)
 
 
-def refresh_login_counters(database: Database) -> None:
-    """Bring failed logins and locks of the accounts up to date: housekeeping."""
+def refresh_login_counters(database: Database) -> int:
+    """Bring failed logins and locks of the accounts up to date: housekeeping.
+
+    Returns:
+        How many accounts changed.
+    """
     with database.transaction() as connection:
-        connection.execute("select refresh_login_counters()")
+        changed = only(connection, "select refresh_login_counters() as accounts")
+    return changed["accounts"] if changed else 0
 
 
 def _named(who: str | int) -> list[int | str | None]:
