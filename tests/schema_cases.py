@@ -514,7 +514,6 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("api_keys", "user_id")
     | gone("sessions", "user_id")
     | gone("account_tokens", "user_id")
-    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")

@@ -2129,7 +2129,10 @@ begin
     perform 1 from public.users u
     where u.id = (select k.user_id from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash)
     for share;
-    perform 1 from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash for share;
+    -- Written, not locked alone: a transaction that began before and removes or revokes the key on
+    -- an older snapshot, which doesn't show this row, fails then instead of leaving it behind.
+    update public.api_keys k set last_rate_limit_reset = k.last_rate_limit_reset
+    where k.id = key and k.key_hash = make_api_key_limit.key_hash;
     insert into public.api_key_limits (
         api_key_id, user_id, key_hash, is_active, expires_at, scopes, networks, owner_is_active, owner_scopes, step, slack
     )
@@ -3112,6 +3115,20 @@ end
 $function$;
 comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
 revoke execute on function public.release_audit_hold(bigint,text) from public;
+
+CREATE OR REPLACE FUNCTION public.remove_api_key_limit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.api_key_limits l where l.api_key_id = old.id;
+    return null;
+end
+$function$;
+comment on function public.remove_api_key_limit() is 'Removes what decides on a key''s requests with the key.';
+revoke execute on function public.remove_api_key_limit() from public;
 
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
@@ -4369,6 +4386,9 @@ comment on trigger api_keys_keep_limit on public.api_keys is 'Revoked at once, a
 
 CREATE TRIGGER api_keys_networks_canonical BEFORE INSERT OR UPDATE OF ip_whitelist ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.ip_whitelist) = 'array'::text AND NOT new.ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_misleading_networks();
 comment on trigger api_keys_networks_canonical on public.api_keys is 'Networks mean what they seem to.';
+
+CREATE TRIGGER api_keys_remove_limit AFTER DELETE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.remove_api_key_limit();
+comment on trigger api_keys_remove_limit on public.api_keys is 'A key that is removed is refused from the commit on.';
 
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
@@ -6539,7 +6559,6 @@ alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
