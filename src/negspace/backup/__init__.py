@@ -8,6 +8,7 @@ physical     the server's files and its log
 facts        what a database holds: counted and hashed
 files        image files
 taking, archiving, verifying, restoring, pruning: what one does with backups
+upgrading    the embedded server on a newer PostgreSQL
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from negspace.backup.manifest import Backup, Facts, Table, Verification, read_ve
 from negspace.backup.pruning import Pruned, prune
 from negspace.backup.restoring import Restored, restore
 from negspace.backup.taking import copy_files, create
+from negspace.backup.upgrading import Upgraded, upgrade
 from negspace.backup.verifying import verify
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Pruned",
     "Restored",
     "Table",
+    "Upgraded",
     "Verification",
     "backups",
     "copy_files",
@@ -45,6 +48,7 @@ __all__ = [
     "restore",
     "start_archiving",
     "stop_archiving",
+    "upgrade",
     "verify",
     "where_archived",
 ]

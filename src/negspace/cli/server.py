@@ -84,6 +84,23 @@ def status(as_json: bool) -> None:
 
 
 @group.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--to", type=int, metavar="MAJOR", help="The version; the newest here if not given.")
+@output.json_option
+def upgrade(folder: Path, to: int | None, as_json: bool) -> None:
+    """Bring it to a newer major version of PostgreSQL; a backup goes into DIR first.
+
+    Nobody else gets in meanwhile. The old data directory stays beside the new one.
+    """
+    from negspace import backup
+
+    done = backup.upgrade(settings.load(), folder, to=to, progress=output.note)
+    output.show_fields(done, as_json=as_json)
+    if not as_json:
+        output.note(f"next: rm -r {done.old_data}, once all is well")
+
+
+@group.command()
 @role_option
 @output.json_option
 def url(role: str, as_json: bool) -> None:

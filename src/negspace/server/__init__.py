@@ -334,7 +334,9 @@ def _start(launch: Launch) -> State:
         if state is not None and state.prepared:
             raise ServerError(
                 f"the data directory {layout.data} is gone",
-                hint=f"mount or restore it; to begin anew with nothing, remove {layout.state}",
+                hint="negspace server upgrade finishes what was killed"
+                if (layout.home / "upgrade").is_dir()
+                else f"mount or restore it; to begin anew with nothing, remove {layout.state}",
                 home=str(layout.home),
             )
         progress(f"making a PostgreSQL {launch.binaries.version} in {layout.home} …")
