@@ -15,7 +15,7 @@ from negspace.backup.folder import Folder, writing
 from negspace.backup.tools import Progress
 from negspace.database import Connection, only, sql, translated
 from negspace.errors import BackupError, RefusedError, ServerError
-from negspace.server import account
+from negspace.server import account, logs
 from negspace.server.layout import Layout, layout_of
 from negspace.settings import Settings
 
@@ -187,5 +187,5 @@ def _see_it_work(address: str, layout: Layout) -> str | None:
             time.sleep(_LOOK)
     raise BackupError(
         "the server can't archive its log",
-        hint=f"{layout.log} says why; negspace backup archive --stop ends it",
+        hint=f"{logs.newest(layout)} says why; negspace backup archive --stop ends it",
     )

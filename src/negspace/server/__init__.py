@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from negspace import database, fit
 from negspace.database import Actor, Answer, Database
 from negspace.errors import NegspaceError, ServerError
-from negspace.server import access
+from negspace.server import access, logs
 from negspace.server.access import Role, set_password
 from negspace.server.layout import (
     Layout,
@@ -305,6 +305,7 @@ def _ready(layout: Layout) -> Server | None:
 
     if postmaster.answer(layout, state.port) is not Answer.READY:
         return None
+    logs.prune(layout)
     return _server(layout, state, "running")
 
 
@@ -319,7 +320,7 @@ def _server(
         version=state.version if state else None,
         port=state.port if state else None,
         process=postmaster.running(layout) if state else None,
-        log=layout.log,
+        log=logs.newest(layout),
         _state=state,
     )
 
