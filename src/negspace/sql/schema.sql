@@ -4665,9 +4665,6 @@ grant select on public.audit_seals to app_user;
 CREATE INDEX audit_seals_month_idx ON public.audit_seals USING btree (month, relation, number);
 comment on index public.audit_seals_month_idx is 'The seals of a month, before it leaves.';
 
-CREATE INDEX audit_seals_relation_number_idx ON public.audit_seals USING btree (relation, number DESC);
-comment on index public.audit_seals_relation_number_idx is 'Where a relation''s newest seal ends; seal_audit().';
-
 CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON public.audit_seals FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_seals enable always trigger audit_seals_append_only;
 comment on trigger audit_seals_append_only on public.audit_seals is 'No seal is ever changed or removed.';
