@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -222,6 +223,35 @@ def _speed(connection: Connection, given: Row) -> Row:
     return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
 
 
+def _value(connection: Connection, given: Row) -> Row:
+    return {
+        "key": f"key{next(_numbers)}",
+        "value": [1],
+        "computed_at": "2026-01-01 00:00:00+00",
+        "expires_at": "2026-01-02 00:00:00+00",
+        "kept_until": "2026-01-03 00:00:00+00",
+        "last_used_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _value_lease(connection: Connection, given: Row) -> Row:
+    return {
+        "key": f"key{next(_numbers)}",
+        "token": str(uuid.uuid4()),
+        "leased_until": "2026-01-01 00:00:30+00",
+        "held_by": "host:1",
+        "taken_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _value_uses(connection: Connection, given: Row) -> Row:
+    return {"day": f"{1000 + next(_numbers)}-01-01 00:00:00+00"}
+
+
+def _step(connection: Connection, given: Row) -> Row:
+    return {"step": f"step{next(_numbers)}"}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -250,6 +280,10 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "queue_limits": _limit,
     "algorithm_speeds": _speed,
     "queue_counts": _count,
+    "cached_values": _value,
+    "cached_value_leases": _value_lease,
+    "cached_value_uses": _value_uses,
+    "upkeep_steps": _step,
 }
 
 TABLES = tuple(_COMPLETE)

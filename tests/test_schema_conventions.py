@@ -245,6 +245,10 @@ PRIVILEGES = {
     "audit_holds": {READ},
     "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
+    "cached_values": {READ},
+    "cached_value_leases": {READ},
+    "cached_value_uses": {READ},
+    "upkeep_steps": {READ},
     "performance_metrics": {READ, ADD},
     "metric_series": {READ},
     "metric_minutes": {READ},
@@ -290,6 +294,17 @@ COLUMN_PRIVILEGES = {
 # And to see whether seals were cut off.
 SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
+    "analyze_parent",
+    "begin_upkeep",
+    "cleanup_cached_values",
+    "count_cached_value_uses",
+    "end_upkeep",
+    "find_cached_value",
+    "purge_cached_values",
+    "renew_cached_value",
+    "store_cached_value",
+    "trim_cache",
+    "trim_cached_values",
     "aggregate_performance_metrics",
     "answer_jobs",
     "applied_migrations",

@@ -280,6 +280,26 @@ AS $function$
 $function$;
 comment on function public.algorithm_fingerprint(algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'What an analyser would do, as 64 hexadecimal digits: SHA-256 of its name, version and resolved parameters.';
 
+CREATE OR REPLACE FUNCTION public.analyze_parent(name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    perform 1 from pg_class c
+    where c.oid = to_regclass(format('public.%I', analyze_parent.name)) and c.relkind = 'p' and not c.relispartition;
+    if not found then
+        raise exception 'there is no partitioned table %', coalesce(analyze_parent.name, 'null')
+            using errcode = 'NS003', hint = 'such as security_audit';
+    end if;
+    execute format('analyze public.%I', analyze_parent.name);
+end
+$function$;
+comment on function public.analyze_parent(name text) is 'Keeps the statistics of a partitioned table fresh: autovacuum sees to its partitions alone.';
+grant execute on function public.analyze_parent(text) to app_user;
+revoke execute on function public.analyze_parent(text) from public;
+
 CREATE OR REPLACE FUNCTION public.answer_images(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, OUT answered bigint[], OUT results bigint[])
  RETURNS record
  LANGUAGE plpgsql
@@ -625,6 +645,37 @@ $function$;
 comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
 revoke execute on function public.audit_result_changes() from public;
 
+CREATE OR REPLACE FUNCTION public.begin_upkeep(step text, every interval, lease interval, held_by text, OUT token uuid, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+    if every is null or every < interval '0' or lease is null or lease <= interval '0' then
+        raise exception 'a step is due again after a time that is not negative, and its lease is longer than nothing'
+            using errcode = 'NS004', hint = 'such as interval ''1 hour'' and interval ''15 minutes''';
+    end if;
+    if not exists (select from public.upkeep_steps u where u.step = begin_upkeep.step) then
+        insert into public.upkeep_steps (step) values (step) on conflict do nothing;
+    end if;
+    update public.upkeep_steps u
+    set lease_token = gen_random_uuid(), leased_until = clock_timestamp() + lease,
+        held_by = begin_upkeep.held_by, started_at = clock_timestamp()
+    where u.step = begin_upkeep.step
+      and (u.leased_until is null or u.leased_until <= clock_timestamp())
+      and (u.ended_at is null or u.ended_at <= clock_timestamp() - every)
+    returning u.lease_token into token;
+    state := case when token is not null then 'yours'
+                  when exists (select from public.upkeep_steps u where u.step = begin_upkeep.step and u.leased_until > clock_timestamp()) then 'busy'
+                  else 'done' end;
+end
+$function$;
+comment on function public.begin_upkeep(step text, every interval, lease interval, held_by text, OUT token uuid, OUT state text) is 'Who may do a step of housekeeping now. state: yours (with a token, until the lease ends), busy (somebody is at it), done (not due: it was done within every).';
+grant execute on function public.begin_upkeep(text,interval,interval,text) to app_user;
+revoke execute on function public.begin_upkeep(text,interval,interval,text) from public;
+
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
  LANGUAGE sql
@@ -736,6 +787,31 @@ AS $function$
     where before -> k.key is distinct from after -> k.key
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
+
+CREATE OR REPLACE FUNCTION public.cleanup_cached_values(batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    removed integer;
+begin
+    delete from public.cached_value_leases l where l.key = any (array(
+        select d.key from public.cached_value_leases d where d.leased_until <= now() - interval '1 hour' for update skip locked));
+    delete from public.cached_values v where v.key = any (array(
+        select d.key from public.cached_values d
+        where d.kept_until <= now()
+        order by d.kept_until
+        limit greatest(cleanup_cached_values.batch_size, 0)
+        for update skip locked));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.cleanup_cached_values(batch_size integer) is 'Removes up to batch_size values that neither answer nor stand in any more, and returns how many. Skips what somebody else holds; call it until it returns 0.';
+grant execute on function public.cleanup_cached_values(integer) to app_user;
+revoke execute on function public.cleanup_cached_values(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -957,6 +1033,29 @@ comment on function public.count_api_key_uses(how_many integer) is 'Carries what
 grant execute on function public.count_api_key_uses(integer) to app_user;
 revoke execute on function public.count_api_key_uses(integer) from public;
 
+CREATE OR REPLACE FUNCTION public.count_cached_value_uses(keys text[], hits bigint[], stale_hits bigint, misses bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+    perform 1 from public.cached_values v where v.key = any (keys) order by v.key for no key update;
+    update public.cached_values v
+    set hit_count = v.hit_count + u.hits, last_used_at = clock_timestamp()
+    from unnest(keys, hits) as u (key, hits)
+    where v.key = u.key;
+    insert into public.cached_value_uses as d (day, hits, stale_hits, misses)
+    values (date_trunc('day', now(), 'UTC'), coalesce((select sum(u.hits) from unnest(hits) as u (hits)), 0), stale_hits, misses)
+    on conflict on constraint cached_value_uses_pkey do update
+    set hits = d.hits + excluded.hits, stale_hits = d.stale_hits + excluded.stale_hits, misses = d.misses + excluded.misses;
+end
+$function$;
+comment on function public.count_cached_value_uses(keys text[], hits bigint[], stale_hits bigint, misses bigint) is 'Counts how often each key answered, and what was stale or missed besides: what a process gathered over some seconds.';
+grant execute on function public.count_cached_value_uses(text[],bigint[],bigint,bigint) to app_user;
+revoke execute on function public.count_cached_value_uses(text[],bigint[],bigint,bigint) from public;
+
 CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1161,6 +1260,25 @@ $function$;
 comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
 grant execute on function public.end_sessions(bigint,bigint) to app_user;
 revoke execute on function public.end_sessions(bigint,bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.end_upkeep(step text, token uuid, done bigint, failure text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    update public.upkeep_steps u
+    set lease_token  = null,
+        leased_until = null,
+        ended_at     = case when end_upkeep.failure is null then clock_timestamp() else u.ended_at end,
+        done         = case when end_upkeep.failure is null then end_upkeep.done else u.done end,
+        failed_at    = case when end_upkeep.failure is null then u.failed_at else clock_timestamp() end,
+        failure      = end_upkeep.failure
+    where u.step = end_upkeep.step and u.lease_token = end_upkeep.token
+$function$;
+comment on function public.end_upkeep(step text, token uuid, done bigint, failure text) is 'A step of housekeeping was done, or failed; nothing is noted where its lease has gone to another.';
+grant execute on function public.end_upkeep(text,uuid,bigint,text) to app_user;
+revoke execute on function public.end_upkeep(text,uuid,bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
  RETURNS jsonb
@@ -1439,6 +1557,58 @@ begin
 end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
+
+CREATE OR REPLACE FUNCTION public.find_cached_value(key text, lease interval, stale interval, held_by text, OUT state text, OUT value jsonb, OUT token uuid)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    fresh boolean;
+begin
+    if key is null or key = '' or length(key) > 512 or lease is null or lease <= interval '0' or stale is null or stale < interval '0' then
+        raise exception 'a value has a key of 1 to 512 characters, a lease longer than nothing and no negative time to stand in'
+            using errcode = 'NS004', hint = 'such as find_cached_value(''report:7'', interval ''30 seconds'', interval ''0'', ''me'')';
+    end if;
+    select v.value, v.expires_at > clock_timestamp() into value, fresh from public.cached_values v
+    where v.key = find_cached_value.key and v.expires_at + stale > clock_timestamp();
+    if fresh then
+        state := 'fresh';
+        return;
+    end if;
+    state := case when fresh is null then 'wait' else 'stale' end;
+    -- A look first: those who wait come again and again, and must not write.
+    perform 1 from public.cached_value_leases l where l.key = find_cached_value.key and l.leased_until > clock_timestamp();
+    if found then
+        return;
+    end if;
+    insert into public.cached_value_leases as l (key, token, leased_until, held_by, taken_at)
+    values (key, gen_random_uuid(), clock_timestamp() + lease, held_by, clock_timestamp())
+    on conflict on constraint cached_value_leases_pkey do update
+    set token = excluded.token, leased_until = excluded.leased_until, held_by = excluded.held_by, taken_at = excluded.taken_at
+    where l.leased_until <= clock_timestamp()
+    returning l.token into token;
+    if token is null then
+        return;
+    end if;
+    -- Who computed may have stored it between the look above and the lease.
+    perform 1 from public.cached_values v where v.key = find_cached_value.key and v.expires_at > clock_timestamp();
+    if found then
+        delete from public.cached_value_leases l where l.key = find_cached_value.key;
+        select v.value into value from public.cached_values v where v.key = find_cached_value.key;
+        state := 'fresh';
+        token := null;
+        return;
+    end if;
+    state := 'compute';
+    value := null;
+end
+$function$;
+comment on function public.find_cached_value(key text, lease interval, stale interval, held_by text, OUT state text, OUT value jsonb, OUT token uuid) is 'The value of a key, or the right to compute it. state: fresh (the value), stale (an expired one, while another is computed), wait (somebody computes it: come again), compute (yours to compute: store_cached_value() with the token, renewed before the lease ends). In a transaction of its own: others wait for its end.';
+grant execute on function public.find_cached_value(text,interval,interval,text) to app_user;
+revoke execute on function public.find_cached_value(text,interval,interval,text) from public;
 
 CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
  RETURNS record
@@ -2216,6 +2386,29 @@ AS $function$
 $function$;
 comment on function public.priority_step() is 'How much waiting one step of priority is worth: a job of priority 1 that waits for 90 minutes comes before one of priority 10 that was asked for now. Within a priority the order is that of time, so nothing is sorted again as jobs age: a claim merges ten ordered lists.';
 
+CREATE OR REPLACE FUNCTION public.purge_cached_values(prefix text DEFAULT ''::text, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    removed integer;
+begin
+    delete from public.cached_values v where v.key = any (array(
+        select d.key from public.cached_values d
+        where starts_with(d.key, purge_cached_values.prefix)
+        order by d.key
+        limit greatest(purge_cached_values.batch_size, 0)
+        for update));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.purge_cached_values(prefix text, batch_size integer) is 'Removes up to batch_size values whose keys begin so, and returns how many. Call it until it returns 0.';
+grant execute on function public.purge_cached_values(text,integer) to app_user;
+revoke execute on function public.purge_cached_values(text,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.purge_job_logs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
  LANGUAGE plpgsql
@@ -2774,6 +2967,23 @@ $function$;
 comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
 revoke execute on function public.release_audit_hold(bigint,text) from public;
 
+CREATE OR REPLACE FUNCTION public.renew_cached_value(key text, token uuid, lease interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    update public.cached_value_leases l
+    set leased_until = clock_timestamp() + renew_cached_value.lease
+    where l.key = renew_cached_value.key and l.token = renew_cached_value.token;
+    return found;
+end
+$function$;
+comment on function public.renew_cached_value(key text, token uuid, lease interval) is 'Renews the lease of who computes a value; false where it has gone to another. A lease of 0 gives it back.';
+grant execute on function public.renew_cached_value(text,uuid,interval) to app_user;
+revoke execute on function public.renew_cached_value(text,uuid,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3291,6 +3501,37 @@ $function$;
 comment on function public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'The result that an image has already, or one made from the cache for it, or null. Counts the hit.';
 revoke execute on function public.store_cached_result(bigint,bigint,text,text,jsonb) from public;
 
+CREATE OR REPLACE FUNCTION public.store_cached_value(key text, token uuid, value jsonb, ttl interval, stale interval DEFAULT '00:00:00'::interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    moment constant timestamptz := clock_timestamp();
+begin
+    if ttl is null or ttl <= interval '0' or ttl > interval '10 years' or stale is null or stale < interval '0' or stale > interval '10 years' then
+        raise exception 'a value is kept for more than nothing and at most ten years, and so it stands in, not % and %',
+            coalesce(ttl::text, 'null'), coalesce(stale::text, 'null')
+            using errcode = 'NS004', hint = 'such as interval ''1 hour''';
+    end if;
+    delete from public.cached_value_leases l where l.key = store_cached_value.key and l.token = store_cached_value.token;
+    if not found then
+        return false;
+    end if;
+    insert into public.cached_values (key, value, computed_at, expires_at, kept_until, last_used_at)
+    values (key, value, moment, moment + ttl, moment + ttl + stale, moment)
+    on conflict on constraint cached_values_pkey do update
+    set value = excluded.value, computed_at = excluded.computed_at, expires_at = excluded.expires_at,
+        kept_until = excluded.kept_until, last_used_at = excluded.last_used_at;
+    return true;
+end
+$function$;
+comment on function public.store_cached_value(key text, token uuid, value jsonb, ttl interval, stale interval) is 'Stores what was computed and ends the lease; false, and nothing stored, where the lease has gone to another. ttl: how long it answers; stale: how long after that it stands in while another is computed.';
+grant execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) to app_user;
+revoke execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.sweep_queue()
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3330,6 +3571,66 @@ end
 $function$;
 comment on function public.sweep_queue() is 'Brings the low-water marks up to date where that is due: every half second, from zero every second or so. claim_jobs() calls it. Returns whether it began from zero.';
 revoke execute on function public.sweep_queue() from public;
+
+CREATE OR REPLACE FUNCTION public.trim_cache(most_bytes bigint, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    excess  constant bigint := (select coalesce(sum(c.size_bytes), 0) from public.analysis_cache c) - trim_cache.most_bytes;
+    removed integer;
+begin
+    if excess is null or excess <= 0 then
+        return 0;
+    end if;
+    with oldest as (
+        select c.id, c.size_bytes, c.last_accessed_at from public.analysis_cache c
+        order by c.last_accessed_at
+        limit greatest(trim_cache.batch_size, 0)
+        for update skip locked
+    ), enough as (
+        select o.id, sum(o.size_bytes) over (order by o.last_accessed_at, o.id) - o.size_bytes as before from oldest o
+    )
+    delete from public.analysis_cache c where c.id = any (array(select e.id from enough e where e.before < excess));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.trim_cache(most_bytes bigint, batch_size integer) is 'Removes answers of analyses, those that were not asked for longest first, up to batch_size of them, until the rest takes most_bytes at most, and returns how many. Results stay. Call it until it returns 0.';
+grant execute on function public.trim_cache(bigint,integer) to app_user;
+revoke execute on function public.trim_cache(bigint,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.trim_cached_values(most_bytes bigint, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    excess  constant bigint := (select coalesce(sum(v.size_bytes), 0) from public.cached_values v) - trim_cached_values.most_bytes;
+    removed integer;
+begin
+    if excess is null or excess <= 0 then
+        return 0;
+    end if;
+    with oldest as (
+        select v.key, v.size_bytes, v.last_used_at from public.cached_values v
+        order by v.last_used_at
+        limit greatest(trim_cached_values.batch_size, 0)
+        for update skip locked
+    ), enough as (
+        select o.key, sum(o.size_bytes) over (order by o.last_used_at, o.key) - o.size_bytes as before from oldest o
+    )
+    delete from public.cached_values v where v.key = any (array(select e.key from enough e where e.before < excess));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.trim_cached_values(most_bytes bigint, batch_size integer) is 'Removes values, those that were not used for longest first, up to batch_size of them, until the rest takes most_bytes at most, and returns how many. Call it until it returns 0.';
+grant execute on function public.trim_cached_values(bigint,integer) to app_user;
+revoke execute on function public.trim_cached_values(bigint,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
  RETURNS void
@@ -4259,6 +4560,72 @@ end
 $function$;
 comment on function public.next_audit_seal(newest public.audit_seals, below_id bigint, horizon xid8, batch_size integer) is 'What the next batch of a relation holds; leaf_count is null where there is none. The rest of the seal is not filled in.';
 revoke execute on function public.next_audit_seal(public.audit_seals,bigint,xid8,integer) from public;
+
+create unlogged table public.cached_value_leases (
+    key          text                     not null,
+    token        uuid                     not null,
+    leased_until timestamp with time zone not null,
+    held_by      text                     not null,
+    taken_at     timestamp with time zone not null,
+    constraint cached_value_leases_pkey PRIMARY KEY (key)
+);
+comment on table public.cached_value_leases is 'Who computes which value now.';
+comment on column public.cached_value_leases.key is 'The value''s key.';
+comment on column public.cached_value_leases.token is 'Known to who computes it: nobody else can store or renew.';
+comment on column public.cached_value_leases.leased_until is 'Who computes renews it; once it is past, another takes over.';
+comment on column public.cached_value_leases.held_by is 'Machine and process that compute.';
+comment on column public.cached_value_leases.taken_at is 'Since when.';
+grant select on public.cached_value_leases to app_user;
+
+create table public.cached_value_uses (
+    day        timestamp with time zone not null,
+    hits       bigint                   not null default 0,
+    stale_hits bigint                   not null default 0,
+    misses     bigint                   not null default 0,
+    constraint cached_value_uses_pkey PRIMARY KEY (day),
+    constraint cached_value_uses_hits_not_negative CHECK (hits >= 0),
+    constraint cached_value_uses_misses_not_negative CHECK (misses >= 0),
+    constraint cached_value_uses_stale_hits_not_negative CHECK (stale_hits >= 0)
+);
+comment on table public.cached_value_uses is 'How often cached_values answered, by day; counted in batches, so that no read writes.';
+comment on column public.cached_value_uses.day is 'The day (UTC), as the time at which it began.';
+comment on column public.cached_value_uses.hits is 'Answered.';
+comment on column public.cached_value_uses.stale_hits is 'Answered with a value that had expired, while another was computed.';
+comment on column public.cached_value_uses.misses is 'Not there: computed, or waited for.';
+grant select on public.cached_value_uses to app_user;
+
+create table public.cached_values (
+    key          text                     not null,
+    value        jsonb                    not null,
+    size_bytes   bigint                   not null generated always as (octet_length(value::text)) stored,
+    computed_at  timestamp with time zone not null,
+    expires_at   timestamp with time zone not null,
+    kept_until   timestamp with time zone not null,
+    hit_count    bigint                   not null default 0,
+    last_used_at timestamp with time zone not null,
+    constraint cached_values_pkey PRIMARY KEY (key),
+    constraint cached_values_expires_after_computed CHECK (expires_at > computed_at),
+    constraint cached_values_hit_count_not_negative CHECK (hit_count >= 0),
+    constraint cached_values_kept_until_expired CHECK (kept_until >= expires_at),
+    constraint cached_values_key_given CHECK (key <> ''::text AND length(key) <= 512),
+    constraint cached_values_size_bytes_bounded CHECK (size_bytes <= 67108864)
+);
+comment on table public.cached_values is 'What get_or_compute() keeps: values by key, each computed once until it expires.';
+comment on column public.cached_values.key is 'What the value answers; a prefix such as "report:" tells kinds apart.';
+comment on column public.cached_values.value is 'The value as JSON.';
+comment on column public.cached_values.size_bytes is 'Size of its text in bytes, 64 MB at most.';
+comment on column public.cached_values.computed_at is 'When it was computed.';
+comment on column public.cached_values.expires_at is 'From then on it is computed anew.';
+comment on column public.cached_values.kept_until is 'Until then it stands in while somebody computes it anew; then it may be removed.';
+comment on column public.cached_values.hit_count is 'How often it answered; brought up to date in batches.';
+comment on column public.cached_values.last_used_at is 'When it answered last, or was computed; brought up to date in batches.';
+grant select on public.cached_values to app_user;
+
+CREATE INDEX cached_values_kept_until_idx ON public.cached_values USING btree (kept_until);
+comment on index public.cached_values_kept_until_idx is 'cleanup_cached_values().';
+
+CREATE INDEX cached_values_last_used_at_idx ON public.cached_values USING btree (last_used_at);
+comment on index public.cached_values_last_used_at_idx is 'trim_cached_values(): what was not asked for longest goes first.';
 
 create table public.images (
     id                        bigint                   not null generated always as identity,
@@ -5410,6 +5777,32 @@ comment on index public.sessions_expires_at_idx is 'What ended long ago, for ref
 
 CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
 comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
+
+create table public.upkeep_steps (
+    step         text                     not null,
+    lease_token  uuid,
+    leased_until timestamp with time zone,
+    held_by      text,
+    started_at   timestamp with time zone,
+    ended_at     timestamp with time zone,
+    done         bigint,
+    failed_at    timestamp with time zone,
+    failure      text,
+    constraint upkeep_steps_pkey PRIMARY KEY (step),
+    constraint upkeep_steps_lease_whole CHECK ((lease_token IS NULL) = (leased_until IS NULL)),
+    constraint upkeep_steps_step_given CHECK (step <> ''::text)
+);
+comment on table public.upkeep_steps is 'The steps of housekeeping: who does one now, and when it was last done.';
+comment on column public.upkeep_steps.step is 'Name of the step, as negspace maintain shows it.';
+comment on column public.upkeep_steps.lease_token is 'Known to who does it now; null: nobody does.';
+comment on column public.upkeep_steps.leased_until is 'When another may take over.';
+comment on column public.upkeep_steps.held_by is 'Machine and process that did it last, or do now.';
+comment on column public.upkeep_steps.started_at is 'When it was last begun.';
+comment on column public.upkeep_steps.ended_at is 'When it was last done, to the end.';
+comment on column public.upkeep_steps.done is 'How much was done then.';
+comment on column public.upkeep_steps.failed_at is 'When it last failed.';
+comment on column public.upkeep_steps.failure is 'Why; null once it was done again.';
+grant select on public.upkeep_steps to app_user;
 
 create table public.users (
     id                    bigint                   not null generated always as identity,
