@@ -475,7 +475,25 @@ CHECKS: dict[str, Case] = (
             "upkeep_steps",
             [{"leased_until": OLD}],
             [{"leased_until": OLD, "lease_token": "00000000-0000-0000-0000-000000000000"}],
-        )
+        ),
+        "duplicate_pairs_in_order": Case(
+            "duplicate_pairs",
+            [{"first_id": lambda _, row: row["second_id"]}],
+            [{}],
+        ),
+        "duplicate_pairs_bits_range": Case(
+            "duplicate_pairs", [{"bits": -1}, {"bits": 65}], [{"bits": 0}, {"bits": 64}]
+        ),
+        "duplicate_pairs_decided_by_person": Case(
+            "duplicate_pairs",
+            [
+                {"decision": "same"},
+                {"decision": "same", "decided_by": 1},
+                {"decision": "same", "decided_at": OLD},
+                {"decided_by": 1, "decided_at": OLD},
+            ],
+            [{"decision": "different", "decided_by": 1, "decided_at": OLD}],
+        ),
     }
 )
 
@@ -488,6 +506,11 @@ FOREIGN_KEYS: dict[str, Case] = (
             [{"is_duplicate": True, "duplicate_of": sibling}],
         )
     }
+    | gone("image_fingerprints", "image_id")
+    | gone("unscanned_images", "image_id")
+    | gone("shared_pixels", "image_id")
+    | gone("duplicate_pairs", "first_id")
+    | {"duplicate_pairs_second_id_fkey": Case("duplicate_pairs", [{"second_id": 1 << 50}], [{}])}
     | gone("analysis_results", "image_id")
     | gone("analysis_results", "user_id")
     | gone("processing_queue", "image_id")

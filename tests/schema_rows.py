@@ -252,6 +252,24 @@ def _step(connection: Connection, given: Row) -> Row:
     return {"step": f"step{next(_numbers)}"}
 
 
+def _of_any_image(connection: Connection, given: Row) -> Row:
+    return {} if "image_id" in given else {"image_id": add(connection, "images")["id"]}
+
+
+def _fingerprint(connection: Connection, given: Row) -> Row:
+    row = _of_image(connection, given)
+    return row | {"perceptual_hash": 1, "algorithm": "dct-phash-64/1"}
+
+
+def _pair(connection: Connection, given: Row) -> Row:
+    row = _owned(connection, given)
+    owner = given.get("user_id") or row["user_id"]
+    for name in ("first_id", "second_id"):
+        if name not in given:
+            row[name] = add(connection, "images", user_id=owner)["id"]
+    return row | {"bits": 3}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -284,6 +302,10 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "cached_value_leases": _value_lease,
     "cached_value_uses": _value_uses,
     "upkeep_steps": _step,
+    "image_fingerprints": _fingerprint,
+    "unscanned_images": _of_any_image,
+    "shared_pixels": _of_any_image,
+    "duplicate_pairs": _pair,
 }
 
 TABLES = tuple(_COMPLETE)

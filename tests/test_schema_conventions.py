@@ -134,6 +134,7 @@ def test_search_paths_are_pinned(owner):
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
+        "plan_cache_mode=force_generic_plan",
     }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
@@ -249,6 +250,10 @@ PRIVILEGES = {
     "cached_value_leases": {READ},
     "cached_value_uses": {READ},
     "upkeep_steps": {READ},
+    "image_fingerprints": set(),
+    "unscanned_images": {READ},
+    "duplicate_pairs": {READ},
+    "shared_pixels": set(),
     "performance_metrics": {READ, ADD},
     "metric_series": {READ},
     "metric_minutes": {READ},
@@ -299,6 +304,9 @@ EXECUTES = {
     "cleanup_cached_values",
     "count_cached_value_uses",
     "end_upkeep",
+    "near_hashes",
+    "scan_duplicates",
+    "decide_duplicates",
     "find_cached_value",
     "purge_cached_values",
     "renew_cached_value",
@@ -371,6 +379,7 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "audit_leaf",
     "audit_seal_hash",
+    "band_masks",
     "cache_key",
     "changed_keys",
     "context_value",

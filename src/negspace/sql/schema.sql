@@ -49,6 +49,13 @@ create type public.audit_status as enum (
 );
 comment on type public.audit_status is 'How it ended. success: done. failure: refused or broken, nothing was done. partial: some of it was done.';
 
+create type public.duplicate_decision as enum (
+    'undecided',
+    'same',
+    'different'
+);
+comment on type public.duplicate_decision is 'What a person says of two images that look alike. undecided: nothing yet. same: they show the same. different: they don''t, although they look alike.';
+
 create type public.queue_status as enum (
     'queued',
     'processing',
@@ -645,6 +652,24 @@ $function$;
 comment on function public.audit_result_changes() is 'Writes changed and removed results into the audit trail. That one came is told by run_analysis.';
 revoke execute on function public.audit_result_changes() from public;
 
+CREATE OR REPLACE FUNCTION public.band_masks()
+ RETURNS bigint[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select array_agg(distinct m.mask order by m.mask) filter (where m.bits = 0)
+        || array_agg(distinct m.mask order by m.mask) filter (where m.bits = 1)
+        || array_agg(distinct m.mask order by m.mask) filter (where m.bits = 2)
+    from (
+        select (1::bigint << a.bit) | (1::bigint << b.bit) as mask, case when a.bit = b.bit then 1 else 2 end as bits
+        from generate_series(0, 15) as a (bit), generate_series(0, 15) as b (bit)
+        union
+        select 0, 0
+    ) m
+$function$;
+comment on function public.band_masks() is 'The differences that two bands of 16 bits can have: none, then the 16 of one bit, then the 120 of two.';
+
 CREATE OR REPLACE FUNCTION public.begin_upkeep(step text, every interval, lease interval, held_by text, OUT token uuid, OUT state text)
  RETURNS record
  LANGUAGE plpgsql
@@ -1155,6 +1180,50 @@ end
 $function$;
 comment on function public.count_running_jobs() is 'Keeps queue_limits.running, whoever moves a job into processing or out of it.';
 revoke execute on function public.count_running_jobs() from public;
+
+CREATE OR REPLACE FUNCTION public.decide_duplicates(firsts bigint[], seconds bigint[], decision public.duplicate_decision, note text DEFAULT NULL::text, decider bigint DEFAULT NULL::bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    person  constant bigint := coalesce(public.context_value('user_id')::bigint, decider);
+    decided integer;
+begin
+    if person is null or decision is null then
+        raise exception 'a person decides on duplicates, and what: nobody, or nothing, is named'
+            using errcode = 'NS004', hint = 'negspace --as EMAIL names who acts';
+    end if;
+    perform 1 from public.duplicate_pairs p
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds))
+    order by p.first_id, p.second_id for update;
+    get diagnostics decided = row_count;
+    if decided <> cardinality(firsts) then
+        raise exception '% of % pairs are none that were found', cardinality(firsts) - decided, cardinality(firsts)
+            using errcode = 'NS003', hint = 'negspace duplicates scan finds pairs; negspace duplicates review shows them';
+    end if;
+    perform public.record_event(
+        'config_change', 'duplicate_pair', p.first_id || '-' || p.second_id,
+        changes_before => jsonb_build_object('decision', p.decision, 'decided_by', p.decided_by),
+        changes_after => jsonb_build_object('decision', decision, 'note', note),
+        user_id => person)
+    from public.duplicate_pairs p
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds))
+    order by p.first_id, p.second_id;
+    update public.duplicate_pairs p
+    set decision   = decide_duplicates.decision,
+        decided_by = case when decide_duplicates.decision <> 'undecided' then person end,
+        decided_at = case when decide_duplicates.decision <> 'undecided' then now() end,
+        note       = decide_duplicates.note
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds));
+    return decided;
+end
+$function$;
+comment on function public.decide_duplicates(firsts bigint[], seconds bigint[], decision public.duplicate_decision, note text, decider bigint) is 'Keeps what a person decided on pairs, named by both numbers, and returns how many; an event each. The person is who acts in this transaction; decider stands in where the context names nobody.';
+grant execute on function public.decide_duplicates(bigint[],bigint[],public.duplicate_decision,text,bigint) to app_user;
+revoke execute on function public.decide_duplicates(bigint[],bigint[],public.duplicate_decision,text,bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.delete_image(image bigint)
  RETURNS text
@@ -1884,6 +1953,51 @@ $function$;
 comment on function public.keep_api_key_limit() is 'Carries a change of a key or of its owner to api_key_limits, in the transaction that changes it: a key that is revoked is refused from its commit on.';
 revoke execute on function public.keep_api_key_limit() from public;
 
+CREATE OR REPLACE FUNCTION public.keep_image_fingerprint()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if new.perceptual_hash is null or new.perceptual_hash_algorithm is null then
+        delete from public.image_fingerprints f where f.image_id = new.id;
+    else
+        insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
+        values (new.id, new.user_id, new.perceptual_hash, new.perceptual_hash_algorithm)
+        on conflict on constraint image_fingerprints_pkey do update
+        set user_id = excluded.user_id, perceptual_hash = excluded.perceptual_hash, algorithm = excluded.algorithm;
+    end if;
+    insert into public.unscanned_images (image_id) values (new.id) on conflict do nothing;
+    if new.user_id <> old.user_id then
+        delete from public.duplicate_pairs p where new.id in (p.first_id, p.second_id);
+    end if;
+    return null;
+end
+$function$;
+comment on function public.keep_image_fingerprint() is 'Carries the hashes of an image to where near ones are looked for.';
+revoke execute on function public.keep_image_fingerprint() from public;
+
+CREATE OR REPLACE FUNCTION public.keep_image_fingerprints()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
+    select n.id, n.user_id, n.perceptual_hash, n.perceptual_hash_algorithm
+    from new_rows n where n.perceptual_hash is not null and n.perceptual_hash_algorithm is not null
+    on conflict do nothing;
+    insert into public.unscanned_images (image_id)
+    select n.id from new_rows n where n.perceptual_hash is not null or n.pixel_hash is not null
+    on conflict do nothing;
+    return null;
+end
+$function$;
+comment on function public.keep_image_fingerprints() is 'The same for images that come with their hashes.';
+revoke execute on function public.keep_image_fingerprints() from public;
+
 CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
  RETURNS void
  LANGUAGE sql
@@ -2260,22 +2374,82 @@ $function$;
 comment on function public.missing_partitions(first timestamp without time zone, last timestamp without time zone) is 'The monthly partitions that are not there, of the months (UTC) from first to last, oldest first.';
 revoke execute on function public.missing_partitions(timestamp without time zone,timestamp without time zone) from public;
 
+CREATE OR REPLACE FUNCTION public.near_hashes(owner bigint, hash bigint, distance integer)
+ RETURNS TABLE(image_id bigint, bits integer)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    masks   constant bigint[]  := public.band_masks();
+    -- how many of them each band tries: its share of the bits is -1 to 2, and they add up to distance - 3
+    tries   constant integer[] := array(
+        select case when s.share < 0 then 0 else (array[1, 17, 137])[s.share + 1] end
+        from (select floor((near_hashes.distance - 4 + p.place) / 4.0)::integer as share, p.place
+              from generate_series(1, 4) as p (place)) s
+        order by s.place desc);
+    first   bigint[];
+    second  bigint[];
+    third   bigint[];
+    fourth  bigint[];
+begin
+    if near_hashes.distance > 11 then  -- the look-ups would be more than a scan costs
+        return query
+            select f.image_id, bit_count((f.perceptual_hash # near_hashes.hash)::bit(64))::integer
+            from public.image_fingerprints f
+            where f.user_id = near_hashes.owner
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance;
+        return;
+    end if;
+    first  := array(select ((near_hashes.hash >> 48) & 65535) # m.mask from unnest(masks[1:tries[1]]) as m (mask));
+    second := array(select ((near_hashes.hash >> 32) & 65535) # m.mask from unnest(masks[1:tries[2]]) as m (mask));
+    third  := array(select ((near_hashes.hash >> 16) & 65535) # m.mask from unnest(masks[1:tries[3]]) as m (mask));
+    fourth := array(select (near_hashes.hash & 65535) # m.mask from unnest(masks[1:tries[4]]) as m (mask));
+    return query
+        select c.image_id, bit_count((c.perceptual_hash # near_hashes.hash)::bit(64))::integer
+        from (
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 48) & 65535) = any (first)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 32) & 65535) = any (second)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 16) & 65535) = any (third)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and (f.perceptual_hash & 65535) = any (fourth)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+        ) c;
+end
+$function$;
+comment on function public.near_hashes(owner bigint, hash bigint, distance integer) is 'Every image of an owner whose perceptual hash differs from one in so many bits at most, and in how many. Exact: up to 11 bits by the indexes of the bands, beyond by comparing all.';
+grant execute on function public.near_hashes(bigint,bigint,integer) to app_user;
+revoke execute on function public.near_hashes(bigint,bigint,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.near_images(image bigint, distance integer DEFAULT 8)
  RETURNS TABLE(image_id bigint, bits integer)
  LANGUAGE sql
  STABLE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select o.id, bit_count((o.perceptual_hash # i.perceptual_hash)::bit(64))::integer
+    select o.id, n.bits
     from public.images i
+    cross join lateral public.near_hashes(i.user_id, i.perceptual_hash, near_images.distance) n
     join public.images o
-      on o.user_id = i.user_id
+      on o.id = n.image_id
      and o.id <> i.id
+     and o.user_id = i.user_id
      and o.perceptual_hash_algorithm = i.perceptual_hash_algorithm
      and o.duplicate_of is distinct from i.id
      and i.duplicate_of is distinct from o.id
-    where i.id = near_images.image
-      and bit_count((o.perceptual_hash # i.perceptual_hash)::bit(64)) <= near_images.distance
+    where i.id = near_images.image and i.perceptual_hash is not null
     order by 2, 1
 $function$;
 comment on function public.near_images(image bigint, distance integer) is 'The same owner''s images that look alike: perceptual hashes at most distance bits of 64 apart, nearest first. A proposal: a person decides.';
@@ -3256,6 +3430,80 @@ $function$;
 comment on function public.roll_up_metrics(most_hours integer) is 'Rolls up the hours that are closed, oldest first, then those that changed late, some most_hours of them, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own, which nobody waits for. Hours are closed when every transaction that might still add to them has ended.';
 grant execute on function public.roll_up_metrics(integer) to app_user;
 revoke execute on function public.roll_up_metrics(integer) from public;
+
+CREATE OR REPLACE FUNCTION public.scan_duplicates(how_many integer DEFAULT 200, distance integer DEFAULT 8, most_pairs integer DEFAULT 20)
+ RETURNS TABLE(scanned integer, pairs integer, alerts integer)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    batch bigint[];
+begin
+    if how_many is null or how_many not between 1 and 10000 or distance is null or distance not between 0 and 32
+       or most_pairs is null or most_pairs not between 1 and 1000 then
+        raise exception 'a scan takes 1 to 10000 images, 0 to 32 bits and 1 to 1000 pairs of each'
+            using errcode = 'NS004', hint = 'beyond 8 bits most pairs are no duplicates';
+    end if;
+    -- One at a time, and no queue behind it. Images that somebody removes are left to the next scan.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.scan_duplicates', 0)) then
+        scanned := 0;
+        pairs := 0;
+        alerts := 0;
+        return next;
+        return;
+    end if;
+    batch := array(
+        select i.id from public.images i
+        where i.id = any (array(select u.image_id from public.unscanned_images u order by u.image_id limit how_many))
+        order by i.id
+        for key share skip locked);
+    delete from public.unscanned_images u where u.image_id = any (batch);
+    scanned := cardinality(batch);
+
+    insert into public.duplicate_pairs (first_id, second_id, user_id, bits)
+    select distinct on (1, 2) least(i.id, n.image_id), greatest(i.id, n.image_id), i.user_id, n.bits
+    from public.images i
+    cross join lateral (
+        select m.image_id, m.bits from public.near_images(i.id, scan_duplicates.distance) m
+        join public.images o on o.id = m.image_id and not o.is_duplicate
+        order by m.bits, m.image_id limit most_pairs
+        for key share of o skip locked
+    ) n
+    where i.id = any (batch) and not i.is_duplicate
+    order by 1, 2
+    on conflict on constraint duplicate_pairs_pkey do nothing;
+    get diagnostics pairs = row_count;
+
+    -- Of images with the same pixels the later one is told of, with all owners that had them.
+    with shared as (
+        select i.id, i.pixel_hash, array_agg(o.id order by o.id) as others, array_agg(distinct o.user_id) as owners
+        from public.images i
+        join public.images o on o.pixel_hash = i.pixel_hash and o.user_id <> i.user_id and o.id < i.id
+        where i.pixel_hash in (select b.pixel_hash from public.images b where b.id = any (batch))
+        group by i.id
+    ), raised as (
+        insert into public.shared_pixels (image_id)
+        select s.id from shared s
+        on conflict do nothing
+        returning image_id
+    )
+    select count(e.event) into alerts
+    from (
+        select public.record_event(
+            'create_image', 'shared_pixels', s.id::text,
+            changes_after => jsonb_build_object('alert', 'the same pixels under another owner', 'pixel_hash', s.pixel_hash,
+                                                'images', s.others, 'owners', s.owners)) as event
+        from shared s join raised r on r.image_id = s.id
+        order by s.id
+        offset 0
+    ) e;
+    return next;
+end
+$function$;
+comment on function public.scan_duplicates(how_many integer, distance integer, most_pairs integer) is 'Looks for the like of up to how_many images whose hashes came since the last scan: pairs of one owner within distance bits, the nearest most_pairs of each image; and raises an alert event where another owner had the same pixels. One scan works at a time, others return 0; call it until scanned is 0.';
+grant execute on function public.scan_duplicates(integer,integer,integer) to app_user;
+revoke execute on function public.scan_duplicates(integer,integer,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
  RETURNS integer
@@ -4627,6 +4875,64 @@ comment on index public.cached_values_kept_until_idx is 'cleanup_cached_values()
 CREATE INDEX cached_values_last_used_at_idx ON public.cached_values USING btree (last_used_at);
 comment on index public.cached_values_last_used_at_idx is 'trim_cached_values(): what was not asked for longest goes first.';
 
+create table public.duplicate_pairs (
+    first_id   bigint                    not null,
+    second_id  bigint                    not null,
+    user_id    bigint                    not null,
+    bits       integer                   not null,
+    found_at   timestamp with time zone  not null default now(),
+    decision   public.duplicate_decision not null default 'undecided'::public.duplicate_decision,
+    decided_by bigint,
+    decided_at timestamp with time zone,
+    note       text,
+    constraint duplicate_pairs_pkey PRIMARY KEY (first_id, second_id),
+    constraint duplicate_pairs_bits_range CHECK (bits >= 0 AND bits <= 64),
+    constraint duplicate_pairs_decided_by_person CHECK ((decision = 'undecided'::public.duplicate_decision) = (decided_by IS NULL) AND (decision = 'undecided'::public.duplicate_decision) = (decided_at IS NULL)),
+    constraint duplicate_pairs_in_order CHECK (first_id < second_id)
+);
+comment on table public.duplicate_pairs is 'Two images of one owner that look alike, and what a person decided. Nothing is merged by it.';
+comment on column public.duplicate_pairs.first_id is 'The one with the lower number.';
+comment on column public.duplicate_pairs.second_id is 'The other.';
+comment on column public.duplicate_pairs.user_id is 'Whose images they are.';
+comment on column public.duplicate_pairs.bits is 'In how many of 64 bits their perceptual hashes differed when they were found.';
+comment on column public.duplicate_pairs.found_at is 'When scan_duplicates() found them.';
+comment on column public.duplicate_pairs.decision is 'What a person decided; kept when they are found again.';
+comment on column public.duplicate_pairs.decided_by is 'Which account. No foreign key: the decision outlives it.';
+comment on column public.duplicate_pairs.decided_at is 'When.';
+comment on column public.duplicate_pairs.note is 'What the person wrote about it.';
+grant select on public.duplicate_pairs to app_user;
+
+CREATE INDEX duplicate_pairs_second_id_idx ON public.duplicate_pairs USING btree (second_id);
+comment on index public.duplicate_pairs_second_id_idx is 'Pairs of an image that is the second; the foreign key.';
+
+CREATE INDEX duplicate_pairs_user_id_decision_idx ON public.duplicate_pairs USING btree (user_id, decision);
+comment on index public.duplicate_pairs_user_id_decision_idx is 'What an owner has to decide on; negspace duplicates review.';
+
+create table public.image_fingerprints (
+    image_id        bigint not null,
+    user_id         bigint not null,
+    perceptual_hash bigint not null,
+    algorithm       text   not null,
+    constraint image_fingerprints_pkey PRIMARY KEY (image_id)
+);
+comment on table public.image_fingerprints is 'The perceptual hashes of images, for the search of near ones; kept by triggers on images.';
+comment on column public.image_fingerprints.image_id is 'The image.';
+comment on column public.image_fingerprints.user_id is 'Whose image it is: only one owner''s are compared.';
+comment on column public.image_fingerprints.perceptual_hash is 'As images has it.';
+comment on column public.image_fingerprints.algorithm is 'As images has it; only equal names compare.';
+
+CREATE INDEX image_fingerprints_band_1_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 48) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_1_idx is 'near_hashes(): hashes whose first 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_2_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 32) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_2_idx is 'near_hashes(): hashes whose second 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_3_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 16) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_3_idx is 'near_hashes(): hashes whose third 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_4_idx ON public.image_fingerprints USING btree (user_id, (perceptual_hash & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_4_idx is 'near_hashes(): hashes whose last 16 bits are near.';
+
 create table public.images (
     id                        bigint                   not null generated always as identity,
     user_id                   bigint                   not null,
@@ -4760,6 +5066,12 @@ comment on trigger images_duplicate_names_an_original on public.images is 'No ch
 
 CREATE TRIGGER images_keep_duplicates_together BEFORE UPDATE OF user_id ON public.images FOR EACH ROW WHEN (old.user_id <> new.user_id) EXECUTE FUNCTION public.refuse_to_part_duplicates();
 comment on trigger images_keep_duplicates_together on public.images is 'An original and its duplicates have one owner.';
+
+CREATE TRIGGER images_keep_fingerprint AFTER UPDATE OF user_id, perceptual_hash, perceptual_hash_algorithm, pixel_hash ON public.images FOR EACH ROW WHEN (old.user_id IS DISTINCT FROM new.user_id OR old.perceptual_hash IS DISTINCT FROM new.perceptual_hash OR old.perceptual_hash_algorithm IS DISTINCT FROM new.perceptual_hash_algorithm OR old.pixel_hash IS DISTINCT FROM new.pixel_hash) EXECUTE FUNCTION public.keep_image_fingerprint();
+comment on trigger images_keep_fingerprint on public.images is 'Hashes that came or changed.';
+
+CREATE TRIGGER images_keep_fingerprints AFTER INSERT ON public.images REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.keep_image_fingerprints();
+comment on trigger images_keep_fingerprints on public.images is 'Images that come with their hashes.';
 
 CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger images_set_updated_at on public.images is 'Keeps updated_at.';
@@ -5778,6 +6090,23 @@ comment on index public.sessions_expires_at_idx is 'What ended long ago, for ref
 CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
 comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
 
+create table public.shared_pixels (
+    image_id  bigint                   not null,
+    raised_at timestamp with time zone not null default now(),
+    constraint shared_pixels_pkey PRIMARY KEY (image_id)
+);
+comment on table public.shared_pixels is 'Images for which an alert says that another owner has the same pixels: each is raised once. Nobody''s to read: it would tell what others have.';
+comment on column public.shared_pixels.image_id is 'The image that came later.';
+comment on column public.shared_pixels.raised_at is 'When the alert was raised.';
+
+create table public.unscanned_images (
+    image_id bigint not null,
+    constraint unscanned_images_pkey PRIMARY KEY (image_id)
+);
+comment on table public.unscanned_images is 'Images whose hashes came or changed since scan_duplicates() looked for their like.';
+comment on column public.unscanned_images.image_id is 'The image.';
+grant select on public.unscanned_images to app_user;
+
 create table public.upkeep_steps (
     step         text                     not null,
     lease_token  uuid,
@@ -6164,6 +6493,9 @@ alter table public.analysis_results add constraint analysis_results_user_id_fkey
 alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
+alter table public.duplicate_pairs add constraint duplicate_pairs_first_id_fkey FOREIGN KEY (first_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.duplicate_pairs add constraint duplicate_pairs_second_id_fkey FOREIGN KEY (second_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.image_fingerprints add constraint image_fingerprints_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.metric_days add constraint metric_days_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
@@ -6173,6 +6505,8 @@ alter table public.processing_queue add constraint processing_queue_image_id_fke
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.sessions add constraint sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.shared_pixels add constraint shared_pixels_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.unscanned_images add constraint unscanned_images_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 
 commit;
 

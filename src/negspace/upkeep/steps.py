@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, LiteralString
 
-from negspace import audit, cache, keys, metrics, users
+from negspace import audit, cache, duplicates, keys, metrics, users
 from negspace.upkeep import duties
 from negspace.upkeep.keeping import Keeping
 
@@ -95,6 +95,13 @@ STEPS: Final = (
         _HOUR,
         "accounts' logins counted",
         lambda keep: users.refresh_login_counters(keep.database),
+    ),
+    Step(
+        "duplicates",
+        _MINUTE,
+        "images looked at",
+        lambda keep: duplicates.scan_new(keep.database).images,
+        waiting="select count(*) as n from unscanned_images",
     ),
     Step("statistics", _DAY, "tables analysed", lambda keep: duties.analyze(keep.database)),
     Step("storage", _DAY, "files removed that no row named", duties.tidy_storage, needs="storage"),
