@@ -114,7 +114,7 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    arrays = {"smallint[]", "integer[]"}
+    arrays = {"smallint[]", "integer[]", "bigint[]"}
     others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
     assert types <= plain | arrays | enums | others
 
@@ -134,6 +134,7 @@ def test_search_paths_are_pinned(owner):
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
+        "plan_cache_mode=force_generic_plan",
     }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
@@ -246,6 +247,14 @@ PRIVILEGES = {
     "audit_holds": {READ},
     "audit_retirements": {READ},
     "analysis_cache": set(),
+    "cached_values": set(),
+    "cached_value_leases": set(),
+    "cached_value_uses": set(),
+    "upkeep_steps": set(),
+    "image_fingerprints": set(),
+    "unscanned_images": set(),
+    "duplicate_pairs": set(),
+    "shared_pixels": set(),
     "performance_metrics": {READ, ADD},
     "metric_series": {READ},
     "metric_minutes": {READ},
@@ -261,6 +270,7 @@ PRIVILEGES = {
     "ended_job_changes": set(),
     "account_tokens": set(),
     "algorithm_speeds": set(),
+    "job_failures": set(),
     "job_logs": set(),
     "login_attempts": set(),
     "context_secret": set(),
@@ -332,7 +342,6 @@ EXECUTES = {
     "audit_sums",
     "delete_image",
     "ensure_partitions",
-    "near_images",
     "read_results",
     "recent_audit_sums",
     "record_event",
@@ -355,6 +364,7 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "audit_leaf",
     "audit_seal_hash",
+    "band_masks",
     "cache_key",
     "changed_keys",
     "context_value",

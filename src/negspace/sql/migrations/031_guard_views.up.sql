@@ -13,17 +13,31 @@ create policy audit_user_months_read on audit_user_months for select to app_user
 comment on policy audit_user_months_read on audit_user_months is 'Sums of one''s own events; an administrator all.';
 
 
--- ── Sums of all accounts together ───────────────────────────────────────────────────────
+-- ── What is of all accounts together, and housekeeping ────────────────────────────────────
 
-revoke select on queue_status_summary, ended_job_days, ended_job_waits, ended_job_changes from app_user;
-grant select on queue_status_summary, ended_job_days, ended_job_waits, ended_job_changes to operator_role;
-
-revoke execute on function sum_ended_jobs(timestamptz, timestamptz), ended_job_summary() from app_user;
-grant execute on function sum_ended_jobs(timestamptz, timestamptz), ended_job_summary() to operator_role;
-
--- Housekeeping, as in 023.
-revoke execute on function roll_up_summaries(integer), purge_account_tokens(interval) from app_user;
-grant execute on function roll_up_summaries(integer), purge_account_tokens(interval) to operator_role;
+do $$
+declare
+    name    text;
+    routine regprocedure;
+begin
+    foreach name in array array['queue_status_summary', 'ended_job_days', 'ended_job_waits', 'ended_job_changes', 'job_failures', 'cached_values',
+        'cached_value_leases', 'cached_value_uses', 'upkeep_steps', 'unscanned_images', 'duplicate_pairs']
+    loop
+        execute format('revoke select on public.%I from app_user', name);
+        execute format('grant select on public.%I to operator_role', name);
+    end loop;
+    for routine in
+        select p.oid::regprocedure from pg_catalog.pg_proc p
+        where p.pronamespace = 'public'::regnamespace and p.proname = any (array['sum_ended_jobs', 'ended_job_summary', 'roll_up_summaries', 'purge_account_tokens', 'fold_job_failures',
+        'failures_by_error', 'say_computing', 'find_cached_value', 'store_cached_value', 'renew_cached_value',
+        'count_cached_value_uses', 'cleanup_cached_values', 'trim_cached_values', 'trim_cache', 'purge_cached_values',
+        'begin_upkeep', 'end_upkeep', 'analyze_parent', 'near_hashes', 'near_images', 'scan_duplicates', 'decide_duplicates'])
+    loop
+        execute format('revoke execute on function %s from app_user', routine);
+        execute format('grant execute on function %s to operator_role', routine);
+    end loop;
+end
+$$;
 
 
 -- ── Views ───────────────────────────────────────────────────────────────────────────────
