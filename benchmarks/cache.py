@@ -111,7 +111,7 @@ def run(home: Path, blocks: int, reads: int) -> tuple[list[Measured], str]:
     assert done.ok, done.failure
     lines: list[Measured] = []
     for size in (200, 20_000):
-        with Database(found.url("app")) as opened:
+        with Database(found.url("operator")) as opened:
             opened.ask("select purge_cached_values('', 10000)")
             lines.append(measure(opened, size, blocks, reads))
         print(" · ".join(shown(lines[-1])), flush=True)

@@ -270,7 +270,7 @@ def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
             done = migrate.up(made.url("owner"), MIGRATIONS)
             assert done.ok, done.failure
             with Database(made.url("owner")) as owner:
-                found.append(measure(made.url("app"), owner, size))
+                found.append(measure(made.url("operator"), owner, size))
         finally:
             server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
             shutil.rmtree(home)

@@ -118,7 +118,7 @@ def by_pgbench(found: Server, what: str, text: str, script: Path, seconds: float
     ran = subprocess.run(
         [next(binaries.installed()).program("pgbench"), "-n", "-M", "prepared", "-D",
          f"scope={SCOPE}", "-D", "row=1", "-c", str(CLIENTS), "-j", "2", "-T", f"{seconds:.0f}", "-f", script],
-        env=os.environ | database.libpq_environment(found.url("app")),
+        env=os.environ | database.libpq_environment(found.url("operator")),
         check=False, capture_output=True, text=True,
     )  # fmt: skip
     told = re.search(r"tps = ([0-9.]+)", ran.stdout)
@@ -131,18 +131,18 @@ def measure(found: Server, folder: Path, *, rounds: int, seconds: float) -> list
     with database.connect(found.url("owner")) as connection:
         connection.execute(PEERS)
     texts: dict[str, str] = {}
-    with Database(found.url("app"), actor=Actor(ip_address=HERE)) as opened:
+    with Database(found.url("operator"), actor=Actor(ip_address=HERE)) as opened:
         ada = users.add(opened, "ada@example.org", "correct horse", role="analyst", cost=4)
         for name, limit in (("granted", OFTEN), ("denied", ONCE)):
             made = keys.create(opened, ada.id, name, networks=NETWORKS, rate_limit_per_minute=limit)
             texts[name] = made.text.reveal()
             assert keys.verify(opened, texts[name], scope=SCOPE).accepted
-    library = Library(found.url("app"))
+    library = Library(found.url("operator"))
     speeds: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
     for number in range(rounds):
         for what in STATEMENTS:
             if what == "whole check: denied":  # a limit of one a minute, used up again
-                with Database(found.url("app"), actor=Actor(ip_address=HERE)) as opened:
+                with Database(found.url("operator"), actor=Actor(ip_address=HERE)) as opened:
                     keys.verify(opened, texts["denied"], scope=SCOPE)
             text = texts["denied" if "denied" in what else "granted"]
             speeds[what][0].append(library.ask(what, text, seconds))

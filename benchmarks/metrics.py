@@ -115,7 +115,7 @@ def measure(count: int, home: Path) -> Measured:
         began = time.perf_counter()
         assert metrics.roll_up(owner) >= 168
         rolled = count / (time.perf_counter() - began)
-    with database.connect(found.url("app"), autocommit=True) as connection:
+    with database.connect(found.url("operator"), autocommit=True) as connection:
         ours, answers = timed(connection, OURS, given, 5)
         theirs, exact = timed(connection, SAMPLES, given, 1)
     worst = max(

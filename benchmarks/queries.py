@@ -225,7 +225,7 @@ def main() -> None:
             fill(owner, plan)
             parameters = given(owner)
         before = counted(found.url("owner"))
-        ran = run_all(found.url("app"), found.url("owner"), parameters)
+        ran = run_all(found.url("operator"), found.url("owner"), parameters)
         time.sleep(1)
         after = counted(found.url("owner"))
     finally:

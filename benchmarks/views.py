@@ -191,7 +191,7 @@ def counted(connection: database.Connection) -> str:
     version = rows(connection, "show server_version")[0]["server_version"]
     sizes = ", ".join(f"{row['n']:,} {row['name'].replace('_', ' ')}" for row in found)
     return (
-        f"PostgreSQL {version}; {sizes}. Medians, as `app_user`, until the last row is there;"
+        f"PostgreSQL {version}; {sizes}. Medians, as `operator_role`, until the last row is there;"
         " a worker has kept the sums."
     )
 
@@ -200,7 +200,7 @@ def run(home: Path, plan: generate.Plan, patience: int) -> tuple[list[Measured],
     found = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}), progress=print)
     prepare(found, plan)
     lines: list[Measured] = []
-    with database.connect(found.url("app"), autocommit=True) as connection:
+    with database.connect(found.url("operator"), autocommit=True) as connection:
         heading = counted(connection)
         busiest = only(
             connection,

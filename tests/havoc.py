@@ -168,7 +168,7 @@ class Chaos:
     def _cut_one(self) -> list[dict[str, Any]]:
         return self.bench.all(
             "select pg_terminate_backend(pid) from pg_stat_activity"
-            " where usename = 'app_user' and datname = current_database()"
+            " where usename = 'operator_role' and datname = current_database()"
             " and pid <> %s order by random() limit 1",
             [self._own_backend()],
         )

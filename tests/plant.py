@@ -72,7 +72,7 @@ def planted(home: Path, images: int = 3) -> Iterator[Plant]:
     made = server.ensure(settings, binaries=programs())
     done = runner.up(made.url("owner"), MIGRATIONS)
     assert done.ok, done.failure
-    with Database(made.url("app"), pool=PoolSize(0, 2)) as services:
+    with Database(made.url("operator"), pool=PoolSize(0, 2)) as services:
         user = users.add(services, "ada@example.org", "correct horse", role="analyst", cost=4)
         plant = Plant(home, services, user.id)
         for _ in range(images):

@@ -331,7 +331,7 @@ def test_a_server_that_lets_nobody_replicate_is_dumped(database, folder, tmp_pat
             backup.create(given, folder, form="physical")
         done = backup.restore(given, folder, folder.parent / "restored")
     found = server.ensure(at(done.home))
-    assert ask_at(found.url("app"), "select count(*) from images") == 0
+    assert ask_at(found.url("operator"), "select count(*) from images") == 0
 
 
 def test_another_server_is_copied_where_the_role_may(plant, folder):

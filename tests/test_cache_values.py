@@ -275,7 +275,7 @@ def test_a_thousand_reads_are_counted_without_being_asked(values, owner):
 
 def test_counting_never_breaks_a_read(services, values, owner, caplog):
     values.get_or_compute("a", lambda: 1, ttl=HOUR)
-    owner.execute("revoke execute on all functions in schema public from app_user")
+    owner.execute("revoke execute on all functions in schema public from operator_role")
     assert values.get("a") == 1
     values.flush()
     assert "are not counted" in caplog.text

@@ -58,7 +58,7 @@ def given_away(database, run, secrets: list[str]) -> dict[str, list[str]]:
     with db.connect(database.superuser) as connection:
         activity = db.rows(connection, "select query from pg_stat_activity")
     dump = subprocess.run(
-        [next(binaries.installed()).program("pg_dump")],
+        [next(binaries.installed()).program("pg_dump"), "--enable-row-security"],
         env=os.environ | db.libpq_environment(database.owner),
         check=True,
         capture_output=True,

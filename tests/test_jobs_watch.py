@@ -248,7 +248,7 @@ def test_a_server_that_goes_away_is_said_once_and_waited_for(bench: Bench) -> No
     name = sql.Identifier(bench.database.name)
     cut = (
         "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where datname = current_database() and usename = 'app_user'"
+        " where datname = current_database() and usename = 'operator_role'"
     )
     with watching(bench, "--json") as process:
         process.stdout.readline()

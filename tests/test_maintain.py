@@ -112,13 +112,13 @@ def test_many_at_once_do_each_step_once(keeping, superuser):
 
 
 def test_a_step_that_fails_is_told_and_the_others_are_done(keeping, superuser, env):
-    superuser.execute("revoke execute on function count_api_key_uses(integer) from app_user")
+    superuser.execute("revoke execute on function count_api_key_uses(integer) from operator_role")
     done = by_step(upkeep.maintain(keeping))
     assert done["keys"].state == "failed"
     assert "count_api_key_uses" in done["keys"].said
     assert {one.state for one in done.values() if one.step != "keys"} == {"done"}
     assert "keys failed" in faults("housekeeping", env)[0]
-    superuser.execute("grant execute on function count_api_key_uses(integer) to app_user")
+    superuser.execute("grant execute on function count_api_key_uses(integer) to operator_role")
     assert by_step(upkeep.maintain(keeping, due_only=True))["keys"].state == "done"
     assert well("housekeeping", env)
 
@@ -206,7 +206,7 @@ def test_the_command(cli, env, superuser):
     services_only = {k: v for k, v in env.items() if k != "NEGSPACE_OWNER_URL"}
     left = {one["step"]: one for one in cli("maintain", "--json", env=services_only).json}
     assert (left["samples"]["state"], left["samples"]["said"]) == ("left out", "it needs the owner")
-    superuser.execute("revoke execute on function count_api_key_uses(integer) from app_user")
+    superuser.execute("revoke execute on function count_api_key_uses(integer) from operator_role")
     failed = cli("maintain", "--json", env=env)
     assert (failed.status, [o["step"] for o in failed.json if o["state"] == "failed"]) == (
         1,

@@ -117,4 +117,4 @@ def test_a_killed_one_is_finished(plant, home, monkeypatch):
     assert "server upgrade" in str(caught.value.hint)
     done = backup.upgrade(plant.settings, home / "backups")
     assert (done.after, done.backup) == (NEWEST.version, None)
-    assert ask_at(server.status(plant.settings).url("app"), "select count(*) from images") == 2
+    assert ask_at(server.status(plant.settings).url("operator"), "select count(*) from images") == 2

@@ -91,7 +91,7 @@ class Ground:
 
     def address(self, system: System, name: str) -> str:
         """Where the system's drivers connect: ours as the role of the services."""
-        return self._server.url("app" if system in (OURS, BARE) else "superuser", name=name)
+        return self._server.url("operator" if system in (OURS, BARE) else "superuser", name=name)
 
     def superuser_address(self, name: str) -> str:
         """Where what isn't measured connects."""

@@ -177,6 +177,7 @@ def _dump(source: Source, work: Path, say: Progress) -> _Taken:
             " pg_current_wal_insert_lsn()::text as lsn",
         )[0]
         options = ["--format=custom", f"--snapshot={row['name']}", "--no-password"]
+        options += ["--enable-row-security"]  # held by it, an owner is shown all rows all the same
         source.tools.run("pg_dump", *options, "--file", work / "database.dump")
         return _Taken(Moment(row["now"], row["lsn"], row["lsn"], True), None, _facts(reader, say))
 

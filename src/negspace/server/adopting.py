@@ -217,9 +217,11 @@ def _settle_roles(connection: Connection, state: State) -> None:
         ROLES["superuser"]: sql.SQL("superuser"),
         ROLES["owner"]: sql.SQL("createrole"),
         ROLES["app"]: sql.SQL(""),
+        ROLES["operator"]: sql.SQL(""),
     }
     for role, right in rights.items():
         there = role_exists(connection, role)
         verb = sql.SQL("alter role {} login {}" if there else "create role {} login {}")
         connection.execute(verb.format(sql.Identifier(role), right))
         set_password(connection, role, state.passwords[role].reveal())
+    connection.execute("grant app_user to operator_role")
