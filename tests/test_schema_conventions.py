@@ -114,7 +114,7 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    arrays = {"smallint[]", "integer[]"}
+    arrays = {"smallint[]", "integer[]", "bigint[]"}
     others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
     assert types <= plain | arrays | enums | others
 
@@ -134,6 +134,7 @@ def test_search_paths_are_pinned(owner):
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
+        "plan_cache_mode=force_generic_plan",
     }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
@@ -246,6 +247,14 @@ PRIVILEGES = {
     "audit_holds": {READ},
     "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
+    "cached_values": {READ},
+    "cached_value_leases": {READ},
+    "cached_value_uses": {READ},
+    "upkeep_steps": {READ},
+    "image_fingerprints": set(),
+    "unscanned_images": {READ},
+    "duplicate_pairs": {READ},
+    "shared_pixels": set(),
     "performance_metrics": {READ, ADD},
     "metric_series": {READ},
     "metric_minutes": {READ},
@@ -261,6 +270,7 @@ PRIVILEGES = {
     "workers": {READ},
     "account_tokens": set(),
     "algorithm_speeds": {READ},
+    "job_failures": {READ},
     "job_logs": {READ},
     "login_attempts": set(),
     "queue_counts": set(),
@@ -296,6 +306,20 @@ COLUMN_PRIVILEGES = {
 # And to see whether seals were cut off.
 SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
+    "analyze_parent",
+    "begin_upkeep",
+    "cleanup_cached_values",
+    "count_cached_value_uses",
+    "end_upkeep",
+    "near_hashes",
+    "scan_duplicates",
+    "decide_duplicates",
+    "find_cached_value",
+    "purge_cached_values",
+    "renew_cached_value",
+    "store_cached_value",
+    "trim_cache",
+    "trim_cached_values",
     "aggregate_performance_metrics",
     "answer_jobs",
     "applied_migrations",
@@ -319,7 +343,9 @@ EXECUTES = {
     "fail_job",
     "fail_jobs",
     "fail_overdue_jobs",
+    "failures_by_error",
     "finish_login",
+    "fold_job_failures",
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
@@ -350,6 +376,7 @@ EXECUTES = {
     "retry_jobs",
     "roll_up_metrics",
     "roll_up_summaries",
+    "say_computing",
     "seal_audit",
     "rotate_api_key",
     "set_image_hashes",
@@ -368,6 +395,7 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "audit_leaf",
     "audit_seal_hash",
+    "band_masks",
     "cache_key",
     "changed_keys",
     "context_value",
