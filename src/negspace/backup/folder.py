@@ -101,14 +101,14 @@ class Folder:
             if not self.path.is_dir():
                 self.path.mkdir(parents=True)
                 self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
-            strange = [
-                path.name
-                for path in sorted(self.path.iterdir())
-                if not path.name.startswith(".")
-                and path.name not in {"files", "archive", "lock"}
-                and not (path / "manifest.json").is_file()
-            ]
-        if strange and not (self.path / "lock").exists():
+            if not (self.path / "lock").exists():
+                self._see_empty()
+                (self.path / "lock").touch(0o600)
+            self.files.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _see_empty(self) -> None:
+        strange = [path.name for path in sorted(self.path.iterdir()) if path.name[0] != "."]
+        if strange:
             raise RefusedError(
                 f"{self.path} is no folder of backups: it holds {strange[0]}",
                 hint="name a new or an empty folder",

@@ -72,7 +72,8 @@ def verify(
                 found.server = restoring.bring_up(there, backup, target, None, say)
                 _compare(there, backup, target, found, say)
         except NegspaceError as error:
-            found.problems.append(f"it can't be restored: {error.message}")
+            hint = f" ({error.hint})" if error.hint else ""
+            found.problems.append(f"it can't be restored: {error.message}{hint}")
         result = Verification(
             name=backup.name,
             verified_at=datetime.now(UTC),
