@@ -118,7 +118,7 @@ def _scratch(settings: Settings, there: Folder, scratch: Path | None) -> Generat
         yield target
     finally:
         server.stop(target, mode="immediate")
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _compare(there: Folder, backup: Backup, target: Settings, found: _Found, say: Progress) -> None:
