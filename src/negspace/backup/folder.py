@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,25 +60,35 @@ class Folder:
             BackupError: A manifest is damaged.
             NotFoundError: There is no such folder.
         """
-        if not self.path.is_dir():
-            raise NotFoundError(
-                f"there is no folder {self.path}", hint="negspace backup create makes it"
-            )
-        found = sorted(path.parent for path in self.path.glob("[0-9]*/manifest.json"))
-        return [read_manifest(folder) for folder in found]
+        return [read_manifest(folder) for folder in self._folders()]
+
+    def readable(self) -> list[Backup]:
+        """Those whose manifest is whole: a damaged one is in nobody's way."""
+        found: list[Backup] = []
+        for folder in self._folders():
+            with suppress(BackupError):
+                found.append(read_manifest(folder))
+        return found
 
     def find(self, name: str | None) -> Backup:
         """The backup of that name, or the newest.
 
         Raises:
             NotFoundError: There is none.
+            BackupError: Its manifest is damaged.
         """
-        there = self.backups()
-        for backup in reversed(there):
-            if name is None or backup.name == name:
-                return backup
+        for folder in reversed(self._folders()):
+            if name is None or folder.name == name:
+                return read_manifest(folder)
         what = f"no backup {name}" if name else "no backup"
         raise NotFoundError(f"{what} in {self.path}", hint=f"negspace backup list {self.path}")
+
+    def _folders(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise NotFoundError(
+                f"there is no folder {self.path}", hint="negspace backup create makes it"
+            )
+        return sorted(path.parent for path in self.path.glob("[0-9]*/manifest.json"))
 
     def chain(self, backup: Backup) -> list[Backup]:
         """What restores a backup: the full one first, then each incremental one, itself last."""

@@ -62,9 +62,8 @@ def verify(
         RefusedError: Another negspace is at work in the folder.
     """
     there, say, began = Folder(folder.absolute()), progress or _silent, time.monotonic()
-    there.backups()
+    backup = there.find(name)
     with there.locked():
-        backup = there.find(name)
         found = _Found()
         try:
             _see_checksums(there, backup, say)
