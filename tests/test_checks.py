@@ -68,7 +68,7 @@ def given_away(database, run, secrets: list[str]) -> dict[str, list[str]]:
         text=True,
     ).stdout
     texts = {
-        "log": "".join(log.read_text("utf-8", "replace") for log in run.rglob("server.log")),
+        "log": "".join(log.read_text("utf-8", "replace") for log in run.rglob("server*.log")),
         "activity": "\n".join(row["query"] or "" for row in activity),
         "dump": dump,
     }
