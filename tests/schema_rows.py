@@ -210,6 +210,16 @@ def _log(connection: Connection, given: Row) -> Row:
     return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
 
 
+def _failures(connection: Connection, given: Row) -> Row:
+    return {
+        "failed_at": "2026-01-01 00:00:00+00",
+        "algorithm_name": "a",
+        "error_class": "E",
+        "tries": 2,
+        "jobs": 1,
+    }
+
+
 def _limit(connection: Connection, given: Row) -> Row:
     return {"max_running": 2} | _owned(connection, given)
 
@@ -293,6 +303,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_holds": _hold,
     "audit_retirements": _retirement,
     "job_logs": _log,
+    "job_failures": _failures,
     "queue_limits": _limit,
     "algorithm_speeds": _speed,
     "queue_counts": _count,
