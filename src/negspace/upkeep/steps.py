@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Literal, LiteralString
 
-from negspace import audit, cache, duplicates, keys, metrics, users
+from negspace import audit, cache, duplicates, keys, metrics, recovery, summaries, users
 from negspace.upkeep import duties
 from negspace.upkeep.keeping import Keeping
 
@@ -55,6 +55,7 @@ STEPS: Final = (
     ),
     Step("audit seals", _MINUTE, "seals made", lambda keep: audit.seal(keep.database)),
     Step("metrics", _MINUTE, "hours rolled up", lambda keep: metrics.roll_up(keep.database)),
+    Step("summaries", _MINUTE, "rows summed up", lambda keep: summaries.roll_up(keep.database)),
     Step(
         "cache",
         _HOUR,
@@ -71,7 +72,7 @@ STEPS: Final = (
     ),
     Step(
         "cache size",
-        _MINUTE,
+        _HOUR,
         "answers and values removed",
         lambda keep: cache.trim(keep.database, keep.policy.cache_bytes),
     ),
@@ -96,6 +97,7 @@ STEPS: Final = (
         "accounts' logins counted",
         lambda keep: users.refresh_login_counters(keep.database),
     ),
+    Step("tokens", _HOUR, "old tokens removed", lambda keep: recovery.purge(keep.database)),
     Step(
         "duplicates",
         _MINUTE,
