@@ -474,6 +474,16 @@ CHECKS: dict[str, Case] = (
             [{"user_id": None}, {"job_group": "lab"}],
             [{}, {"user_id": None, "job_group": "lab"}],
         ),
+        "job_failures_error_class_valid": Case(
+            "job_failures",
+            [{"error_class": e} for e in ["", "1", "a b", "é", "E" * 64]],
+            [{"error_class": e} for e in ["E", "os.E_1", "E" * 63]],
+        ),
+        "job_failures_tries_counted": Case(
+            "job_failures",
+            [{"tries": 1, "jobs": 2}, {"jobs": -1}],
+            [{"tries": 0, "jobs": 0}, {"tries": 2, "jobs": 2}],
+        ),
         "queue_limits_job_group_given": Case(
             "queue_limits",
             [{"user_id": None, "job_group": w} for w in ["", "g" * 201]],
@@ -555,7 +565,6 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("api_keys", "user_id")
     | gone("sessions", "user_id")
     | gone("account_tokens", "user_id")
-    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")

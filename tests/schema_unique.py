@@ -119,6 +119,8 @@ UNIQUE: dict[str, Unique] = {
     "ended_job_waits_pkey": Unique("ended_job_waits", {"month": "today"}, {"month": "tomorrow"}),
     "ended_job_changes_pkey": Unique("ended_job_changes", {"id": 1 << 40}, {"id": 1 << 41}),
     "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
+    "job_failures_pkey": Unique("job_failures", {"id": 1 << 40}, {"id": 1 << 41}),
+    "job_failures_folded_key": Unique("job_failures", {"is_folded": True}, {"error_class": "B"}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
     "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),
     "queue_limits_user_id_key": Unique(

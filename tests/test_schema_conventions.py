@@ -114,7 +114,7 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    arrays = {"smallint[]", "integer[]"}
+    arrays = {"smallint[]", "integer[]", "bigint[]"}
     others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
     assert types <= plain | arrays | enums | others
 
@@ -270,6 +270,7 @@ PRIVILEGES = {
     "workers": {READ},
     "account_tokens": set(),
     "algorithm_speeds": {READ},
+    "job_failures": {READ},
     "job_logs": {READ},
     "login_attempts": set(),
     "queue_counts": set(),
@@ -342,7 +343,9 @@ EXECUTES = {
     "fail_job",
     "fail_jobs",
     "fail_overdue_jobs",
+    "failures_by_error",
     "finish_login",
+    "fold_job_failures",
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
@@ -373,6 +376,7 @@ EXECUTES = {
     "retry_jobs",
     "roll_up_metrics",
     "roll_up_summaries",
+    "say_computing",
     "seal_audit",
     "rotate_api_key",
     "set_image_hashes",

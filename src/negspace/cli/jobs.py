@@ -148,11 +148,12 @@ def show(job: int, as_json: bool) -> None:
 
 @group.command()
 @click.argument("numbers", metavar="JOB...", nargs=-1, required=True, type=int)
+@click.option("--deadline", type=ahead, metavar="TIME", help="A new one: fails where not begun.")
 @output.json_option
-def retry(numbers: tuple[int, ...], as_json: bool) -> int:
+def retry(numbers: tuple[int, ...], deadline: datetime | None, as_json: bool) -> int:
     """Let failed jobs be tried again; exit status 1 where one couldn't."""
     with session.opened() as opened:
-        changed = jobs.retry(opened.database, numbers)
+        changed = jobs.retry(opened.database, numbers, deadline_at=deadline)
     return _show_changed("waits again", "hasn't failed, or waits anew", numbers, changed, as_json)
 
 

@@ -1724,7 +1724,7 @@ begin
         order by 1;
 end
 $function$;
-comment on function public.fail_jobs(ends jsonb, counts boolean) is 'Tries of many jobs failed. ends: an array of objects with job, attempt, token, reason and, where no try can help, "again": false. Outcome per job: retrying, failed (for good), or lost (no longer held with that attempt and token). counts false: a worker that stops gives them back; they wait again at once and no try is counted.';
+comment on function public.fail_jobs(ends jsonb, counts boolean) is 'Tries of many jobs failed. ends: an array of objects with job, attempt, token, reason and, where they are known, "error": the kind of error, for failures_by_error(), and where no try can help, "again": false. Outcome per job: retrying, failed (for good), or lost (no longer held with that attempt and token). counts false: a worker that stops gives them back; they wait again at once and no try is counted.';
 grant execute on function public.fail_jobs(jsonb,boolean) to app_user;
 revoke execute on function public.fail_jobs(jsonb,boolean) from public;
 
@@ -1743,6 +1743,7 @@ declare
     free    bigint[];
     held    public.processing_queue[];
 begin
+    perform public.fold_job_failures();
     if overdue = '{}' then
         return 0;
     end if;
@@ -1778,12 +1779,31 @@ begin
     perform public.settle_images(
         array(select distinct h.image_id from unnest(held) h), 'failed',
         (select jsonb_object_agg(h.image_id, format('the deadline of job %s, %s, passed before it could begin', h.id, h.deadline_at)) from unnest(held) h));
+    perform public.count_failures(
+        held, (select jsonb_object_agg(h.id, '{"error": "DeadlinePassed"}'::jsonb) from unnest(held) h),
+        array(select h.id from unnest(held) h));
     return cardinality(held);
 end
 $function$;
 comment on function public.fail_overdue_jobs(how_many integer) is 'Fails waiting jobs whose deadline has passed, each with that reason, and returns how many. claim_jobs() calls it now and then; no claim gives such a job out meanwhile.';
 grant execute on function public.fail_overdue_jobs(integer) to app_user;
 revoke execute on function public.fail_overdue_jobs(integer) from public;
+
+CREATE OR REPLACE FUNCTION public.failures_by_error(since timestamp with time zone DEFAULT '-infinity'::timestamp with time zone)
+ RETURNS TABLE(algorithm_name text, error_class text, tries bigint, jobs bigint, last_failed_at timestamp with time zone)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select f.algorithm_name, f.error_class, sum(f.tries)::bigint, sum(f.jobs)::bigint, max(f.failed_at)
+    from public.job_failures f
+    where f.failed_at > failures_by_error.since - interval '1 hour'
+    group by f.algorithm_name, f.error_class
+    order by sum(f.tries) desc, f.algorithm_name, f.error_class
+$function$;
+comment on function public.failures_by_error(since timestamp with time zone) is 'How many tries failed (tries), how many of them for good (jobs), by analyser and error, most first: of the hours since then, the one it lies in included. last_failed_at is the newest hour. From kept counters, never a count of the queue.';
+grant execute on function public.failures_by_error(timestamp with time zone) to app_user;
+revoke execute on function public.failures_by_error(timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.find_audit_timestamp()
  RETURNS trigger
@@ -1931,6 +1951,39 @@ $function$;
 comment on function public.finish_login(email text, fitting_hash text, token_hash text, lifetime interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint) is 'Ends a try to log in, after the client compared the password; fitting_hash is the hash it fits, null where it fits none. Decides, counts, locks out and writes the login event, with the same writes for every refusal. Accepted: keeps last_login_at, and begins a session where a token''s hash is given.';
 grant execute on function public.finish_login(text,text,text,interval) to app_user;
 revoke execute on function public.finish_login(text,text,text,interval) from public;
+
+CREATE OR REPLACE FUNCTION public.fold_job_failures()
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+AS $function$
+declare
+    folded integer;
+begin
+    -- One at a time, and no queue behind it.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.fold_job_failures', 0)) then
+        return 0;
+    end if;
+    with gone as (
+        delete from public.job_failures f
+        where f.id = any (array(select n.id from public.job_failures n where not n.is_folded order by n.id limit 10000))
+        returning f.failed_at, f.algorithm_name, f.error_class, f.tries, f.jobs
+    ), kept as (
+        insert into public.job_failures as f (failed_at, algorithm_name, error_class, tries, jobs, is_folded)
+        select g.failed_at, g.algorithm_name, g.error_class, sum(g.tries), sum(g.jobs), true
+        from gone g group by g.failed_at, g.algorithm_name, g.error_class
+        on conflict (failed_at, algorithm_name, error_class) where is_folded do update
+            set tries = f.tries + excluded.tries, jobs = f.jobs + excluded.jobs
+    )
+    select count(*) into folded from gone;
+    return folded;
+end
+$function$;
+comment on function public.fold_job_failures() is 'Adds what failed since to the sums of its hours, and returns how many rows it took. claim_jobs() calls it now and then.';
+grant execute on function public.fold_job_failures() to app_user;
+revoke execute on function public.fold_job_failures() from public;
 
 CREATE OR REPLACE FUNCTION public.fold_queue_counts()
  RETURNS integer
@@ -2360,7 +2413,10 @@ begin
     perform 1 from public.users u
     where u.id = (select k.user_id from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash)
     for share;
-    perform 1 from public.api_keys k where k.id = key and k.key_hash = make_api_key_limit.key_hash for share;
+    -- Written, not locked alone: a transaction that began before and removes or revokes the key on
+    -- an older snapshot, which doesn't show this row, fails then instead of leaving it behind.
+    update public.api_keys k set last_rate_limit_reset = k.last_rate_limit_reset
+    where k.id = key and k.key_hash = make_api_key_limit.key_hash;
     insert into public.api_key_limits (
         api_key_id, user_id, key_hash, is_active, expires_at, scopes, networks, owner_is_active, owner_scopes, step, slack
     )
@@ -3427,6 +3483,20 @@ $function$;
 comment on function public.release_audit_hold(hold bigint, reason text) is 'Releases a legal hold; an event says why. For the owner alone.';
 revoke execute on function public.release_audit_hold(bigint,text) from public;
 
+CREATE OR REPLACE FUNCTION public.remove_api_key_limit()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    delete from public.api_key_limits l where l.api_key_id = old.id;
+    return null;
+end
+$function$;
+comment on function public.remove_api_key_limit() is 'Removes what decides on a key''s requests with the key.';
+revoke execute on function public.remove_api_key_limit() from public;
+
 CREATE OR REPLACE FUNCTION public.renew_cached_value(key text, token uuid, lease interval)
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3449,38 +3519,68 @@ CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10':
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
-    held    public.processing_queue%rowtype;
-    rescued integer := 0;
+    moment constant timestamptz := clock_timestamp();
+    gone   bigint[];
+    tries  integer[];
+    free   bigint[];
+    held   public.processing_queue[];
+    begun  bigint[];
+    ends   jsonb;
 begin
     if rescue_jobs.lease <= interval '0' then
-        raise exception 'the lease must be longer than nothing, not %', rescue_jobs.lease using errcode = 'NS004';
+        raise exception 'the lease must be longer than nothing, not %', rescue_jobs.lease
+            using errcode = 'NS004', hint = 'such as 10 seconds';
     end if;
-    for held in
-        select q.*
-        from public.processing_queue_hot q
-        left join public.workers w on w.id = q.worker_id
-        where q.status = 'processing'
-          and greatest(w.heartbeat_at, q.started_at) < clock_timestamp() - rescue_jobs.lease
-        order by q.worker_id, q.image_id, q.id  -- workers are counted on, by all who rescue in one order
-        limit greatest(rescue_jobs.how_many, 0)
-    loop
-        -- Images before jobs, and none that anybody holds: many may rescue at once.
-        perform 1 from public.images i where i.id = held.image_id for no key update skip locked;
-        continue when not found;
-        perform 1 from public.processing_queue_hot q
-        where q.id = held.id and q.lease_token is not distinct from held.lease_token and q.attempt = held.attempt
-          and q.status = 'processing'
-        for update skip locked;
-        continue when not found;
-        perform public.end_try(held, format('worker %s was not heard of for %s', held.worker_id, rescue_jobs.lease), true, true);
-        rescued := rescued + 1;
-    end loop;
-    return rescued;
+    -- The clock was set back: workers are heard of from now on, and taken as gone a lease later.
+    update public.workers w set heartbeat_at = moment
+    where w.id = any (array(
+        select a.id from public.workers a
+        where a.stopped_at is null and a.heartbeat_at > moment + interval '1 second'
+        order by a.id for no key update skip locked));
+    if found then
+        return 0;
+    end if;
+    select array_agg(g.id), array_agg(g.attempt) into gone, tries
+    from (select q.id, q.attempt
+          from public.processing_queue_hot q
+          left join public.workers w on w.id = q.worker_id
+          where q.status = 'processing'
+            and coalesce(greatest(w.heartbeat_at, case when q.started_at <= moment then q.started_at end), '-infinity')
+                < moment - rescue_jobs.lease
+          order by q.worker_id, q.id  -- workers are counted on, by all who rescue in one order
+          limit greatest(rescue_jobs.how_many, 0)) g;
+    if gone is null then
+        return 0;
+    end if;
+    -- Images before jobs, and none that anybody holds: many may rescue at once.
+    free := array(
+        select i.id from public.images i
+        where i.id = any (array(select q.image_id from public.processing_queue_hot q where q.id = any (gone)))
+        order by i.id for no key update skip locked);
+    held := array(
+        select q::public.processing_queue from public.processing_queue_hot q
+        where q.id = any (gone) and q.image_id = any (free) and q.status = 'processing'
+          and q.attempt = tries[array_position(gone, q.id)]  -- not claimed anew
+        order by q.id for update skip locked);
+    -- What a worker held and had not begun is not its doing. It says so now and then only, so
+    -- the third claim of a job that was never said to be computed counts all the same.
+    begun := array(
+        select h.id from unnest(held) h
+        left join public.workers w on w.id = h.worker_id
+        where w.computing is null or h.id = any (w.computing) or h.attempt - h.retry_count > 2);
+    ends := (
+        select coalesce(jsonb_object_agg(h.id, jsonb_build_object(
+            'reason', format('worker %s was not heard of for %s', h.worker_id, rescue_jobs.lease), 'error', 'WorkerLost')), '{}')
+        from unnest(held) h);
+    perform public.end_tries(array(select h from unnest(held) h where h.id = any (begun) order by h.id), ends, true);
+    perform public.end_tries(array(select h from unnest(held) h where h.id <> all (begun) order by h.id), ends, false);
+    return cardinality(held);
 end
 $function$;
-comment on function public.rescue_jobs(lease interval, how_many integer) is 'Takes jobs from workers that were not heard of for the lease: tried again, or failed for good when their tries are used up, as a job is that kills its workers. Returns how many. Safe to call by many at once.';
+comment on function public.rescue_jobs(lease interval, how_many integer) is 'Takes jobs from workers that were not heard of for the lease: tried again, or failed for good when their tries are used up, as a job is that kills its workers. What a worker had not begun costs no try. Returns how many. Safe to call by many at once, and after the clock was set back.';
 grant execute on function public.rescue_jobs(interval,integer) to app_user;
 revoke execute on function public.rescue_jobs(interval,integer) from public;
 
@@ -3508,48 +3608,67 @@ AS $function$
 $function$;
 comment on function public.retry_delay(retry integer) is 'How long a job waits before its try number retry: exponential, at most an hour, full jitter, so that many that failed together don''t come back together.';
 
-CREATE OR REPLACE FUNCTION public.retry_jobs(jobs bigint[])
+CREATE OR REPLACE FUNCTION public.retry_jobs(jobs bigint[], deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
  RETURNS bigint[]
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
 AS $function$
 declare
-    job     public.processing_queue%rowtype;
-    retried bigint[] := '{}';
+    moment  constant timestamptz := clock_timestamp();
+    late    public.processing_queue%rowtype;
+    again   public.processing_queue[];
+    retried bigint[];
 begin
+    if retry_jobs.deadline_at <= moment then
+        raise exception 'the deadline, %, is over already', retry_jobs.deadline_at
+            using errcode = 'NS004', hint = 'name a later one';
+    end if;
     perform 1 from public.images i
-    where i.id in (select q.image_id from public.processing_queue q where q.id = any (retry_jobs.jobs))
+    where i.id = any (array(select q.image_id from public.processing_queue q where q.id = any (retry_jobs.jobs)))
     order by i.id for no key update;
-    for job in
-        select q.* from public.processing_queue q
+    again := array(
+        select q from public.processing_queue q
         where q.id = any (retry_jobs.jobs) and q.status = 'failed'
-        order by q.id for update
-    loop
-        continue when exists (
-            select from public.images i where i.id = job.image_id and i.analysis_status = 'archived');
-        -- the same analysis may have been asked for again since: once is enough
-        continue when exists (
+          and not exists (select from public.images i where i.id = q.image_id and i.analysis_status = 'archived')
+        order by q.id for update);
+    -- The same analysis may have been asked for again since, or fail twice here: once is enough.
+    again := array(
+        select a
+        from (select distinct on (f.image_id, f.algorithm_name, f.algorithm_version, f.parameters_hash) f.*
+              from unnest(again) f
+              order by f.image_id, f.algorithm_name, f.algorithm_version, f.parameters_hash, f.id) a
+        where not exists (
             select from public.processing_queue_hot q
-            where q.image_id = job.image_id and q.algorithm_name = job.algorithm_name
-              and q.algorithm_version = job.algorithm_version and q.parameters_hash = job.parameters_hash);
-        update public.processing_queue q
-        set status = 'retrying', retry_count = 0, scheduled_at = now(), completed_at = null
-        where q.id = job.id and q.status = 'failed' and q.created_at = job.created_at;
-        update public.images i set analysis_status = 'pending'
-        where i.id = job.image_id and i.analysis_status in ('failed', 'completed');
-        perform public.record_event(
-            'config_change', 'job', job.id::text,
-            changes_before => jsonb_build_object('status', job.status),
-            changes_after => jsonb_build_object('status', 'retrying'));
-        retried := retried || job.id;
-    end loop;
+            where q.image_id = a.image_id and q.algorithm_name = a.algorithm_name
+              and q.algorithm_version = a.algorithm_version and q.parameters_hash = a.parameters_hash)
+        order by a.id);
+    select a.* into late from unnest(again) a where a.deadline_at <= moment and retry_jobs.deadline_at is null order by a.id limit 1;
+    if found then
+        raise exception 'the deadline of job %, %, has passed, so it would fail at once', late.id, late.deadline_at
+            using errcode = 'NS006', hint = 'name a new deadline: negspace jobs retry --deadline, or deadline_at';
+    end if;
+    retried := array(select a.id from unnest(again) a order by a.id);
+    update public.processing_queue q
+    set status = 'retrying', retry_count = 0, scheduled_at = now(), completed_at = null,
+        deadline_at = coalesce(retry_jobs.deadline_at, q.deadline_at)
+    where q.id = any (retried) and q.status = 'failed' and q.created_at = any (array(select a.created_at from unnest(again) a));
+    update public.images i set analysis_status = 'pending'
+    where i.id = any (array(select a.image_id from unnest(again) a)) and i.analysis_status in ('failed', 'completed');
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent, request_id, changes_before, changes_after
+    )
+    select c.user_id, c.api_key_id, 'config_change', 'job', a.id::text, c.ip_address, c.user_agent, c.request_id,
+           '{"status": "failed"}', '{"status": "retrying"}'
+    from public.audit_context() c cross join unnest(again) a
+    order by a.id;
     return retried;
 end
 $function$;
-comment on function public.retry_jobs(jobs bigint[]) is 'Lets failed jobs be tried again, with all their tries, and returns those; a job whose analysis waits or runs anew, or whose image is archived, stays failed.';
-grant execute on function public.retry_jobs(bigint[]) to app_user;
-revoke execute on function public.retry_jobs(bigint[]) from public;
+comment on function public.retry_jobs(jobs bigint[], deadline_at timestamp with time zone) is 'Lets failed jobs be tried again, with all their tries, and returns those; a job whose analysis waits or runs anew, or whose image is archived, stays failed. deadline_at: their new deadline; null: the one they have. An error where that has passed, and none is tried again.';
+grant execute on function public.retry_jobs(bigint[],timestamp with time zone) to app_user;
+revoke execute on function public.retry_jobs(bigint[],timestamp with time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.role_scopes(role public.user_role)
  RETURNS text[]
@@ -3817,6 +3936,18 @@ $function$;
 comment on function public.roll_up_summaries(most_rows integer) is 'Brings the sums behind audit_summary_by_user and queue_status_summary up to date, some most_rows events at a time, and returns how much it took in. Safe to call often and by many; call it until it returns 0, in a transaction of its own. Views are exact without it, and slower.';
 grant execute on function public.roll_up_summaries(integer) to app_user;
 revoke execute on function public.roll_up_summaries(integer) from public;
+
+CREATE OR REPLACE FUNCTION public.say_computing(worker text, jobs bigint[])
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    update public.workers w set computing = say_computing.jobs where w.id = say_computing.worker
+$function$;
+comment on function public.say_computing(worker text, jobs bigint[]) is 'A worker says which of its jobs it computes: should it be gone, the others have cost no try.';
+grant execute on function public.say_computing(text,bigint[]) to app_user;
+revoke execute on function public.say_computing(text,bigint[]) from public;
 
 CREATE OR REPLACE FUNCTION public.scan_duplicates(how_many integer DEFAULT 200, distance integer DEFAULT 8, most_pairs integer DEFAULT 20)
  RETURNS TABLE(scanned integer, pairs integer, alerts integer)
@@ -4805,6 +4936,9 @@ comment on trigger api_keys_keep_limit on public.api_keys is 'Revoked at once, a
 CREATE TRIGGER api_keys_networks_canonical BEFORE INSERT OR UPDATE OF ip_whitelist ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.ip_whitelist) = 'array'::text AND NOT new.ip_whitelist @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_misleading_networks();
 comment on trigger api_keys_networks_canonical on public.api_keys is 'Networks mean what they seem to.';
 
+CREATE TRIGGER api_keys_remove_limit AFTER DELETE ON public.api_keys FOR EACH ROW EXECUTE FUNCTION public.remove_api_key_limit();
+comment on trigger api_keys_remove_limit on public.api_keys is 'A key that is removed is refused from the commit on.';
+
 CREATE TRIGGER api_keys_scopes_within_role BEFORE INSERT OR UPDATE OF scopes, user_id ON public.api_keys FOR EACH ROW WHEN (jsonb_typeof(new.scopes) = 'array'::text AND NOT new.scopes @? 'strict $[*]?(@.type() != "string")'::jsonpath) EXECUTE FUNCTION public.refuse_scopes_beyond_role();
 comment on trigger api_keys_scopes_within_role on public.api_keys is 'No scope that its owner''s role doesn''t have. check_api_key() asks again, since roles change.';
 
@@ -5079,9 +5213,6 @@ grant select on public.audit_seals to app_user;
 
 CREATE INDEX audit_seals_month_idx ON public.audit_seals USING btree (month, relation, number);
 comment on index public.audit_seals_month_idx is 'The seals of a month, before it leaves.';
-
-CREATE INDEX audit_seals_relation_number_idx ON public.audit_seals USING btree (relation, number DESC);
-comment on index public.audit_seals_relation_number_idx is 'Where a relation''s newest seal ends; seal_audit().';
 
 CREATE TRIGGER audit_seals_append_only BEFORE DELETE OR UPDATE ON public.audit_seals FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 alter table public.audit_seals enable always trigger audit_seals_append_only;
@@ -5726,6 +5857,34 @@ comment on function public.register_image(user_id bigint, original_filename text
 grant execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) to app_user;
 revoke execute on function public.register_image(bigint,text,text,text,bigint,text,text,jsonb,jsonb) from public;
 
+create table public.job_failures (
+    id             bigint                   not null generated always as identity,
+    failed_at      timestamp with time zone not null,
+    algorithm_name text                     not null,
+    error_class    text                     not null,
+    tries          bigint                   not null default 0,
+    jobs           bigint                   not null default 0,
+    is_folded      boolean                  not null default false,
+    constraint job_failures_pkey PRIMARY KEY (id),
+    constraint job_failures_error_class_valid CHECK (error_class ~ '^[A-Za-z][A-Za-z0-9_.]*$'::text AND length(error_class) <= 63),
+    constraint job_failures_tries_counted CHECK (tries >= jobs AND jobs >= 0)
+) with (fillfactor = '50');
+comment on table public.job_failures is 'Tries of jobs that failed, counted by hour, analyser and error; read it through failures_by_error(). Counted as they fail, and kept when the jobs are purged.';
+comment on column public.job_failures.id is 'Number of the count.';
+comment on column public.job_failures.failed_at is 'The hour in which they failed, of UTC.';
+comment on column public.job_failures.algorithm_name is 'The analyser.';
+comment on column public.job_failures.error_class is 'The kind of error, as its worker named it: the name of an exception, or ProcessDied, TimeLimit, MemoryLimit, DeadlinePassed, WorkerLost, Unknown.';
+comment on column public.job_failures.tries is 'How many tries failed so.';
+comment on column public.job_failures.jobs is 'How many of them were the last: the job failed for good.';
+comment on column public.job_failures.is_folded is 'Whether it is the sum of its hour; else what one transaction adds to it.';
+grant select on public.job_failures to app_user;
+
+CREATE UNIQUE INDEX job_failures_folded_key ON public.job_failures USING btree (failed_at, algorithm_name, error_class) WHERE is_folded;
+comment on index public.job_failures_folded_key is 'The sum of an hour; the newest hours.';
+
+CREATE INDEX job_failures_new_idx ON public.job_failures USING btree (id) WHERE NOT is_folded;
+comment on index public.job_failures_new_idx is 'What fold_job_failures() is to add up, oldest first.';
+
 create table public.job_logs (
     job_id    bigint                   not null,
     attempt   integer                  not null,
@@ -6167,6 +6326,24 @@ comment on function public.claim_jobs(worker text, how_many integer, algorithms 
 grant execute on function public.claim_jobs(text,integer,text[],numeric) to app_user;
 revoke execute on function public.claim_jobs(text,integer,text[],numeric) from public;
 
+CREATE OR REPLACE FUNCTION public.count_failures(held public.processing_queue[], ends jsonb, over bigint[])
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    -- Rows of its own, so that nobody waits for a counter.
+    insert into public.job_failures (failed_at, algorithm_name, error_class, tries, jobs)
+    select date_trunc('hour', clock_timestamp(), 'UTC'), c.algorithm_name, c.error_class,
+           count(*), count(*) filter (where c.id = any (count_failures.over))
+    from (select h.id, h.algorithm_name,
+                 case when count_failures.ends -> h.id::text ->> 'error' ~ '^[A-Za-z][A-Za-z0-9_.]{0,62}$'
+                      then count_failures.ends -> h.id::text ->> 'error' else 'Unknown' end as error_class
+          from unnest(count_failures.held) h) c
+    group by c.algorithm_name, c.error_class
+$function$;
+comment on function public.count_failures(held public.processing_queue[], ends jsonb, over bigint[]) is 'Counts tries that failed. ends: by job, with "error", the kind of error; over: the jobs that failed for good.';
+revoke execute on function public.count_failures(public.processing_queue[],jsonb,bigint[]) from public;
+
 CREATE OR REPLACE FUNCTION public.end_held_jobs(held public.processing_queue[], outcome public.queue_status, ended_at timestamp with time zone, reasons jsonb DEFAULT '{}'::jsonb)
  RETURNS void
  LANGUAGE plpgsql
@@ -6275,47 +6452,25 @@ begin
             array(select distinct o.image_id from unnest(over) o), 'failed',
             (select jsonb_object_agg(o.image_id, reasons -> o.id::text) from unnest(over) o));
     end if;
+    if counts then
+        perform public.count_failures(held, ends, array(select o.id from unnest(over) o));
+    end if;
     return query
         select h.id, case when h.id = any (array(select a.id from unnest(again) a)) then 'retrying' else 'failed' end
         from unnest(held) h;
 end
 $function$;
-comment on function public.end_tries(held public.processing_queue[], ends jsonb, counts boolean) is 'Ends the tries of jobs that the caller has locked: tried again after a delay, or failed for good with an audit event. ends: by job, with reason and again. counts false: the tries were given back and cost nothing.';
+comment on function public.end_tries(held public.processing_queue[], ends jsonb, counts boolean) is 'Ends the tries of jobs that the caller has locked: tried again after a delay, or failed for good with an audit event. ends: by job, with reason, error and again. counts false: the tries were given back and cost nothing.';
 revoke execute on function public.end_tries(public.processing_queue[],jsonb,boolean) from public;
 
 CREATE OR REPLACE FUNCTION public.end_try(held public.processing_queue, reason text, again boolean, counts boolean)
  RETURNS public.queue_status
- LANGUAGE plpgsql
+ LANGUAGE sql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-declare
-    ended_at constant timestamptz := clock_timestamp();
-    retried  constant boolean := again and (held.retry_count < held.max_retries or not counts);
-    event    bigint;
-begin
-    perform public.end_job(held, 'failed', ended_at, reason, counts);
-    if retried then
-        update public.processing_queue q
-        set status       = 'retrying',
-            retry_count  = q.retry_count + counts::integer,
-            scheduled_at = case when counts then ended_at + public.retry_delay(q.retry_count + 1) else ended_at end,
-            completed_at = null
-        where q.id = held.id and q.status = 'failed' and q.created_at = held.created_at;
-        update public.images i
-        set analysis_retry_count = i.analysis_retry_count + 1, last_retry_at = ended_at
-        where i.id = held.image_id and counts;
-        return 'retrying';
-    end if;
-    event := public.record_event(
-        'run_analysis', 'image', held.image_id::text, 'failure', error_message => reason, user_id => held.user_id);
-    perform public.record_event_details(
-        event, 'job_failed', null,
-        jsonb_build_object('job_id', held.id, 'algorithm', held.algorithm_name, 'version', held.algorithm_version,
-                           'attempt', held.attempt, 'worker_id', held.worker_id),
-        '{}', (extract(epoch from ended_at - held.started_at) * 1000)::numeric, 0, 1);
-    perform public.settle_image(held.image_id, 'failed', reason);
-    return 'failed';
-end
+    select t.outcome::public.queue_status
+    from public.end_tries(
+        array[held], jsonb_build_object(held.id, jsonb_build_object('reason', reason, 'again', again)), counts) t
 $function$;
 comment on function public.end_try(held public.processing_queue, reason text, again boolean, counts boolean) is 'Ends a try of a job that the caller has locked: tried again after a delay, or failed for good with an audit event. counts false: the try was given back and costs nothing.';
 revoke execute on function public.end_try(public.processing_queue,text,boolean,boolean) from public;
@@ -6842,6 +6997,7 @@ create table public.workers (
     jobs_failed    bigint                   not null default 0,
     last_words     text,
     sleeping_since timestamp with time zone,
+    computing      bigint[],
     constraint workers_pkey PRIMARY KEY (id),
     constraint workers_id_given CHECK (id <> ''::text),
     constraint workers_jobs_completed_not_negative CHECK (jobs_completed >= 0),
@@ -6860,6 +7016,7 @@ comment on column public.workers.jobs_completed is 'Jobs it completed.';
 comment on column public.workers.jobs_failed is 'Tries of jobs that failed on it.';
 comment on column public.workers.last_words is 'Why it stopped, as it said.';
 comment on column public.workers.sleeping_since is 'Since when it has nothing to do and listens; null: it looks for jobs by itself.';
+comment on column public.workers.computing is 'The jobs that it computes, as it last said; those it holds besides have not begun. Null: it doesn''t say.';
 grant select on public.workers to app_user;
 
 CREATE INDEX workers_sleeping_idx ON public.workers USING btree (sleeping_since) WHERE sleeping_since IS NOT NULL;
@@ -7121,7 +7278,6 @@ alter table public.analysis_cache add constraint analysis_cache_analysis_id_fkey
 alter table public.analysis_cache add constraint analysis_cache_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
-alter table public.api_key_limits add constraint api_key_limits_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_keys(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
 alter table public.duplicate_pairs add constraint duplicate_pairs_first_id_fkey FOREIGN KEY (first_id) REFERENCES public.images(id) ON DELETE CASCADE;

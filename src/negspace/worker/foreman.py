@@ -36,7 +36,8 @@ _IDLE_TICK: Final = 1.0
 _PATIENCE: Final = 5.0  # seconds to tell the database what is given back at once
 _FAILED_STARTS: Final = 5  # in a row, before the run gives up
 _STOPPED: Final = "given back: its worker was stopped"
-_DROPPED: Final = Verdict("no longer ours", again=True)
+_LATE: Final = "its deadline passed before it could begin"
+_DROPPED: Final = Verdict("no longer ours", "Lost", again=True)
 
 
 class Foreman:
@@ -52,6 +53,7 @@ class Foreman:
         self._options = identity.options
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._known: dict[UUID, int] = {}  # all it holds: in stock, computed, or ending
+        self._begun: dict[UUID, int] = {}  # … and what of it is computed
         self._stock = Stock(self._options.processes)
         self._busy: dict[UUID, Content] = {}  # computed or ending
         self._ending: set[UUID] = set()
@@ -69,7 +71,7 @@ class Foreman:
             lambda error: post(partial(self._fail, error)),
         )
         self._keeper = Keeper(
-            identity, self._known, lambda tokens: post(partial(self._lost, tokens))
+            identity, self._known, self._begun, lambda tokens: post(partial(self._lost, tokens))
         )
         self._drained = False
         self._looked_at = self._noted_at = 0.0
@@ -148,13 +150,20 @@ class Foreman:
             for place in self._places:
                 if place.process is None or place.verdict or len(place.tasks) >= depth:
                     continue
-                job = self._stock.take(self._busy.values())
+                job = self._next()
                 if job is None:
                     break
                 self._busy[job.token] = content_of(job)
                 place.give(job)
         if not self.told:
             self._claimer.want(self._stock.wanted(sum(len(p.tasks) for p in self._places)))
+
+    def _next(self) -> Claimed | None:
+        while (job := self._stock.take(self._busy.values())) is not None:
+            if not job.is_overdue():
+                return job
+            self._put([End(job, "fail", reason=_LATE, error="DeadlinePassed", again=False)])
+        return None
 
     def _look(self) -> None:
         for place in self._places:
@@ -212,6 +221,7 @@ class Foreman:
             for token in tokens & place.tasks.keys():
                 task = place.tasks.pop(token)
                 self._known.pop(token, None)
+                self._begun.pop(token, None)
                 self._busy.pop(token, None)
                 log.warning("job %s: no longer ours, the work is dropped", task.job.id)
                 if task.began is not None:
@@ -256,6 +266,7 @@ class Foreman:
             case Began(token):
                 if token in place.tasks:
                     place.tasks[token].began = time.monotonic()
+                    self._begun[token] = place.tasks[token].job.id
                 else:  # lost while it waited in the pipe
                     place.kill(_DROPPED)
             case Said(line):
@@ -263,11 +274,12 @@ class Foreman:
                     place.computing.lines.add([line])
             case Done(token, completion):
                 self._answered(place, token, "complete", completion=completion)
-            case Broke(token, reason, again):
-                self._answered(place, token, "fail", reason=reason, again=again)
+            case Broke(token, reason, error, again):
+                self._answered(place, token, "fail", reason=reason, error=error, again=again)
 
     def _answered(self, place: Place, token: UUID, how: How, **more: Any) -> None:
         task = place.tasks.pop(token, None)
+        self._begun.pop(token, None)
         if task is None:
             return
         if task.began is not None:
@@ -288,6 +300,7 @@ class Foreman:
             if verdict is None:
                 log.warning("a computing process %s", _told(death))
         for task in tasks:
+            self._begun.pop(task.job.token, None)
             if self.told < 2 and task.began is not None:
                 self._end_with_process(task, verdict, death)
             elif self.told:
@@ -304,12 +317,13 @@ class Foreman:
         log_lines = task.log(self._identity.worker)
         if verdict is not None:
             reason = verdict.reason + (f", when it was in {death.where}" if death.where else "")
-            self._put([End(task.job, "fail", reason=reason, again=verdict.again, log=log_lines)])
+            kind, again = verdict.error, verdict.again
+            self._put([End(task.job, "fail", None, reason, kind, again, log_lines)])
             return
         said = f"; its last words: {last[0].message}" if last else ""
         on_stderr = f"; on stderr: {death.stderr}" if death.stderr else ""
         reason = f"its process {_told(death)}{memory}{said}{on_stderr}"
-        self._put([End(task.job, "die", reason=reason, log=log_lines)])
+        self._put([End(task.job, "die", reason=reason, error="ProcessDied", log=log_lines)])
 
 
 def _told(death: Death) -> str:

@@ -55,6 +55,7 @@ class Verdict:
     """Why the worker ended a process: what to say of the job, and whether to try it again."""
 
     reason: str
+    error: str
     again: bool
 
 
@@ -148,22 +149,26 @@ class Place:
         if task is None or task.began is None or self.process is None or self.process.pid is None:
             return
         task.peak = peak_memory(self.process.pid) or task.peak
-        if time.monotonic() - task.began > options.time_limit:
-            self._end_hanging(options.time_limit)
+        if task.job.is_overdue():
+            self._end_hanging(Verdict("not done by its deadline", "DeadlinePassed", again=False))
+        elif time.monotonic() - task.began > options.time_limit:
+            reason = f"not done within the {options.time_limit:g} s allowed"
+            self._end_hanging(Verdict(reason, "TimeLimit", again=True))
         elif options.memory_limit is not None:
             used = memory_in_use(self.process.pid)
             if used is not None and used > options.memory_limit:
                 words = f"{megabytes(used)} of memory in use, more than the"
-                self.kill(Verdict(f"{words} {megabytes(options.memory_limit)} allowed", False))
+                reason = f"{words} {megabytes(options.memory_limit)} allowed"
+                self.kill(Verdict(reason, "MemoryLimit", again=False))
 
-    def _end_hanging(self, limit: float) -> None:
+    def _end_hanging(self, verdict: Verdict) -> None:
         """First let it say where it is; foreign code doesn't come back for more."""
         now = time.monotonic()
         if self._asked_at == 0.0 and self.process is not None and self.process.pid is not None:
             self._asked_at = now
             os.kill(self.process.pid, DUMP)  # not reaped yet: the number is still its own
         elif now - self._asked_at > _TO_SPEAK:
-            self.kill(Verdict(f"not done within the {limit:g} s allowed", True))
+            self.kill(verdict)
 
     def has_died_silently(self) -> bool:
         """Whether it ended a while ago, and a process of its own keeps the pipe open."""

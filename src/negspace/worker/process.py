@@ -85,6 +85,7 @@ class Broke:
 
     token: UUID
     reason: str
+    error: str
     again: bool
 
 
@@ -140,7 +141,7 @@ def _answer(setup: Setup, job: Claimed, send: Callable[[Message], None]) -> Done
             for line in "".join(traceback.format_exception(error)).splitlines():
                 send(Said(Line.now("ERROR", "negspace.worker", line)))
         reason = work.reason(error, job, setup.storage)
-        return Broke(job.token, reason, work.may_help(error))
+        return Broke(job.token, reason, type(error).__name__, work.may_help(error))
 
 
 def _load_libraries() -> None:
