@@ -149,8 +149,8 @@ class Claimer(threading.Thread):
             self.asleep = False
 
     def _claim(self, how_many: int) -> list[Claimed]:
-        who = self._identity
-        return leases.claim(self._reach.database, who.worker, who.algorithms, how_many)
+        who, most = self._identity, self._identity.options.capacity
+        return leases.claim(self._reach.database, who.worker, who.algorithms, how_many, most)
 
     def _say_resting(self, resting: bool | None) -> int:
         who = self._identity
@@ -158,4 +158,5 @@ class Claimer(threading.Thread):
         return leases.rest(self._reach.database, who.worker, lease, resting=resting)
 
     def _is_drained(self) -> bool:
-        return leases.is_drained(self._reach.database, self._identity.algorithms)
+        who = self._identity
+        return leases.is_drained(self._reach.database, who.algorithms, who.options.capacity)
