@@ -134,6 +134,7 @@ def test_search_paths_are_pinned(owner):
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
+        "plan_cache_mode=force_generic_plan",
     }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]

@@ -227,6 +227,9 @@ begin
 end
 $$;
 
+alter function claim_jobs(text, integer, text[], numeric) reset plan_cache_mode;
+alter function settle_images(bigint[], analysis_status, jsonb, jsonb) reset plan_cache_mode;
+
 drop trigger audit_log_details_find_timestamp on audit_log_details;
 create trigger audit_log_details_find_timestamp
     before insert on audit_log_details

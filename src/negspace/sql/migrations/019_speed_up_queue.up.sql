@@ -52,6 +52,7 @@ comment on trigger audit_log_details_find_timestamp on audit_log_details is 'Fil
 create or replace function record_job_events(held processing_queue[], outcome audit_status, ended_at timestamptz, changes jsonb, reasons jsonb default '{}') returns void
     language plpgsql
     set search_path = pg_catalog, public, pg_temp
+    set plan_cache_mode = force_generic_plan
 as $$
 declare
     -- drawn before the rows are written, so that details find their event without a join
@@ -143,6 +144,11 @@ as $$
     )
     select coalesce(jsonb_object_agg(k.id, k.result), '{}') from known k
 $$;
+
+-- Plans that depend on nothing but keys are kept: the check of a foreign key to a partitioned
+-- table would be planned anew for each row, and these for each call.
+alter function settle_images(bigint[], analysis_status, jsonb, jsonb) set plan_cache_mode = force_generic_plan;
+alter function claim_jobs(text, integer, text[], numeric) set plan_cache_mode = force_generic_plan;
 
 
 -- ── Wake-ups ────────────────────────────────────────────────────────────────────────────
