@@ -389,7 +389,7 @@ CHECKS: dict[str, Case] = (
         "rollup_progress_table_name_known": Case(
             "rollup_progress",
             [{"table_name": "images"}],
-            [{"table_name": "security_audit"}],
+            [{"table_name": "security_audit"}, {"table_name": "processing_queue"}],
         ),
         "rollup_progress_closing_whole": Case(
             "rollup_progress",
@@ -397,6 +397,43 @@ CHECKS: dict[str, Case] = (
             [{"closing_xid": 7, "closing_at": "now"}],
         ),
     }
+    | {
+        "audit_user_months_events_add_up": Case(
+            "audit_user_months", [{"event_count": 4}], [{"event_count": 4, "partial_count": 2}]
+        ),
+        "audit_summary_progress_relation_known": Case(
+            "audit_summary_progress",
+            [{"relation": "images"}],
+            [{"relation": "audit_log_details"}],
+        ),
+        "audit_summary_progress_lineage_below": Case(
+            "audit_summary_progress",
+            [{"lineage": -1}, {"lineage": 2, "highest_id": 1}],
+            [{"lineage": 1, "highest_id": 1}],
+        ),
+        "ended_job_days_waited_count_range": Case(
+            "ended_job_days",
+            [{"waited_count": -1}, {"waited_count": 4}],
+            [{"waited_count": 0}],
+        ),
+        "ended_job_days_oldest_not_after": Case(
+            "ended_job_days",
+            [{"oldest_at": "2026-01-03 00:00:00+00"}],
+            [{"oldest_at": "2026-01-02 00:00:00+00"}],
+        ),
+        "ended_job_days_counts_match_buckets": Case(
+            "ended_job_days", [{"counts": "{1}"}], [{"buckets": "{}", "counts": "{}"}]
+        ),
+    }
+    | number("audit_user_months", "duration_count", 0)
+    | {
+        "ended_job_days_job_count_positive": Case(
+            "ended_job_days",
+            [{"job_count": 0, "waited_count": 0}],
+            [{"job_count": 1, "waited_count": 0}],
+        )
+    }
+    | number("ended_job_waits", "wait_count", 1)
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)

@@ -232,6 +232,47 @@ def _speed(connection: Connection, given: Row) -> Row:
     return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
 
 
+def _audit_sums(connection: Connection, given: Row) -> Row:
+    return {
+        "user_id": next(_numbers),
+        "month": "2026-01-01 00:00:00+00",
+        "event_count": 3,
+        "success_count": 1,
+        "failure_count": 1,
+        "partial_count": 1,
+        "duration_count": 0,
+        "duration_total": 0,
+    }
+
+
+def _audit_progress(connection: Connection, given: Row) -> Row:
+    return {"relation": "security_audit"}
+
+
+def _job_day(connection: Connection, given: Row) -> Row:
+    return {
+        "day": f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00",
+        "month": "2026-01-01 00:00:00+00",
+        "status": "completed",
+        "job_count": 3,
+        "oldest_at": "2026-01-01 00:00:00+00",
+        "newest_at": "2026-01-02 00:00:00+00",
+        "waited_count": 3,
+        "wait_total": 6.5,
+        "buckets": "{500,501}",
+        "counts": "{1,2}",
+    }
+
+
+def _job_waits(connection: Connection, given: Row) -> Row:
+    month = f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00"
+    return {"month": month, "status": "completed", "bucket": 500, "wait_count": 1}
+
+
+def _job_change(connection: Connection, given: Row) -> Row:
+    return {"day": "2026-01-01 00:00:00+00"}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -249,6 +290,11 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "metric_days": _rollup,
     "metric_changes": _change,
     "rollup_progress": _progress,
+    "audit_user_months": _audit_sums,
+    "audit_summary_progress": _audit_progress,
+    "ended_job_days": _job_day,
+    "ended_job_waits": _job_waits,
+    "ended_job_changes": _job_change,
     "workers": _worker,
     "login_attempts": _try,
     "sessions": _session,

@@ -210,6 +210,7 @@ def test_temporary_objects_hijack_nothing(schema):
         app.execute("select public.ensure_partitions(4)")
         app.execute("select public.refresh_user_counters()")
         app.execute("select public.seal_audit()")
+        app.execute("select public.roll_up_summaries()")
         assert caught(app) == []
         for table in ("security_audit", "analysis_results", "performance_metrics", "workers"):
             trap = sql.SQL("select from pg_temp.{}").format(sql.Identifier(table))
@@ -253,6 +254,11 @@ PRIVILEGES = {
     "metric_days": {READ},
     "metric_changes": {READ},
     "rollup_progress": {READ},
+    "audit_user_months": {READ},
+    "audit_summary_progress": {READ},
+    "ended_job_days": {READ},
+    "ended_job_waits": {READ},
+    "ended_job_changes": {READ},
     "workers": {READ},
     "account_tokens": set(),
     "algorithm_speeds": {READ},
@@ -296,6 +302,7 @@ EXECUTES = {
     "answer_jobs",
     "applied_migrations",
     "archive_image",
+    "audit_sums",
     "cancel_jobs",
     "change_password",
     "claim_jobs",
@@ -308,6 +315,7 @@ EXECUTES = {
     "delete_image",
     "drop_ended_months",
     "end_sessions",
+    "ended_job_summary",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
@@ -327,10 +335,12 @@ EXECUTES = {
     "mark_duplicate_images",
     "measure_algorithms",
     "near_images",
+    "purge_account_tokens",
     "purge_job_logs",
     "purge_jobs",
     "read_results",
     "reconcile_queue_counts",
+    "recent_audit_sums",
     "record_event",
     "record_event_details",
     "record_export",
@@ -343,11 +353,13 @@ EXECUTES = {
     "rest_worker",
     "retry_jobs",
     "roll_up_metrics",
+    "roll_up_summaries",
     "say_computing",
     "seal_audit",
     "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "sum_ended_jobs",
     "unlock_account",
     "verify_api_key",
     "verify_session",

@@ -29,8 +29,10 @@ WANTED = jobs.Wanted("negative_space", "1.0.0", {"sigma_px": 2})
 ALGORITHMS = ["negative_space@1.0.0"]
 ENQUEUE: LiteralString = "select outcome from enqueue_jobs(%s)"
 WRITERS = 32
-EXPECTED: LiteralString = "select id, estimated_completion_at as at, completed_at from processing_queue"
+EXPECTED: LiteralString = (
+    "select id, estimated_completion_at as at, completed_at from processing_queue"
     " where id = any (%s)"
+)
 LEARNED = 20  # jobs that end before the estimates are looked at
 RESULT = {
     "negative_space_data": {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5},

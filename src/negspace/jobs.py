@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, LiteralString, TypeAlias, get_args
 
-from negspace import analysis
+from negspace import analysis, attempts
 from negspace.database import Connection, Database, Jsonb, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
 
@@ -177,7 +177,9 @@ def enqueue(
         RefusedError: An image is archived.
         InvalidInputError: A value is out of its range.
     """
-    with database.transaction() as connection:
+    one = images[0] if len(images) == 1 else None
+    act = attempts.recorded(database, "run_analysis", "image", one)
+    with act, database.transaction() as connection:
         return enqueue_within(
             connection,
             images,

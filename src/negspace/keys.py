@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, TypeAlias
 
-from negspace import users
+from negspace import attempts, users
 from negspace.database import Connection, Database, Jsonb, Row, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.settings import Secret
@@ -124,22 +124,23 @@ def create(
         NotFoundError: There is no such account.
         InvalidInputError: A scope, network or time isn't valid.
     """
-    user = users.find(database, owner)
-    if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise InvalidInputError(f"{expires_at.isoformat()} is past", hint="give a time to come")
-    if not name or rate_limit_per_minute < 1:
-        raise InvalidInputError("a key needs a name, and a rate limit of 1 or more")
-    listed = None if networks is None else Jsonb(canonical_networks(networks))
     query: LiteralString = (
         "insert into api_keys (id, user_id, key_hash, name, description, scopes, ip_whitelist,"
         " expires_at, rate_limit_per_minute) overriding system value"
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) returning " + _COLUMNS
     )
-    with database.transaction() as connection:
-        number, text = _drawn(connection)
-        given = [number, user.id, key_hash(text), name, description]
-        given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
-        return NewKey(_key(only(connection, query, given), number), Secret(text))
+    with attempts.recorded(database, "permission_change", "api_key", None):
+        user = users.find(database, owner)
+        if expires_at is not None and expires_at <= datetime.now(UTC):
+            raise InvalidInputError(f"{expires_at.isoformat()} is past", hint="give a time to come")
+        if not name or rate_limit_per_minute < 1:
+            raise InvalidInputError("a key needs a name, and a rate limit of 1 or more")
+        listed = None if networks is None else Jsonb(canonical_networks(networks))
+        with database.transaction() as connection:
+            number, text = _drawn(connection)
+            given = [number, user.id, key_hash(text), name, description]
+            given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
+            return NewKey(_key(only(connection, query, given), number), Secret(text))
 
 
 def list_keys(
@@ -170,7 +171,8 @@ def revoke(database: Database, key_id: int) -> ApiKey:
     query: LiteralString = (
         "update api_keys set is_active = false where id = %s returning " + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "api_key", key_id)
+    with act, database.transaction() as connection:
         return _key(only(connection, query, [key_id]), key_id)
 
 
@@ -191,7 +193,8 @@ def rotate(database: Database, key_id: int, *, overlap: timedelta = timedelta(da
         InvalidInputError: The overlap is out of range.
     """
     query: LiteralString = "select " + _COLUMNS + " from rotate_api_key(%s, %s, %s, %s)"
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "api_key", key_id)
+    with act, database.transaction() as connection:
         number, text = _drawn(connection)
         made = only(connection, query, [key_id, number, key_hash(text), overlap])
         return NewKey(_key(made, number), Secret(text))

@@ -12,6 +12,7 @@ from negspace.cli import output, session
 from negspace.cli.analyze import parsed
 from negspace.cli.asking import see_wanted
 from negspace.cli.job_log import log
+from negspace.cli.job_watch import watch
 from negspace.cli.times import ahead, span
 from negspace.jobs import Job
 
@@ -22,6 +23,7 @@ def group() -> None:
 
 
 group.add_command(log)
+group.add_command(watch)
 
 
 @group.command()

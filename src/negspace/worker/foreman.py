@@ -22,8 +22,9 @@ from negspace.worker.claimer import Claimer
 from negspace.worker.finisher import Finisher
 from negspace.worker.keeper import Keeper
 from negspace.worker.leases import Claimed, End, How, Outcome
+from negspace.worker.limits import megabytes
 from negspace.worker.lines import Line
-from negspace.worker.place import Place, Task, Verdict
+from negspace.worker.place import Death, Place, Task, Verdict
 from negspace.worker.process import Began, Broke, Done, Message, Ready, Said, Setup
 from negspace.worker.reach import Identity
 from negspace.worker.stock import Content, Stock, content_of
@@ -291,39 +292,43 @@ class Foreman:
         if place.process is not process:
             return
         verdict = place.verdict
-        how, words = place.bury()
+        death = place.bury()
         tasks = list(place.tasks.values())
         place.tasks.clear()
         if self.told < 2:
             self.restarts += 1
             if verdict is None:
-                log.warning("a computing process %s", how)
+                log.warning("a computing process %s", _told(death))
         for task in tasks:
             self._begun.pop(task.job.token, None)
             if self.told < 2 and task.began is not None:
-                self._end_with_process(task, verdict, how, words)
+                self._end_with_process(task, verdict, death)
             elif self.told:
                 self._give_back([task.job], _STOPPED)
             else:
                 self._busy.pop(task.job.token, None)
                 self._stock.put_back([task.job])
 
-    def _end_with_process(
-        self, task: Task, verdict: Verdict | None, how: str, words: Sequence[Line]
-    ) -> None:
+    def _end_with_process(self, task: Task, verdict: Verdict | None, death: Death) -> None:
         last = task.lines.kept[-1:]
-        task.lines.add(words)
+        memory = f", {megabytes(task.peak)} of memory at its peak" if task.peak else ""
+        end = f"the process {death.how}{memory}"
+        task.lines.add([*death.lines, Line.now("CRITICAL", "negspace.worker", end)])
         log_lines = task.log(self._identity.worker)
-        said = f"; its last words: {last[0].message}" if last else ""
         if verdict is not None:
-            where = how.partition(", in ")[2]
-            reason = verdict.reason + (f", when it was in {where}" if where else "")
+            reason = verdict.reason + (f", when it was in {death.where}" if death.where else "")
             self._put(
                 [End(task.job, "fail", None, reason, verdict.error, verdict.again, log_lines)]
             )
-        else:
-            reason = f"its process {how}{said}"
-            self._put([End(task.job, "die", reason=reason, error="ProcessDied", log=log_lines)])
+            return
+        said = f"; its last words: {last[0].message}" if last else ""
+        on_stderr = f"; on stderr: {death.stderr}" if death.stderr else ""
+        reason = f"its process {_told(death)}{memory}{said}{on_stderr}"
+        self._put([End(task.job, "die", reason=reason, error="ProcessDied", log=log_lines)])
+
+
+def _told(death: Death) -> str:
+    return death.how + (f", in {death.where}" if death.where else "")
 
 
 def _say(end: End, outcome: Outcome) -> None:

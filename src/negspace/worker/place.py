@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -16,17 +16,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from negspace.worker.leases import Claimed, Log
-from negspace.worker.limits import memory_in_use
+from negspace.worker.limits import megabytes, memory_in_use, oom_kills, peak_memory
 from negspace.worker.lines import Line, Lines
 from negspace.worker.options import Options
 from negspace.worker.process import DUMP, Message, Setup, main
+from negspace.worker.words import Words
 
 log = logging.getLogger("negspace.worker")
 
 LONGEST_BACKOFF: Final = 30.0  # seconds before a process that keeps dying is started again
 _TO_SPEAK: Final = 0.1  # seconds that a hanging process gets to say where it is
 _TO_BE_READ: Final = 2.0  # seconds until what it sent before it died has surely been read
-_MOST_WORDS: Final = 65_536  # bytes
+_MOST_DUMPED: Final = 65_536  # bytes
 _FRAME: Final = re.compile(r'File "(?:.*[/\\])?([^"/\\]+)", line (\d+) in (\S+)')
 
 
@@ -38,6 +39,7 @@ class Task:
     lines: Lines = field(default_factory=Lines)
     began: float | None = None  # by the monotonic clock; None: it waits in the pipe
     lines_stored: int = 0
+    peak: int | None = None  # bytes that its process had at most, as far as was looked
 
     def log(self, worker: str) -> Log | None:
         """What it said so far; None where that is stored, or nothing."""
@@ -55,6 +57,23 @@ class Verdict:
     reason: str
     error: str
     again: bool
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a process ended.
+
+    Attributes:
+        how: ``was killed by SIGKILL``, ``exited with 1``.
+        where: The function it was in, where it could say so.
+        lines: Its last words: its standard error, and where it was.
+        stderr: The last line of its standard error; empty where it said nothing.
+    """
+
+    how: str
+    where: str
+    lines: Sequence[Line]
+    stderr: str
 
 
 class Place:
@@ -84,9 +103,12 @@ class Place:
     def start(self) -> None:
         """Start a process."""
         self._pipe, theirs = self._context.Pipe()
-        self._words, their_words = self._context.Pipe(duplex=False)
+        self._dumped, their_dump = self._context.Pipe(duplex=False)
+        stderr, their_stderr = self._context.Pipe(duplex=False)
         self.process = self._context.Process(
-            target=main, args=(self._setup, theirs, their_words), name="negspace-computing"
+            target=main,
+            args=(self._setup, theirs, their_dump, their_stderr),
+            name="negspace-computing",
         )
         # What a terminal or a service manager sends to all is ours; it comes to ignore them.
         signals = [signal.SIGINT, signal.SIGTERM]
@@ -95,8 +117,11 @@ class Place:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        theirs.close()
-        their_words.close()
+        self._words = Words(os.dup(stderr.fileno()))
+        for end in (theirs, their_dump, their_stderr, stderr):
+            end.close()
+        self._words.start()
+        self._oom_kills = oom_kills()
         self.ready, self.verdict = False, None
         self._asked_at = self._ended_at = 0.0
         threading.Thread(
@@ -123,6 +148,7 @@ class Place:
         task = self.computing
         if task is None or task.began is None or self.process is None or self.process.pid is None:
             return
+        task.peak = peak_memory(self.process.pid) or task.peak
         if task.job.is_overdue():
             self._end_hanging(Verdict("not done by its deadline", "DeadlinePassed", again=False))
         elif time.monotonic() - task.began > options.time_limit:
@@ -131,8 +157,8 @@ class Place:
         elif options.memory_limit is not None:
             used = memory_in_use(self.process.pid)
             if used is not None and used > options.memory_limit:
-                words = f"{_megabytes(used)} of memory in use, more than the"
-                reason = f"{words} {_megabytes(options.memory_limit)} allowed"
+                words = f"{megabytes(used)} of memory in use, more than the"
+                reason = f"{words} {megabytes(options.memory_limit)} allowed"
                 self.kill(Verdict(reason, "MemoryLimit", again=False))
 
     def _end_hanging(self, verdict: Verdict) -> None:
@@ -157,24 +183,35 @@ class Place:
         if self.process is not None:
             self.process.kill()
 
-    def bury(self) -> tuple[str, list[Line]]:
+    def bury(self) -> Death:
         """What a process that is gone died of, and the words it left; the place is free."""
         process, self.process = self.process, None
         if process is None:
-            return "", []
+            return Death("", "", (), "")
         process.kill()  # its pipe is closed: whatever lives on there computes for nobody
         process.join()
         status = process.exitcode or 0
         process.close()
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with {status}"
-        text = _read_words(self._words.fileno())
-        self._words.close()
+        dump = _read_dump(self._dumped.fileno())
+        self._dumped.close()
         self._pipe.close()
         self._plan_start()
-        frame = _FRAME.search(text)
-        where = f", in {frame[3]} ({frame[1]}:{frame[2]})" if frame else ""
-        last = [Line.now("CRITICAL", "faulthandler", line) for line in text.splitlines()]
-        return how + where, last
+        frame = _FRAME.search(dump)
+        said = self._words.last()
+        where = [Line.now("CRITICAL", "faulthandler", line) for line in dump.splitlines()]
+        return Death(
+            self._how(status),
+            f"{frame[3]} ({frame[1]}:{frame[2]})" if frame else "",
+            said + where,
+            said[-1].message if said else "",
+        )
+
+    def _how(self, status: int) -> str:
+        if status >= 0:
+            return f"exited with {status}"
+        starved = status == -signal.SIGKILL and oom_kills() != self._oom_kills
+        why = ", while the kernel killed processes for want of memory" if starved else ""
+        return f"was killed by {_signal_name(-status)}{why}"
 
     def _plan_start(self) -> None:
         self.failed_starts = 0 if self.ready else self.failed_starts + 1
@@ -192,10 +229,10 @@ class Place:
         self._gone(self, process)
 
 
-def _read_words(words: int) -> str:
-    os.set_blocking(words, False)
+def _read_dump(dumped: int) -> str:
+    os.set_blocking(dumped, False)
     try:
-        return os.read(words, _MOST_WORDS).decode("utf-8", "replace").strip()
+        return os.read(dumped, _MOST_DUMPED).decode("utf-8", "replace").strip()
     except BlockingIOError:  # a grandchild holds the other end, and said nothing
         return ""
 
@@ -205,7 +242,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

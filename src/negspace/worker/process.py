@@ -26,6 +26,7 @@ from uuid import UUID
 from negspace.errors import NegspaceError
 from negspace.settings import Settings
 from negspace.storage import Storage
+from negspace.worker import words as spoken
 from negspace.worker import work
 from negspace.worker.leases import Claimed, Completion
 from negspace.worker.lines import Catcher, Line
@@ -91,19 +92,27 @@ class Broke:
 Message = Ready | Began | Said | Done | Broke
 
 
-def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) -> None:
+def main(
+    setup: Setup,
+    pipe: Connection[Any, Any],
+    words: Connection[Any, Any],
+    stderr: Connection[Any, Any],
+) -> None:
     """The whole life of a computing process; called in a new process.
 
     Args:
         setup: What it works with.
         pipe: Jobs come, messages go.
         words: Where its last words go, when it crashes or is asked where it is.
+        stderr: Where its standard error goes, all but what is logged.
     """
     _outlive_nobody()
     faulthandler.enable(words.fileno(), all_threads=False)
     faulthandler.register(DUMP, words.fileno(), all_threads=False)
+    spoken.keep_own_stderr()
     if setup.prepare is not None:
         setup.prepare()
+    spoken.send_stderr(stderr)
     speaking = threading.Lock()  # an analyser may log in threads of its own
 
     def send(message: Message) -> None:
@@ -117,6 +126,7 @@ def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) 
         try:
             job: Claimed = pipe.recv()
             catcher.begin()
+            spoken.begin()
             send(Began(job.token))
             send(_answer(setup, job, send))
         except (EOFError, ConnectionError):  # the worker has ended
