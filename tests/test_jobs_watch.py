@@ -36,7 +36,8 @@ def test_an_empty_queue(bench: Bench) -> None:
     state = queue_state.read(bench.services)
     assert state.depth == EMPTY
     assert (state.oldest_waiting_seconds, state.waiting, state.running) == (None, None, None)
-    assert (state.workers, state.failures, state.seconds_left) == ((), (), 0)
+    assert (state.workers, state.failures, state.reasons) == ((), (), ())
+    assert state.seconds_left == 0
     assert state.bars == (0,) * 30
 
 
@@ -62,7 +63,7 @@ def test_what_waits_runs_and_ended(bench: Bench, worker: str) -> None:
     assert state.failed_per_second == pytest.approx(2 / 60)
     assert sum(bar or 0 for bar in state.bars) == 2
     [one] = state.workers
-    assert (one.id, one.hostname, one.running, one.completed, one.failed) == (
+    assert (one.id, one.hostname, one.held, one.completed, one.failed) == (
         worker,
         "here",
         1,
@@ -70,8 +71,10 @@ def test_what_waits_runs_and_ended(bench: Bench, worker: str) -> None:
         2,
     )
     assert state.live_workers == 1
+    [reason] = state.reasons
+    assert (reason.text, reason.jobs) == ("FILE: page N is torn", 2)
     [kind] = state.failures
-    assert (kind.error, kind.jobs) == ("FILE: page N is torn", 2)
+    assert (kind.algorithm_name, kind.tries, kind.jobs) == ("rehearsal", 2, 2)
     assert state.seconds_left is not None
     assert 1 <= state.seconds_left <= PATIENCE  # three jobs, at two in the time since
 
@@ -171,11 +174,11 @@ def test_once_as_a_block_and_as_json(bench: Bench, worker: str) -> None:
     shown = bench.cli("jobs", "watch", "--once")
     assert (shown.status, shown.err) == (0, "")
     assert re.search(r"^jobs +queued 1   processing 1   completed 0", shown.out, re.M)
-    assert re.search(r"^here +1 +1 +", shown.out, re.M), "the worker, its process, what it runs"
+    assert re.search(r"^here +1 +1 +– +", shown.out, re.M), "the worker, its process, what it holds"
     ran = bench.cli("jobs", "watch", "--once", "--json")
     assert ran.out.count("\n") == 1
     assert ran.json["depth"] == EMPTY | {"queued": 1, "processing": 1}
-    assert ran.json["workers"][0]["running"] == 1
+    assert ran.json["workers"][0]["held"] == 1
 
 
 def test_nobody_works_and_it_says_so(bench: Bench) -> None:

@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, LiteralString, TypeAlias
 
 from negspace import attempts, users
@@ -218,14 +219,14 @@ def verify(database: Database, text: str, *, scope: str | None = None) -> Answer
     if not well_formed(text):
         return Answer(accepted=False, reason="malformed key")
     origin = database.actor.ip_address
-    address = None if origin is None else str(canonical_address(origin))
     found = database.ask(
-        "select api_key_id, user_id, accepted, reason, remaining,"
-        " extract(epoch from retry_after)::float8 as retry_after"
-        " from verify_api_key(%s, %s, %s, %s::inet)",
-        [_number(text), key_hash(text), scope, address],
+        "select * from verify_api_key(%s, %s, %s, %s)",  # what is sent is parsed anew each time
+        [_number(text), key_hash(text), scope, None if origin is None else _canonical(origin)],
     )
-    return Answer(**found) if found else Answer(accepted=False, reason="unknown key")
+    if found is None:
+        return Answer(accepted=False, reason="unknown key")
+    wait: timedelta | None = found.pop("retry_after")
+    return Answer(**found, retry_after=None if wait is None else wait.total_seconds())
 
 
 def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
@@ -299,6 +300,12 @@ def canonical_address(text: str) -> Address:
     if found.scope_id is not None:
         raise InvalidInputError(f"{text!r} has a zone", hint="leave out what follows the %")
     return found.ipv4_mapped or found
+
+
+@lru_cache(maxsize=1000)
+def _canonical(text: str) -> str:
+    """``canonical_address`` as it is sent; requests come from few addresses again and again."""
+    return str(canonical_address(text))
 
 
 def _canonical_network(text: str) -> Network:

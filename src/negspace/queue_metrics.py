@@ -14,16 +14,17 @@ _DEPTH: Final[LiteralString] = """
     from queue_depth d
     group by d.status, d.algorithm_name order by d.algorithm_name, d.status"""
 
-# Their own counters: they only grow, whatever is purged.
+# The workers' own counter: it only grows, whatever is purged.
 _WORKERS: Final[LiteralString] = """
     select count(*) filter (where l.living and l.heard) as running,
            count(*) filter (where l.living and not l.heard) as silent,
-           coalesce(sum(w.jobs_completed), 0)::bigint as completed,
-           coalesce(sum(w.jobs_failed), 0)::bigint as failed
+           coalesce(sum(w.jobs_completed), 0)::bigint as completed
     from workers w
     cross join lateral (
         select w.stopped_at is null and w.heartbeat_at > now() - interval '1 hour' as living,
                w.heartbeat_at > clock_timestamp() - make_interval(secs => %s) as heard) l"""
+
+_FAILURES: Final[LiteralString] = "select * from failures_by_error()"
 
 
 def exposition(database: Database, *, span: timedelta = timedelta(hours=1)) -> str:
@@ -50,6 +51,10 @@ def families(connection: Connection) -> list[Family]:
     ]
     oldest = queue_state.oldest_waiting(connection)
     [workers] = rows(connection, _WORKERS, [queue_state.HEARD])
+    failed = [
+        (row, {"algorithm": row["algorithm_name"], "error": row["error_class"]})
+        for row in rows(connection, _FAILURES)
+    ]
     living = [Value(workers[state], {"state": state}) for state in ("running", "silent")]
     return [
         Family("negspace_queue_jobs", "gauge", "Jobs by status, ended ones while kept.", depth),
@@ -74,7 +79,13 @@ def families(connection: Connection) -> list[Family]:
         Family(
             "negspace_queue_tries_failed_total",
             "counter",
-            "Tries of jobs that failed on workers.",
-            [Value(workers["failed"], {})],
+            "Tries that failed, by the kind of error.",
+            [Value(row["tries"], labels) for row, labels in failed],
+        ),
+        Family(
+            "negspace_queue_jobs_failed_total",
+            "counter",
+            "Jobs that failed for good, by the kind of error.",
+            [Value(row["jobs"], labels) for row, labels in failed],
         ),
     ]

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final, LiteralString
 
 from negspace.database import Connection, Database, only, rows
+from negspace.queue import Failures
 
 BAR_SECONDS: Final = 2  # of the minute that QueueState.bars draws
 MOST_ENDS: Final = 20_000  # newest ends of tries that speeds are worked out from
@@ -36,7 +37,8 @@ class WorkerState:
         id: Its name.
         hostname: Its machine.
         process_id: Its process there.
-        running: Jobs it holds.
+        held: Jobs it holds.
+        computing: Those of them that it computes; None where it doesn't say.
         silent_seconds: Since its last heartbeat, by the database's clock.
         completed: Jobs it completed.
         failed: Tries of jobs that failed on it.
@@ -45,23 +47,24 @@ class WorkerState:
     id: str
     hostname: str
     process_id: int
-    running: int
+    held: int
+    computing: int | None
     silent_seconds: float
     completed: int
     failed: int
 
 
 @dataclass(frozen=True)
-class Failures:
-    """Jobs that failed for good within the hour, for the same reason.
+class Reason:
+    """Why jobs failed for good within the hour.
 
     Attributes:
-        error: The reason, ``N`` where it has a number and ``FILE`` where it names its file.
+        text: As it is said, ``N`` where it has a number and ``FILE`` where it names its file.
         jobs: How many, of the newest 1,000.
         last_at: When the last of them failed.
     """
 
-    error: str
+    text: str
     jobs: int
     last_at: datetime
 
@@ -83,7 +86,9 @@ class QueueState:
             20,000 of them); None where there are none.
         running: How long those tries took.
         workers: Those that were heard of within the hour, the newest heartbeat first; at most 50.
-        failures: What failed for good within the hour, most first; at most 10.
+        failures: Tries that failed in this hour of the clock and the one before, by analyser
+            and error, most first.
+        reasons: Why jobs failed for good within the hour, most first; at most 10.
         seconds_left: Until all that wait or run have ended, at the pace of the last minute, or
             of 15 where fewer than ten ended in it; None where nothing ends.
     """
@@ -98,6 +103,7 @@ class QueueState:
     running: Times | None
     workers: tuple[WorkerState, ...]
     failures: tuple[Failures, ...]
+    reasons: tuple[Reason, ...]
     seconds_left: float | None
 
     @property
@@ -170,25 +176,28 @@ _PACE: Final[LiteralString] = """
 _WORKERS: Final[LiteralString] = """
     select w.id, w.hostname, w.process_id,
            (select count(*) from processing_queue q
-            where q.worker_id = w.id and q.status = 'processing') as running,
+            where q.worker_id = w.id and q.status = 'processing') as held,
+           cardinality(w.computing) as computing,
            extract(epoch from clock_timestamp() - w.heartbeat_at)::float as silent_seconds,
            w.jobs_completed as completed, w.jobs_failed as failed
     from workers w
     where w.stopped_at is null and w.heartbeat_at > now() - interval '1 hour'
     order by w.heartbeat_at desc, w.id limit 50"""
 
-_FAILURES: Final[LiteralString] = """
-    select f.error, count(*) as jobs, max(f.at) as last_at
+_FAILURES: Final[LiteralString] = "select * from failures_by_error(now() - interval '1 hour')"
+
+_REASONS: Final[LiteralString] = """
+    select f.text, count(*) as jobs, max(f.at) as last_at
     from (select q.last_error_at as at,
                  regexp_replace(
                      replace(left(q.error_message, 500), i.original_filename, 'FILE'),
-                     '[0-9]+', 'N', 'g') as error
+                     '[0-9]+', 'N', 'g') as text
           from (select h.image_id, h.error_message, h.last_error_at from processing_queue h
                 where h.status = 'failed' and h.last_error_at > now() - interval '1 hour'
                 order by h.last_error_at desc limit 1000) q
           join images i on i.id = q.image_id) f
-    where f.error is not null
-    group by f.error order by count(*) desc, max(f.at) desc limit 10"""
+    where f.text is not null
+    group by f.text order by count(*) desc, max(f.at) desc limit 10"""
 
 QUERIES: Final[Mapping[str, LiteralString]] = {
     "depth": _DEPTH,
@@ -196,6 +205,7 @@ QUERIES: Final[Mapping[str, LiteralString]] = {
     "pace": _PACE,
     "workers": _WORKERS,
     "failures": _FAILURES,
+    "reasons": _REASONS,
 }
 PARAMETERS: Final = {"most": MOST_ENDS, "bars": _BARS, "bar_seconds": BAR_SECONDS}
 
@@ -225,6 +235,7 @@ def read_within(connection: Connection) -> QueueState:
         running=_times(pace["running"]),
         workers=tuple(WorkerState(**row) for row in rows(connection, _WORKERS)),
         failures=tuple(Failures(**row) for row in rows(connection, _FAILURES)),
+        reasons=tuple(Reason(**row) for row in rows(connection, _REASONS)),
         seconds_left=_seconds_left(depth, pace),
     )
 

@@ -26,6 +26,7 @@ from negspace.errors import NegspaceError
 NOUNS: Final[dict[str, str]] = {
     "analyze": "Analyse one image file; needs no database.",
     "audit": "Who did what: the audit trail.",
+    "backup": "Take, prove and restore backups.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
     "dev": "Data of any size, to try it at scale.",
@@ -34,6 +35,7 @@ NOUNS: Final[dict[str, str]] = {
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",
     "keys": "API keys.",
+    "maintain": "Keep house: what must happen now and then.",
     "metrics": "How fast everything runs.",
     "migrate": "Apply, undo, rehearse and check migrations.",
     "results": "What the analyses found.",

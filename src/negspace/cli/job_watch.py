@@ -125,12 +125,15 @@ def drawn(state: QueueState) -> RenderableType:
         numbers.add_row(Text(name, style="bold"), value)
     parts: list[RenderableType] = [numbers]
     if state.workers:
-        workers = _table("worker", "process", "running", "heartbeat", "completed", "failed tries")
+        workers = _table(
+            "worker", "process", "holds", "computes", "heartbeat", "completed", "failed tries"
+        )
         for one in state.workers:
             workers.add_row(
                 one.hostname,
                 str(one.process_id),
-                f"{one.running:,}",
+                f"{one.held:,}",
+                "–" if one.computing is None else str(one.computing),
                 f"{lasting(one.silent_seconds)} ago",
                 f"{one.completed:,}",
                 f"{one.failed:,}",
@@ -138,10 +141,16 @@ def drawn(state: QueueState) -> RenderableType:
             )
         parts += [Text(""), workers]
     if state.failures:
-        failures = _table("jobs", "failed for good in the last hour")
+        failures = _table("error", "failed tries", "failed jobs")
         for kind in state.failures:
-            failures.add_row(f"{kind.jobs:,}", kind.error.splitlines()[0] if kind.error else "–")
+            name = f"{kind.algorithm_name}: {kind.error_class}"
+            failures.add_row(name, f"{kind.tries:,}", f"{kind.jobs:,}")
         parts += [Text(""), failures]
+    if state.reasons:
+        reasons = _table("jobs", "failed for good in the last hour")
+        for reason in state.reasons:
+            reasons.add_row(f"{reason.jobs:,}", (reason.text.splitlines() or ["–"])[0])
+        parts += [Text(""), reasons]
     return Group(*parts)
 
 
@@ -150,7 +159,7 @@ def _table(*heads: str) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for head in heads:
-        words = head.startswith(("worker", "failed for"))
+        words = head.startswith(("worker", "error", "failed for"))
         table.add_column(
             head,
             justify="left" if words else "right",

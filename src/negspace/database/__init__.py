@@ -19,6 +19,7 @@ from negspace.database.address import (
     conninfo,
     in_database,
     libpq_environment,
+    with_password_of,
 )
 from negspace.database.connection import (
     CONNECT_TIMEOUT,
@@ -73,4 +74,5 @@ __all__ = [
     "sql",
     "translate",
     "translated",
+    "with_password_of",
 ]

@@ -317,9 +317,8 @@ class Foreman:
         log_lines = task.log(self._identity.worker)
         if verdict is not None:
             reason = verdict.reason + (f", when it was in {death.where}" if death.where else "")
-            self._put(
-                [End(task.job, "fail", None, reason, verdict.error, verdict.again, log_lines)]
-            )
+            kind, again = verdict.error, verdict.again
+            self._put([End(task.job, "fail", None, reason, kind, again, log_lines)])
             return
         said = f"; its last words: {last[0].message}" if last else ""
         on_stderr = f"; on stderr: {death.stderr}" if death.stderr else ""

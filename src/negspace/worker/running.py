@@ -82,14 +82,15 @@ def run(
         registry.register(database, name, identity.hostname, os.getpid(), algorithms)
         log.info("worker %s runs %s", name, ", ".join(algorithms))
         foreman = Foreman(identity, setup)
-        _stay(foreman, database, storage, name)
+        _stay(foreman, identity, database, storage)
         completed, failed = _counted(database, name)
     return Ran(completed, failed, foreman.restarts, foreman.told > 0, time.monotonic() - began)
 
 
-def _stay(foreman: Foreman, database: Database, storage: Storage, name: str) -> None:
+def _stay(foreman: Foreman, identity: Identity, database: Database, storage: Storage) -> None:
     """Keep house while the worker runs, and say how it ended."""
-    housekeeper = housekeeping.Housekeeper(database, storage)
+    database.close()  # not needed meanwhile; and a new pool sees at once where no server is there
+    housekeeper = housekeeping.Housekeeper(identity.open_database(), storage)
     housekeeper.start()
     words = "ended by an error, which its log says"
     try:
@@ -99,7 +100,7 @@ def _stay(foreman: Foreman, database: Database, storage: Storage, name: str) -> 
     finally:
         housekeeper.end()
         try:
-            registry.stop(database, name, words)
+            registry.stop(database, identity.worker, words)
         except UnavailableError as error:
             log.warning("the database doesn't hear that we stop: %s", error.message)
 

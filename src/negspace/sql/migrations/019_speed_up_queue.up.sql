@@ -1,8 +1,6 @@
 -- The same ends of jobs for less, wake-ups that are spaced in time, and estimates that know of
 -- priorities.
 
--- negspace: allow ban-drop-default in this file because the trigger fills what was not given
-
 
 -- ── What every row paid for ─────────────────────────────────────────────────────────────
 
