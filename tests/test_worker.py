@@ -155,7 +155,7 @@ def test_a_killed_worker_leaves_its_jobs_to_others(bench: Bench) -> None:
     bench.start()
     first = bench.holder(job)
     said = "select %s = any (computing) from workers"
-    until(lambda: bench.value(said, [job]), "its worker says that it computes it")
+    until(lambda: bench.begun() and bench.value(said, [job]), "its worker says it computes it")
     computing = bench.computing()
     os.kill(first, signal.SIGKILL)
     bench.runs[0].process.wait()
