@@ -1,14 +1,16 @@
 """Checks of keys, secrets and hostile text, each with a twin that breaks the control.
 
-Which of the twenty checks is which test is listed in docs/security.md.
+Which of the twenty checks is which test is listed in docs/checks.md.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Barrier
 
 import psycopg
@@ -21,6 +23,7 @@ from negspace.errors import NegspaceError
 from negspace.server import binaries
 
 PASSWORD, ANOTHER = "correct horse battery", "another horse battery"
+HERE_IS = Path(__file__).parent
 HERE = Actor(ip_address="192.0.2.7")
 
 
@@ -65,7 +68,7 @@ def given_away(database, run, secrets: list[str]) -> dict[str, list[str]]:
         text=True,
     ).stdout
     texts = {
-        "log": "".join(log.read_text("utf-8", "replace") for log in run.rglob("server.log")),
+        "log": "".join(log.read_text("utf-8", "replace") for log in run.rglob("server*.log")),
         "activity": "\n".join(row["query"] or "" for row in activity),
         "dump": dump,
     }
@@ -380,3 +383,20 @@ def test_a_text_with_a_nul_is_refused_with_a_word(services, ada):
             continue
         assert isinstance(answer, keys.Answer)
         assert not answer.accepted
+
+
+# ── the list ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_of_checks_names_tests_that_are_there():
+    page = (HERE_IS.parent / "docs/checks.md").read_text("utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    there = {
+        name
+        for file in HERE_IS.glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", file.read_text("utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 30
+    assert named <= there
+    numbers = [int(number) for number in re.findall(r"^\| ([0-9]+) ", page, re.MULTILINE)]
+    assert sorted(set(numbers)) == list(range(9, 21))
