@@ -57,6 +57,12 @@ def group() -> None:
     type=click.IntRange(1),
     help="Memory that a job's process may have in use; no limit where it is left out.",
 )
+@click.option(
+    "--capacity",
+    metavar="MP",
+    type=float,
+    help="Megapixels of the heaviest job that it takes; any where it is left out.",
+)
 @output.json_option
 @click.pass_context
 def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: Any) -> None:
