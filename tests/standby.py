@@ -27,7 +27,7 @@ def started(home: Path, **options: str) -> Server:
     return server.ensure(at(home), options=SMALL | options, binaries=programs())
 
 
-def copied(primary: Server, home: Path, name: str) -> None:
+def copied(primary: Server, home: Path, name: str, port: int | None = None) -> None:
     """Make a home whose server follows the primary, under that name; it isn't started."""
     home.mkdir(mode=0o711)
     settings = at(home)
@@ -46,7 +46,7 @@ def copied(primary: Server, home: Path, name: str) -> None:
     )
     assert copying.returncode == 0, copying.stderr
     state = json.loads((primary.home / "state.json").read_text())
-    place.state.write_text(json.dumps(state | {"port": free_port()}))
+    place.state.write_text(json.dumps(state | {"port": port or free_port()}))
     place.state.chmod(0o600)
 
 

@@ -71,7 +71,10 @@ def _way_in(error: psycopg.Error, target: Mapping[str, Any]) -> str:
             " see which is the primary"
         )
     if tried and (tried.needs_password or tried.used_password):
-        return "see DB_PASSWORD, DB_USER and DB_NAME, or these parts of DATABASE_URL"
+        return (
+            "see DB_PASSWORD, DB_USER and DB_NAME, or these parts of DATABASE_URL;"
+            " where there are too many connections, lower DB_POOL_MAX or raise the limit"
+        )
     if tried and answers((tried.hostaddr or tried.host).decode(), int(tried.port or 5432), 1.0):
         return (
             "the server is there: where it has too many clients, lower DB_POOL_MAX, raise"
