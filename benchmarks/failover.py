@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def main() -> None:
     options.add_argument("--failovers", type=int, default=5)
     options.add_argument("--json", type=Path)
     given = options.parse_args()
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     home = Path(tempfile.mkdtemp(prefix="negspace-failover-"))
     home.chmod(0o711)
     work = home / "work"

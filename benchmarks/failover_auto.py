@@ -15,6 +15,7 @@ from typing import Any
 from bench import until
 from conftest import TestDatabase, migrate_up
 from negspace import database
+from negspace.errors import NegspaceError, UnavailableError
 from negspace.server.postmaster import free_port
 from standby import asked, several
 
@@ -53,9 +54,19 @@ class Auto:
         self._monitor = f"postgres://autoctl_node@127.0.0.1:{monitor}/pg_auto_failover"
         self.nodes = [self._node(n) for n in (1, 2)]
         self.address = ""
-        self.primary: Any = self.nodes[0]
         self.standby: Any = None
         self._prepare()
+
+    @property
+    def primary(self) -> Any:
+        """Whichever takes writes; the first one where none does."""
+        for node in self.nodes:
+            try:
+                if not asked(node, "select pg_is_in_recovery()"):
+                    return node
+            except NegspaceError:
+                continue
+        return self.nodes[0]
 
     @property
     def database(self) -> TestDatabase:
@@ -66,26 +77,24 @@ class Auto:
         """Wait until both are there, the one a synchronous standby of the other."""
 
         def settled() -> bool:
-            try:
-                found = [bool(asked(node, "select pg_is_in_recovery()")) for node in self.nodes]
-            except Exception:
-                return False
-            if sorted(found) != [False, True]:
-                return False
-            self.primary = self.nodes[found.index(False)]
-            self.standby = self.nodes[found.index(True)]
             query = (
                 "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')"
             )
-            return bool(asked(self.primary, query))
+            try:
+                return bool(asked(self.primary, query))
+            except NegspaceError:
+                return False
 
         until(settled, "the pair is settled")
+        first = self.primary
+        self.standby = next(node for node in self.nodes if node != first)
         self.address = several(self.nodes)
         self._say(f"the primary is {self.primary.folder.name}")
 
     def fail_over(self) -> None:
         """Kill the primary's postmaster; pg_autoctl notices."""
-        process = int((self.primary.folder / "postmaster.pid").read_text().split()[0])
+        folder = self.primary.folder
+        process = int((folder / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         for number in [process, *map(int, children)]:
             os.kill(number, signal.SIGKILL)
@@ -136,5 +145,14 @@ class Auto:
         for node in self.nodes:
             with (node.folder / "pg_hba.conf").open("a") as file:
                 file.write("host all all 127.0.0.1/32 scram-sha-256\n")
-            with database.connect(node.url("superuser", name="postgres"), autocommit=True) as c:
-                c.execute("select pg_reload_conf()")
+            until(lambda node=node: self._reloaded(node), f"{node.folder.name} answers")
+
+    @staticmethod
+    def _reloaded(node: Node) -> bool:
+        address = node.url("superuser", name="postgres")
+        try:
+            with database.connect(address, autocommit=True) as connection:
+                connection.execute("select pg_reload_conf()")
+        except UnavailableError:
+            return False
+        return True

@@ -37,8 +37,10 @@ def copied(primary: Server, home: Path, name: str, port: int | None = None) -> N
     tools = binaries.reachable(programs() or binaries.choose(primary.home), owner, place)
     source = f"{primary.url('superuser', name='postgres')}?application_name={name}"
     copying = subprocess.run(
-        [tools.program("pg_basebackup"), "--pgdata", str(place.data), "--dbname", source]
-        + ["--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"],
+        [
+            *(tools.program("pg_basebackup"), "--pgdata", str(place.data), "--dbname", source),
+            *("--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync"),
+        ],
         capture_output=True,
         text=True,
         check=False,

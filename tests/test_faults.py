@@ -410,3 +410,11 @@ def test_a_step_is_repeated_while_no_server_takes_it():
     assert (len(tries), len(told)) == (3, 1)
     with pytest.raises(UnavailableError, match="not yet"):
         again(lambda: tries.clear() or step(), patience=0.2)
+
+
+def test_the_page_has_every_symptom_that_is_caused_here():
+    page = " ".join((Path(__file__).parent.parent / "docs/troubleshooting.md").read_text().split())
+    said = [fault[3] for fault in FAULTS]
+    said += ["connection timeout expired", "nor on a new connection", "No space left on device"]
+    said += ["server closed the connection unexpectedly", "in a read-only transaction"]
+    assert [words for words in said if words not in page] == []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +17,10 @@ from PIL import Image
 
 from bench import called
 from conftest import Postgres, TestDatabase, clean_environment
+from negspace import database
 from negspace.cli import NOUNS, negspace
 from pgbouncer import PROGRAM, pgbouncer, through
+from test_migrate_docs import examples
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="pgbouncer is not installed")
 
@@ -131,7 +135,7 @@ COMMANDS = """
     audit holds
     audit release 1 over
     audit export 2020-01 archive
-    audit check-export archive
+    audit check-export archive/manifest
     audit retain --before 2020-01-01 --anchor anchors --folder archive --yes
     images archive 2
     images delete 2 --yes
@@ -148,6 +152,7 @@ COMMANDS = """
     migrate prove
     migrate baseline
     doctor
+    doctor --security
     dev generate --images 10 --into-existing --yes
     server url
 """
@@ -157,6 +162,8 @@ ENDS = {
     "jobs retry 3": 1,  # cancelled ones aren't tried again
     "keys check": 3,  # the line on stdin is no key
     "doctor": 3,
+    "doctor --security": 3,
+    "audit check-export archive/manifest": 2,  # an empty month gives no file
     "migrate baseline": 4,  # there is a ledger
 }
 
@@ -189,6 +196,7 @@ def test_every_command_works_behind_a_pooler(platform, monkeypatch):
     _, variables, home = platform
     for shade, name in enumerate(("one.png", "two.png")):
         Image.new("RGB", (24, 16), (shade, 3, 7)).save(home / name)
+    (home / "archive").mkdir()
     monkeypatch.chdir(home)
     wrong = []
     for line in COMMANDS.strip().splitlines():
@@ -198,3 +206,53 @@ def test_every_command_works_behind_a_pooler(platform, monkeypatch):
         if ran.status != ENDS.get(command, 0) or "Traceback" in ran.err:
             wrong.append(f"{command}: {ran.status} {ran.err[-600:]}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_what_a_session_was_told_is_not_left_to_others(platform):
+    """The pooler's server connections serve everybody: a SET would outlive its command."""
+    given, variables, _ = platform
+    for command in ("doctor", "doctor --security", "migrate validate", "audit verify"):
+        called(variables, *command.split())
+    query = (
+        "select name, setting from pg_settings"
+        " where source = 'session' and name not in ('application_name', 'client_encoding',"
+        " 'DateStyle', 'TimeZone', 'standard_conforming_strings', 'transaction_read_only',"
+        " 'transaction_isolation', 'transaction_deferrable')"
+    )
+    for address in (given.app, given.owner):
+        for _ in range(5):
+            with database.connect(address, autocommit=True) as connection:
+                assert database.rows(connection, query) == []
+
+
+def test_no_lock_is_left_in_the_poolers_connections(platform):
+    given, variables, _ = platform
+    for command in ("migrate up", "migrate status", "audit seal", "jobs list"):
+        assert called(variables, *command.split()).status == 0
+    with database.connect(given.direct.superuser) as connection:
+        held = (
+            "select * from pg_locks where locktype = 'advisory' and database = (select oid"
+            " from pg_database where datname = current_database())"
+        )
+        assert database.rows(connection, held) == []
+
+
+def test_the_examples_of_the_page_do_what_it_says(home, tmp_path):
+    environment = clean_environment(home)
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    commands = 0
+    for block in examples("console", PAGE):
+        for example in block.removeprefix("$ ").split("\n$ "):
+            typed, _, expected = example.partition("\n")
+            done = subprocess.run(
+                ["bash", "-c", f"exec 2>&1; {typed}"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            said = done.stdout + (f"[exit status {done.returncode}]\n" if done.returncode else "")
+            squeezed = [" ".join(line.split()) for line in said.splitlines()]
+            assert squeezed == [" ".join(line.split()) for line in expected.splitlines()], typed
+            commands += 1
+    assert commands == 2

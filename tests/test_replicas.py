@@ -7,16 +7,20 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench import until
 from conftest import at
 from negspace import server, settings
+from negspace.database import Database
 from negspace.errors import SettingsError
 from negspace.server import Server
 from standby import asked, caught_up, environment, pair, several, told
+from test_migrate_docs import examples
 
+ROOT = Path(__file__).parent.parent
 ABSENT = "postgresql://app_user:x@127.0.0.1:1/negative_space"
 
 
@@ -192,3 +196,13 @@ def test_every_host_is_tried_for_the_one_that_takes_writes(filled, cli):
     preferring = several(servers, target_session_attrs="prefer-standby")
     ran = cli("--replica", "jobs", "list", env=filled.both | {"NEGSPACE_REPLICA_URL": preferring})
     assert ran.status == 0, ran.err
+
+
+def test_the_python_example_of_the_page_runs(filled):
+    (code,) = examples("python", ROOT / "docs/failover.md")
+    address = several([filled.standby, filled.primary])
+    with Database(address) as opened:
+        found: dict[str, Any] = {"database": opened, "image": 1}
+        exec(code, found)
+        exec(code, found)
+    assert found["answers"][0].outcome == "waiting"

@@ -125,9 +125,9 @@ def guards(patient: Patient) -> Iterator[Fault]:
 def attempts(patient: Patient) -> Iterator[Fault]:
     """As the services: what must be refused is refused. Each try is rolled back."""
     with database.connect(patient.services, autocommit=True) as services:
-        services.execute("set lock_timeout = '2s'")
         for what, statement in _FORBIDDEN.items():
             with services.transaction(force_rollback=True):
+                services.execute("set local lock_timeout = '2s'")
                 failure = database.attempt(services, statement)
             if failure is None:
                 yield Fault(
