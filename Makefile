@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-all-versions schema chaos check format lint types layers clean
+.PHONY: help install install-dev demo test test-all-versions schema reference docs chaos check format lint types layers clean
 
 PYTHON ?= python3
 BIN    := .venv/bin
@@ -42,6 +42,16 @@ schema: .venv/.installed ## write sql/schema.sql anew from the migrations
 	{ $(BIN)/negspace migrate dump && cat src/negspace/sql/after_schema.sql; } > $$folder/schema.sql && \
 	cp $$folder/schema.sql src/negspace/sql/schema.sql; status=$$?; \
 	$(BIN)/negspace server stop --json > /dev/null; rm -rf $$folder; exit $$status
+
+reference: .venv/.installed-dev ## write docs/reference.md and its diagram anew from the catalog
+	@folder=$$(mktemp -d) && chmod 711 $$folder && export NEGSPACE_HOME=$$folder/home && \
+	$(BIN)/negspace migrate up > /dev/null && \
+	$(BIN)/python tests/schema_reference.py "$$($(BIN)/negspace server url --role owner)"; status=$$?; \
+	$(BIN)/negspace server stop --json > /dev/null; rm -rf $$folder; exit $$status
+
+docs: .venv/.installed-dev ## the documents as a site, in site/; every link is checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "site/index.html"
 
 chaos: .venv/.installed-dev ## a thousand kills over running workers; minutes
 	@$(BIN)/python benchmarks/chaos.py

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from negspace import database, metrics, server, settings
+from negspace import database, metrics, migrate, server, settings
 from negspace.database import Database, rows
 
 HERE = Path(__file__).parent
-MIGRATIONS = HERE.parent / "src/negspace/sql/migrations"
+MIGRATIONS = Path(migrate.__file__).parent.parent / "sql/migrations"
 PAGE = HERE.parent / "docs/benchmarks.md"
 WEEK = timedelta(hours=168)
 GOAL, WORST = 30, 0.01
@@ -103,10 +103,10 @@ def measure(count: int, home: Path) -> Measured:
     found = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}))
     until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
     given = {"since": until - WEEK, "until": until, "rows": count}
+    done = migrate.up(found.url("owner"), MIGRATIONS)
+    assert done.ok, done.failure
     with Database(found.url("owner")) as owner:
         with owner.transaction() as connection:
-            for file in sorted(MIGRATIONS.glob("*.up.sql")):
-                connection.execute(file.read_text(encoding="utf-8").encode())
             connection.execute("select ensure_partitions(oldest => %s)", [given["since"]])
             connection.execute("alter table performance_metrics disable trigger user")
             connection.execute(FILL.encode(), given)

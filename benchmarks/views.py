@@ -19,12 +19,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from negspace import database, generate, server, settings
+from negspace import database, generate, migrate, server, settings, summaries
 from negspace.database import Database, only, rows
 from negspace.errors import NegspaceError
 
 HERE = Path(__file__).parent
-MIGRATIONS = HERE.parent / "src/negspace/sql/migrations"
+MIGRATIONS = Path(migrate.__file__).parent.parent / "sql/migrations"
 PAGE = HERE.parent / "docs/benchmarks.md"
 NAIVE = HERE / "naive_views.sql"
 PATIENCE, QUICK_PATIENCE = 60, 2  # seconds for one query
@@ -162,17 +162,15 @@ def write_page(text: str) -> None:
 
 
 def prepare(found: server.Server, plan: generate.Plan) -> None:
-    """The schema, the data and the naive views, whichever are missing."""
+    """The schema, the data, the sums that workers keep and the naive views: what is missing."""
+    done = migrate.up(found.url("owner"), MIGRATIONS)
+    assert done.ok, done.failure
     with Database(found.url("owner")) as owner:
-        with owner.transaction() as connection:
-            made = only(connection, "select to_regclass('public.images') is not null as yes")
-            if not (made and made["yes"]):
-                for file in sorted(MIGRATIONS.glob("*.up.sql")):
-                    connection.execute(file.read_text(encoding="utf-8").encode())
         with owner.transaction() as connection:
             filled = rows(connection, "select from images limit 1")
         if not filled:
             generate.generate(owner, plan, say=print)
+        summaries.roll_up(owner)
         with owner.transaction() as connection:
             connection.execute("drop schema if exists naive cascade")
             connection.execute(NAIVE.read_bytes())
@@ -192,7 +190,10 @@ def counted(connection: database.Connection) -> str:
     )
     version = rows(connection, "show server_version")[0]["server_version"]
     sizes = ", ".join(f"{row['n']:,} {row['name'].replace('_', ' ')}" for row in found)
-    return f"PostgreSQL {version}; {sizes}. Medians, as `app_user`, until the last row is there."
+    return (
+        f"PostgreSQL {version}; {sizes}. Medians, as `app_user`, until the last row is there;"
+        " a worker has kept the sums."
+    )
 
 
 def run(home: Path, plan: generate.Plan, patience: int) -> tuple[list[Measured], str]:

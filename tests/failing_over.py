@@ -193,8 +193,10 @@ def _one_failover(pair: Failing, asking: list[Enqueuer], between: float) -> floa
 def _counted(pair: Failing, bench: Bench, asking: list[Enqueuer], gaps: list[float]) -> Counted:
     bench.owner.close()
     bench.owner = database.connect(pair.primary.url("superuser"), autocommit=True)
-    waiting = "select count(*) = 0 from processing_queue where status <> 'completed'"
-    until(lambda: bench.hurry() or bench.value(waiting), "every job has ended")
+    waiting = "select count(*) from processing_queue where status <> 'completed'"
+    while left := bench.value(waiting):
+        bench.hurry()
+        until(lambda left=left: bench.value(waiting) < left, "jobs end")
     acknowledged = [image for one in asking for image, _ in one.acknowledged]
     done = {
         row["image"]: row

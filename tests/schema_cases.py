@@ -389,7 +389,7 @@ CHECKS: dict[str, Case] = (
         "rollup_progress_table_name_known": Case(
             "rollup_progress",
             [{"table_name": "images"}],
-            [{"table_name": "security_audit"}],
+            [{"table_name": "security_audit"}, {"table_name": "processing_queue"}],
         ),
         "rollup_progress_closing_whole": Case(
             "rollup_progress",
@@ -397,6 +397,43 @@ CHECKS: dict[str, Case] = (
             [{"closing_xid": 7, "closing_at": "now"}],
         ),
     }
+    | {
+        "audit_user_months_events_add_up": Case(
+            "audit_user_months", [{"event_count": 4}], [{"event_count": 4, "partial_count": 2}]
+        ),
+        "audit_summary_progress_relation_known": Case(
+            "audit_summary_progress",
+            [{"relation": "images"}],
+            [{"relation": "audit_log_details"}],
+        ),
+        "audit_summary_progress_lineage_below": Case(
+            "audit_summary_progress",
+            [{"lineage": -1}, {"lineage": 2, "highest_id": 1}],
+            [{"lineage": 1, "highest_id": 1}],
+        ),
+        "ended_job_days_waited_count_range": Case(
+            "ended_job_days",
+            [{"waited_count": -1}, {"waited_count": 4}],
+            [{"waited_count": 0}],
+        ),
+        "ended_job_days_oldest_not_after": Case(
+            "ended_job_days",
+            [{"oldest_at": "2026-01-03 00:00:00+00"}],
+            [{"oldest_at": "2026-01-02 00:00:00+00"}],
+        ),
+        "ended_job_days_counts_match_buckets": Case(
+            "ended_job_days", [{"counts": "{1}"}], [{"buckets": "{}", "counts": "{}"}]
+        ),
+    }
+    | number("audit_user_months", "duration_count", 0)
+    | {
+        "ended_job_days_job_count_positive": Case(
+            "ended_job_days",
+            [{"job_count": 0, "waited_count": 0}],
+            [{"job_count": 1, "waited_count": 0}],
+        )
+    }
+    | number("ended_job_waits", "wait_count", 1)
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)
@@ -437,6 +474,16 @@ CHECKS: dict[str, Case] = (
             [{"user_id": None}, {"job_group": "lab"}],
             [{}, {"user_id": None, "job_group": "lab"}],
         ),
+        "job_failures_error_class_valid": Case(
+            "job_failures",
+            [{"error_class": e} for e in ["", "1", "a b", "é", "E" * 64]],
+            [{"error_class": e} for e in ["E", "os.E_1", "E" * 63]],
+        ),
+        "job_failures_tries_counted": Case(
+            "job_failures",
+            [{"tries": 1, "jobs": 2}, {"jobs": -1}],
+            [{"tries": 0, "jobs": 0}, {"tries": 2, "jobs": 2}],
+        ),
         "queue_limits_job_group_given": Case(
             "queue_limits",
             [{"user_id": None, "job_group": w} for w in ["", "g" * 201]],
@@ -467,7 +514,6 @@ FOREIGN_KEYS: dict[str, Case] = (
     | gone("api_keys", "user_id")
     | gone("sessions", "user_id")
     | gone("account_tokens", "user_id")
-    | {"api_key_limits_api_key_id_fkey": Case("api_key_limits", [{"api_key_id": -1}], [{}])}
     | gone("queue_limits", "user_id")
     | gone("analysis_cache", "image_id")
     | gone("analysis_cache", "analysis_id")

@@ -210,6 +210,16 @@ def _log(connection: Connection, given: Row) -> Row:
     return {"job_id": next(_numbers), "attempt": 1, "worker_id": "w", "lines": []}
 
 
+def _failures(connection: Connection, given: Row) -> Row:
+    return {
+        "failed_at": "2026-01-01 00:00:00+00",
+        "algorithm_name": "a",
+        "error_class": "E",
+        "tries": 2,
+        "jobs": 1,
+    }
+
+
 def _limit(connection: Connection, given: Row) -> Row:
     return {"max_running": 2} | _owned(connection, given)
 
@@ -220,6 +230,47 @@ def _count(connection: Connection, given: Row) -> Row:
 
 def _speed(connection: Connection, given: Row) -> Row:
     return {"algorithm_name": "rehearsal", "algorithm_version": "1.0.0", "ms_per_job": 12.5}
+
+
+def _audit_sums(connection: Connection, given: Row) -> Row:
+    return {
+        "user_id": next(_numbers),
+        "month": "2026-01-01 00:00:00+00",
+        "event_count": 3,
+        "success_count": 1,
+        "failure_count": 1,
+        "partial_count": 1,
+        "duration_count": 0,
+        "duration_total": 0,
+    }
+
+
+def _audit_progress(connection: Connection, given: Row) -> Row:
+    return {"relation": "security_audit"}
+
+
+def _job_day(connection: Connection, given: Row) -> Row:
+    return {
+        "day": f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00",
+        "month": "2026-01-01 00:00:00+00",
+        "status": "completed",
+        "job_count": 3,
+        "oldest_at": "2026-01-01 00:00:00+00",
+        "newest_at": "2026-01-02 00:00:00+00",
+        "waited_count": 3,
+        "wait_total": 6.5,
+        "buckets": "{500,501}",
+        "counts": "{1,2}",
+    }
+
+
+def _job_waits(connection: Connection, given: Row) -> Row:
+    month = f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00"
+    return {"month": month, "status": "completed", "bucket": 500, "wait_count": 1}
+
+
+def _job_change(connection: Connection, given: Row) -> Row:
+    return {"day": "2026-01-01 00:00:00+00"}
 
 
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
@@ -239,6 +290,11 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "metric_days": _rollup,
     "metric_changes": _change,
     "rollup_progress": _progress,
+    "audit_user_months": _audit_sums,
+    "audit_summary_progress": _audit_progress,
+    "ended_job_days": _job_day,
+    "ended_job_waits": _job_waits,
+    "ended_job_changes": _job_change,
     "workers": _worker,
     "login_attempts": _try,
     "sessions": _session,
@@ -247,6 +303,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_holds": _hold,
     "audit_retirements": _retirement,
     "job_logs": _log,
+    "job_failures": _failures,
     "queue_limits": _limit,
     "algorithm_speeds": _speed,
     "queue_counts": _count,

@@ -88,7 +88,18 @@ UNIQUE: dict[str, Unique] = {
     "rollup_progress_pkey": Unique(
         "rollup_progress", {"table_name": "security_audit"}, {"table_name": "performance_metrics"}
     ),
+    "audit_user_months_pkey": Unique("audit_user_months", {"user_id": 1}, {"user_id": 2}),
+    "audit_summary_progress_pkey": Unique(
+        "audit_summary_progress",
+        {"relation": "security_audit"},
+        {"relation": "audit_log_details"},
+    ),
+    "ended_job_days_pkey": Unique("ended_job_days", {"day": "today"}, {"day": "tomorrow"}),
+    "ended_job_waits_pkey": Unique("ended_job_waits", {"month": "today"}, {"month": "tomorrow"}),
+    "ended_job_changes_pkey": Unique("ended_job_changes", {"id": 1 << 40}, {"id": 1 << 41}),
     "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),
+    "job_failures_pkey": Unique("job_failures", {"id": 1 << 40}, {"id": 1 << 41}),
+    "job_failures_folded_key": Unique("job_failures", {"is_folded": True}, {"error_class": "B"}),
     "workers_pkey": Unique("workers", {"id": "w"}, {"id": "v"}),
     "queue_limits_pkey": Unique("queue_limits", {"id": 1 << 40}, {"id": 1 << 41}),
     "queue_limits_user_id_key": Unique(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from conftest import at, programs
 from negspace import database, server
+from negspace.server import layout, logs
 
 ROOT = os.geteuid() == 0
 
@@ -30,3 +31,8 @@ def mode(path: Path) -> int:
 
 def passwords(home: Path) -> dict[str, str]:
     return json.loads((home / "state.json").read_text())["passwords"]
+
+
+def log_of(home: Path) -> str:
+    """All that the server of a home said."""
+    return "".join(path.read_text() for path in logs.files(layout.Layout(home)))

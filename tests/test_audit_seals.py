@@ -81,6 +81,11 @@ def test_a_leaf_is_the_same_by_sql_and_by_the_offline_page_whatever_the_settings
     for relation, rows in found.items():
         for leaf in rows:
             assert offline.leaf(relation, leaf.fields).hex() == leaf.stored
+        anew = leaves.hashed(owner, relation, leaves.Span(), 10)
+        assert list(anew.ids) == [leaf.place[1] for leaf in rows]
+        assert [one.hex() for one in anew.computed] == [leaf.stored for leaf in rows]
+        assert anew.stored == anew.computed
+        assert anew.end == rows[-1].place
 
 
 def test_every_column_is_under_the_leaf(owner):

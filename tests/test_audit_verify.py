@@ -378,3 +378,22 @@ def test_the_commands_seal_anchor_and_verify(cli, database, services, trail, tmp
     assert bad.status == 3
     assert bad.out.startswith(f"row: security_audit {trail[4]} was changed")
     assert cli("audit", "verify", "--anchor", key, env=env).status == 2
+
+
+def test_progress_tells_of_every_row_and_batches_of_any_size_are_read(services, database):
+    """More rows than are read at once, sealed or not, in batches of all sizes."""
+    told: list[int] = []
+    with services.transaction() as connection:
+        connection.execute(
+            "select record_event('config_change', 'setting', n::text)"
+            " from generate_series(1, 51000) n"
+        )
+    settle(services)
+    for size, most in ((49_000, 1), (1, 3), (600, 1)):
+        with services.transaction() as connection:
+            connection.execute("select seal_audit(%s, %s)", [size, most])
+    found = audit.verify(services, progress=told.append)
+    assert found.fine, found.problems
+    assert (found.seals, found.rows, found.unsealed) == (5, 49_603, 1397)
+    assert len(told) == 1
+    assert told[0] >= 50_000

@@ -428,3 +428,44 @@ def test_the_function_that_was_replaced_comes_back_with_the_down(database):
         connection.rollback()
     assert name in found[0]
     assert row["f"]
+
+
+# ── what decides goes with its key ───────────────────────────────────────────────────────
+
+
+def kept(database) -> int:
+    with db.connect(database.owner) as owner:
+        row = db.only(owner, "select count(*) as rows from api_key_limits")
+    return row["rows"]
+
+
+def test_a_removed_key_is_refused_and_leaves_nothing(database, here, slow):
+    assert keys.verify(here, slow.text.reveal()).accepted
+    with db.connect(database.owner) as owner:
+        owner.execute("delete from api_keys")
+    assert keys.verify(here, slow.text.reveal()).reason == "unknown key"
+    assert kept(database) == 0
+
+
+def test_without_the_trigger_a_removed_key_is_still_accepted(database, here, slow):
+    """The twin."""
+    assert keys.verify(here, slow.text.reveal()).accepted
+    with db.connect(database.owner) as owner:
+        owner.execute("alter table api_keys disable trigger api_keys_remove_limit")
+        owner.execute("delete from api_keys")
+    assert keys.verify(here, slow.text.reveal()).accepted
+    assert kept(database) == 1
+
+
+@pytest.mark.parametrize(
+    "change", ["delete from api_keys", "update api_keys set is_active = false"]
+)
+def test_an_older_snapshot_leaves_no_right_behind(database, here, slow, change):
+    """The row of a first request, which that transaction can't see, would outlive the key."""
+    with db.connect(database.owner) as owner:
+        owner.execute("set transaction isolation level repeatable read")
+        owner.execute("select 1 from api_keys")
+        assert keys.verify(here, slow.text.reveal()).accepted
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            owner.execute(change.encode())
+        owner.rollback()

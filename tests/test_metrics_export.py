@@ -46,14 +46,45 @@ def test_each_kind_as_prometheus_has_it(services):
         )
         depth = ("negspace_depth", frozenset({("q", "a")}))
         assert found["negspace_depth"] == ("gauge", {depth: 7.0})
-        kind, samples = found["negspace_run_ms"]
-        labels = frozenset({("ok", "true"), ("unit", "ms")})
+        kind, samples = found["negspace_run_seconds"]
+        labels = frozenset({("ok", "true")})
         assert kind == "summary"
-        assert samples["negspace_run_ms_sum", labels] == 18.0
-        assert samples["negspace_run_ms_count", labels] == 3.0
+        assert samples["negspace_run_seconds_sum", labels] == pytest.approx(0.018)
+        assert samples["negspace_run_seconds_count", labels] == 3.0
         quantiles = {dict(key[1]).get("quantile"): v for key, v in samples.items()}
-        assert quantiles["0.5"] == pytest.approx(7, rel=0.01)  # of the last hour
+        assert quantiles["0.5"] == pytest.approx(0.007, rel=0.01)  # of the last hour
         metrics.roll_up(services)
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "kind", "family", "value"),
+    [
+        ("step_ms", "ms", "gauge", "negspace_step_seconds", 0.002),
+        ("step", "s", "gauge", "negspace_step_seconds", 2.0),
+        ("read_bytes", "B", "counter", "negspace_read_bytes_total", 2.0),
+        ("size_kb", "kB", "gauge", "negspace_size_bytes", 2000.0),
+        ("width", "px", "gauge", "negspace_width", 2.0),
+    ],
+)
+def test_units_are_base_units_at_the_end_of_the_name(services, name, unit, kind, family, value):
+    metrics.record(services, Sample(name, 2, unit, kind=kind))
+    [(labels, found)] = [
+        (dict(labels), value)
+        for _, samples in exported(services).values()
+        for (sample, labels), value in samples.items()
+        if sample == family
+    ]
+    assert found == pytest.approx(value)
+    assert labels == ({"unit": "px"} if unit == "px" else {})
+
+
+def test_metrics_that_become_one_family_stay_apart(services):
+    metrics.record(services, Sample("step_ms", 5, "ms"), Sample("step_seconds", 7, "s"))
+    metrics.record(services, Sample("queue_jobs", 1, kind="gauge"))
+    _, samples = exported(services, taken=["negspace_queue_jobs"])["negspace_step_seconds"]
+    sums = {dict(labels)["metric"]: v for (n, labels), v in samples.items() if n.endswith("_sum")}
+    assert sums == {"step_ms": pytest.approx(0.005), "step_seconds": 7}
+    assert "negspace_queue_jobs" not in exported(services, taken=["negspace_queue_jobs"])
 
 
 def test_hostile_names_and_labels_stay_readable(services):

@@ -114,7 +114,7 @@ def test_times_have_a_zone_and_texts_no_length(owner):
         "interval",
     }
     enums = {row["name"] for row in rows(owner, TYPES)}
-    arrays = {"smallint[]", "integer[]"}
+    arrays = {"smallint[]", "integer[]", "bigint[]"}
     others = {"timestamp with time zone", "inet", "inet[]", "uuid", "bytea", "xid8"}
     assert types <= plain | arrays | enums | others
 
@@ -209,6 +209,7 @@ def test_temporary_objects_hijack_nothing(schema):
         app.execute("select public.ensure_partitions(4)")
         app.execute("select public.refresh_user_counters()")
         app.execute("select public.seal_audit()")
+        app.execute("select public.roll_up_summaries()")
         assert caught(app) == []
         for table in ("security_audit", "analysis_results", "performance_metrics", "workers"):
             trap = sql.SQL("select from pg_temp.{}").format(sql.Identifier(table))
@@ -252,9 +253,15 @@ PRIVILEGES = {
     "metric_days": {READ},
     "metric_changes": {READ},
     "rollup_progress": {READ},
+    "audit_user_months": {READ},
+    "audit_summary_progress": {READ},
+    "ended_job_days": {READ},
+    "ended_job_waits": {READ},
+    "ended_job_changes": {READ},
     "workers": {READ},
     "account_tokens": set(),
     "algorithm_speeds": {READ},
+    "job_failures": {READ},
     "job_logs": {READ},
     "login_attempts": set(),
     "queue_counts": set(),
@@ -294,6 +301,7 @@ EXECUTES = {
     "answer_jobs",
     "applied_migrations",
     "archive_image",
+    "audit_sums",
     "cancel_jobs",
     "change_password",
     "claim_jobs",
@@ -306,12 +314,15 @@ EXECUTES = {
     "delete_image",
     "drop_ended_months",
     "end_sessions",
+    "ended_job_summary",
     "enqueue_jobs",
     "ensure_partitions",
     "fail_job",
     "fail_jobs",
     "fail_overdue_jobs",
+    "failures_by_error",
     "finish_login",
+    "fold_job_failures",
     "fold_queue_counts",
     "give_back_job",
     "heartbeat",
@@ -323,10 +334,12 @@ EXECUTES = {
     "mark_duplicate_images",
     "measure_algorithms",
     "near_images",
+    "purge_account_tokens",
     "purge_job_logs",
     "purge_jobs",
     "read_results",
     "reconcile_queue_counts",
+    "recent_audit_sums",
     "record_event",
     "record_event_details",
     "record_export",
@@ -339,10 +352,13 @@ EXECUTES = {
     "rest_worker",
     "retry_jobs",
     "roll_up_metrics",
+    "roll_up_summaries",
+    "say_computing",
     "seal_audit",
     "rotate_api_key",
     "set_image_hashes",
     "stop_worker",
+    "sum_ended_jobs",
     "unlock_account",
     "verify_api_key",
     "verify_session",

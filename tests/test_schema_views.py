@@ -130,8 +130,10 @@ def test_queue_status_summary(filled):
         assert row["oldest_created_at"] == min(job["created_at"] for job in jobs)
         assert row["newest_created_at"] == max(job["created_at"] for job in jobs)
         assert float(row["mean_wait_seconds"]) == pytest.approx(numpy.mean(waited))
-        assert row["p50_wait_seconds"] == pytest.approx(numpy.percentile(waited, 50))
-        assert row["p95_wait_seconds"] == pytest.approx(numpy.percentile(waited, 95))
+        # of ended jobs estimated, as docs/schema.md says
+        near = 1e-6 if status in ("queued", "processing", "retrying") else 0.0101
+        for column, percent in (("p50_wait_seconds", 50), ("p95_wait_seconds", 95)):
+            assert row[column] == pytest.approx(numpy.percentile(waited, percent), rel=near)
         assert row["max_wait_seconds"] == pytest.approx(max(waited))
 
 

@@ -16,7 +16,7 @@ from conftest import at, clean_environment, programs
 from negspace import database, server
 from negspace.errors import AccessError, ServerError, UnavailableError
 from negspace.server import account, layout
-from servers import ask, mode, passwords, start
+from servers import ask, log_of, mode, passwords, start
 
 
 def together(home: Path, *commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
@@ -140,7 +140,7 @@ def test_shown_and_printed_a_server_keeps_its_passwords(home):
 def test_eight_processes_make_one_server(home):
     done = together(home, *[["server", "url"]] * 8)
     assert [(p.returncode, p.stdout) for p in done] == [(0, done[0].stdout)] * 8, done
-    assert (home / "server.log").read_text().count("ready to accept connections") == 1
+    assert log_of(home).count("ready to accept connections") == 1
     assert not list((home / "server").glob("new-*"))
 
 
@@ -150,7 +150,7 @@ def test_eight_processes_start_one_server(home):
     done = together(home, *[["server", "start", "--json"]] * 8)
     assert [p.returncode for p in done] == [0] * 8, done
     assert len({json.loads(p.stdout)["process"] for p in done}) == 1
-    assert (home / "server.log").read_text().count("ready to accept connections") == 2
+    assert log_of(home).count("ready to accept connections") == 2
 
 
 def test_starts_and_stops_at_once_leave_a_server_that_works(home):
@@ -171,7 +171,7 @@ def test_a_stop_that_waits_for_clients_is_in_nobodys_way(home, cli):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while "received smart shutdown request" not in made.log.read_text():
+        while "received smart shutdown request" not in log_of(home):
             assert waiting.poll() is None
         assert server.status(at(home)).status == "starting"
         assert cli("server", "stop").status == 0

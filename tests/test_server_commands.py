@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
+from bench import until
 from conftest import at, clean_environment, programs
 from negspace import database, server
 from negspace.errors import InvalidInputError, NotFoundError, UnavailableError
-from negspace.server import access, binaries
-from servers import ask, passwords, start
+from negspace.server import access, binaries, logs
+from servers import ask, log_of, passwords, start
 
 # ── the quick way, and the commands ──────────────────────────────────────────────────────
 
@@ -73,6 +75,40 @@ def test_logs_show_the_end_of_the_log(cli):
     assert len(cli("server", "logs", "-n", "2", "--json").json["lines"]) == 2
 
 
+def test_logs_go_on_into_the_next_file(home, cli):
+    made = start(home)
+    command = [sys.executable, "-m", "negspace", "server", "logs", "--tail", "1", "--follow"]
+    followed = home / "followed"
+    with followed.open("w") as out:
+        following = subprocess.Popen(command, env=clean_environment(home), stdout=out)
+    try:
+        until(followed.read_text, "the last line")
+        ask(made.url("superuser"), "do $$ begin raise log 'before'; end $$")
+        until(lambda: "before" in followed.read_text(), "what comes is shown")
+        time.sleep(1.1)  # the next file's name has another second
+        ask(made.url("superuser"), "select pg_rotate_logfile()")
+        until(lambda: len(list((home / "server/log").iterdir())) == 2, "a new file")
+        ask(made.url("superuser"), "do $$ begin raise log 'after'; end $$")
+        until(lambda: "after" in followed.read_text(), "the next file is followed")
+    finally:
+        following.terminate()
+        following.wait()
+    assert cli("server", "logs", "--follow", "--json").status == 2
+
+
+def test_old_logs_go(home, cli):
+    made = start(home)
+    folder = home / "server/log"
+    for day in range(10, 30):
+        (folder / f"server-202001{day}T000000.log").write_text(f"day {day}\n")
+    assert cli("server", "url").status == 0  # any command that uses the server
+    left = sorted(path.name for path in folder.iterdir())
+    assert len(left) == logs.KEPT
+    assert left[0] == "server-20200121T000000.log"
+    assert ask(made.url("superuser"), "show log_rotation_age") == "1d"
+    assert ask(made.url("superuser"), "show log_rotation_size") == "16MB"
+
+
 def test_a_password_can_be_given_made_or_refused(home, cli):
     made = start(home, log_statement="all")
     assert cli("server", "password", given="s3cret/with@signs\n").status == 0
@@ -83,7 +119,7 @@ def test_a_password_can_be_given_made_or_refused(home, cli):
     ran = cli("server", "password", "negspace_owner", "--generate")
     assert passwords(home)["negspace_owner"] == ran.out.strip()
     assert ask(server.status(at(home)).url("owner"), "select 1") == 1
-    said = (home / "server.log").read_text()
+    said = log_of(home)
     assert "SCRAM-SHA-256$" in said
     assert "s3cret" not in said
     assert ran.out.strip() not in said

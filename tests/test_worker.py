@@ -25,6 +25,22 @@ def once(bench: Bench, image: int, job: int) -> None:
     assert bench.value(status, [image]) == "completed"
 
 
+def away(bench: Bench) -> None:
+    """The server lets no worker in, and no worker has a connection."""
+    cut = (
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+    limit = sql.SQL("alter database {} connection limit 0")
+    bench.owner.execute(limit.format(sql.Identifier(bench.database.name)))
+    assert bench.value(cut) >= 2
+
+
+def back(bench: Bench) -> None:
+    limit = sql.SQL("alter database {} connection limit -1")
+    bench.owner.execute(limit.format(sql.Identifier(bench.database.name)))
+
+
 def test_two_processes_do_every_job_exactly_once(bench: Bench) -> None:
     images = bench.add_images(30)
     ids = bench.enqueue(images)
@@ -225,21 +241,48 @@ def test_a_finished_analysis_waits_for_a_database_that_went_away(bench: Bench) -
     run = bench.start("--drain")
     bench.holder(first)
     until(bench.begun, "the analysis begins")
-    cut = (
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity"
-        " where datname = current_database() and pid <> pg_backend_pid()"
-    )
-    limit = sql.SQL("alter database {} connection limit {}")
-    name = sql.Identifier(bench.database.name)
-    bench.owner.execute(limit.format(name, 0))
-    assert bench.value(cut) >= 2
+    away(bench)
     door.touch()  # the analysis is done, and there is nowhere to store it
     until(lambda: "waits for it" in run.said, "the worker notices")
-    bench.owner.execute(limit.format(name, -1))
+    back(bench)
     assert run.ended()["completed"] == 2
     for image, job in zip(images, (first, second), strict=True):
         once(bench, image, job)
         assert bench.job(job).attempt == 1
+
+
+def test_an_idle_worker_goes_on_when_the_server_is_back(bench: Bench) -> None:
+    run = bench.start()
+    until(lambda: bench.value("select sleeping_since from workers"), "it sleeps")
+    away(bench)
+    until(lambda: "waits for it" in run.said, "the worker notices")
+    back(bench)
+    image = bench.add_image()
+    job = bench.enqueue(image)
+    until(lambda: bench.status(job) == "completed", "the job is done")
+    run.signal(signal.SIGTERM)
+    assert run.ended()["completed"] == 1
+    once(bench, image, job)
+
+
+def test_told_twice_without_a_server_it_ends_and_another_does_the_job(bench: Bench) -> None:
+    image, door = bench.add_image(), bench.folder / "door"
+    job = bench.enqueue(image, behave="sleep", until=door)
+    run = bench.start()
+    bench.holder(job)
+    until(bench.begun, "the analysis begins")
+    away(bench)
+    until(lambda: "waits for it" in run.said, "the worker notices")
+    run.signal(signal.SIGTERM)
+    until(lambda: "stopping" in run.said, "the signal is heard")
+    run.signal(signal.SIGTERM)
+    assert run.ended()["stopped"]
+    back(bench)
+    door.touch()
+    run = bench.start("--drain")
+    until(lambda: bench.hurry() or bench.status(job) == "completed", "another rescues the job")
+    run.ended()
+    once(bench, image, job)
 
 
 def test_a_claim_whose_answer_was_lost_is_given_back(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,41 @@ def test_a_job_that_ends_its_process_three_times_fails_for_good(bench: Bench) ->
     run = bench.start("--drain")
     until(lambda: bench.hurry() or bench.status(deadly) == "failed", "it fails for good")
     ran = run.ended()
-    assert failed(bench, deadly) == (3, "its process was killed by SIGKILL; its last words: line 1")
+    attempt, why = failed(bench, deadly)
+    assert attempt == 3
+    assert re.fullmatch(
+        r"its process was killed by SIGKILL(, \d+ MB of memory at its peak)?;"
+        r" its last words: line 1",
+        why,
+    )
     assert bench.status(other) == "completed"
     assert (ran["completed"], ran["failed"], ran["restarts"]) == (1, 3, 3)
-    assert said(bench, deadly) == [["line 0", "line 1"]] * 3
+    tries = said(bench, deadly)
+    assert [lines[:2] for lines in tries] == [["line 0", "line 1"]] * 3
+    assert all(lines[-1].startswith("the process was killed by SIGKILL") for lines in tries)
+
+
+def test_a_process_that_dies_leaves_what_it_said_on_stderr_and_its_memory(bench: Bench) -> None:
+    quiet = bench.enqueue(bench.add_image(), behave="mutter", priority=10, max_retries=0)
+    job = bench.enqueue(bench.add_image(), behave="abort", max_retries=0)
+    run = bench.start("--drain")
+    run.ended()
+    _, why = failed(bench, job)
+    found = re.fullmatch(
+        r"its process was killed by SIGABRT, in _behave \(rehearsal.py:\d+\), (\d+) MB of memory"
+        r" at its peak; on stderr: free\(\): invalid pointer",
+        why,
+    )
+    assert found, why
+    assert int(found[1]) > 128, "what it touched"
+    [lines] = said(bench, job)
+    assert lines[0] == "free(): invalid pointer", "and nothing of the job before"
+    assert any("rehearsal.py" in line for line in lines), "where it was"
+    assert lines[-1].startswith("the process was killed by SIGABRT, ")
+    assert bench.status(quiet) == "completed"
+    assert "muttered on stderr" in run.said
+    assert "free(): invalid pointer" in run.said, "the worker's own standard error has it too"
+    assert "\0" not in run.said
 
 
 def test_what_a_job_says_is_kept_within_bounds(bench: Bench) -> None:

@@ -119,6 +119,12 @@ class ServerError(UnavailableError):
     code = "server"
 
 
+class BackupError(NegspaceError):
+    """A backup that can't be taken, isn't whole, or can't be restored."""
+
+    code = "backup"
+
+
 class DatabaseError(NegspaceError):
     """PostgreSQL refused a statement, and no class above says it better."""
 

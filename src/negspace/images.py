@@ -100,6 +100,10 @@ class Deleted:
     problem: str | None = None
 
 
+# Held alone by who takes a backup: see backup/taking.py.
+_NO_BACKUP: Final[LiteralString] = (
+    "select where pg_try_advisory_xact_lock_shared(hashtextextended('negspace.backup', 0))"
+)
 _COLUMNS: Final[LiteralString] = (
     "id, user_id, original_filename, mime_type, image_dimensions, file_size, file_hash,"
     " file_name, file_path, analysis_status::text, is_duplicate, duplicate_of, uploaded_at,"
@@ -273,8 +277,13 @@ def delete(database: Database, storage: Storage, image_id: int) -> Deleted:
 
 
 def remove_unused(database: Database, storage: Storage, path: str) -> bool:
-    """Remove a stored file that no row names, and say whether it went."""
+    """Remove a stored file that no row names, and say whether it went.
+
+    While a backup is taken none goes: rows that it has may name it.
+    """
     with database.transaction() as connection:
+        if only(connection, _NO_BACKUP) is None:
+            return False
         hold_file(connection, Path(path).stem, alone=True)
         used = only(
             connection,

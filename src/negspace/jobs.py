@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, LiteralString, TypeAlias, get_args
 
-from negspace import analysis
+from negspace import analysis, attempts
 from negspace.database import Connection, Database, Jsonb, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
 
@@ -177,7 +177,9 @@ def enqueue(
         RefusedError: An image is archived.
         InvalidInputError: A value is out of its range.
     """
-    with database.transaction() as connection:
+    one = images[0] if len(images) == 1 else None
+    act = attempts.recorded(database, "run_analysis", "image", one)
+    with act, database.transaction() as connection:
         return enqueue_within(
             connection,
             images,
@@ -315,15 +317,28 @@ def cancel(
     return sorted(taken)
 
 
-def retry(database: Database, jobs: Sequence[int]) -> list[int]:
+def retry(
+    database: Database, jobs: Sequence[int], *, deadline_at: datetime | None = None
+) -> list[int]:
     """Let failed jobs be tried again, with all their retries.
+
+    Args:
+        database: Where.
+        jobs: Their numbers.
+        deadline_at: Their new deadline; None: the one they have.
 
     Returns:
         Those that wait again. Not among them: jobs that haven't failed, whose analysis waits
         or runs anew, or whose image is archived.
+
+    Raises:
+        RefusedError: The deadline of one has passed, and no new one is given; none is tried.
+        InvalidInputError: The new deadline is over already.
     """
+    _see_zoned("the deadline", deadline_at)
+    given = [list(jobs), deadline_at]
     with database.transaction() as connection:
-        row = only(connection, "select retry_jobs(%s::bigint[]) as ids", [list(jobs)])
+        row = only(connection, "select retry_jobs(%s::bigint[], %s) as ids", given)
     return row["ids"] if row else []
 
 

@@ -17,9 +17,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, LiteralString, TypeAlias
 
-from negspace import users
+from negspace import attempts, users
 from negspace.database import Connection, Database, Jsonb, Row, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.settings import Secret
@@ -124,22 +125,23 @@ def create(
         NotFoundError: There is no such account.
         InvalidInputError: A scope, network or time isn't valid.
     """
-    user = users.find(database, owner)
-    if expires_at is not None and expires_at <= datetime.now(UTC):
-        raise InvalidInputError(f"{expires_at.isoformat()} is past", hint="give a time to come")
-    if not name or rate_limit_per_minute < 1:
-        raise InvalidInputError("a key needs a name, and a rate limit of 1 or more")
-    listed = None if networks is None else Jsonb(canonical_networks(networks))
     query: LiteralString = (
         "insert into api_keys (id, user_id, key_hash, name, description, scopes, ip_whitelist,"
         " expires_at, rate_limit_per_minute) overriding system value"
         " values (%s, %s, %s, %s, %s, %s, %s, %s, %s) returning " + _COLUMNS
     )
-    with database.transaction() as connection:
-        number, text = _drawn(connection)
-        given = [number, user.id, key_hash(text), name, description]
-        given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
-        return NewKey(_key(only(connection, query, given), number), Secret(text))
+    with attempts.recorded(database, "permission_change", "api_key", None):
+        user = users.find(database, owner)
+        if expires_at is not None and expires_at <= datetime.now(UTC):
+            raise InvalidInputError(f"{expires_at.isoformat()} is past", hint="give a time to come")
+        if not name or rate_limit_per_minute < 1:
+            raise InvalidInputError("a key needs a name, and a rate limit of 1 or more")
+        listed = None if networks is None else Jsonb(canonical_networks(networks))
+        with database.transaction() as connection:
+            number, text = _drawn(connection)
+            given = [number, user.id, key_hash(text), name, description]
+            given += [Jsonb(list(dict.fromkeys(scopes))), listed, expires_at, rate_limit_per_minute]
+            return NewKey(_key(only(connection, query, given), number), Secret(text))
 
 
 def list_keys(
@@ -170,7 +172,8 @@ def revoke(database: Database, key_id: int) -> ApiKey:
     query: LiteralString = (
         "update api_keys set is_active = false where id = %s returning " + _COLUMNS
     )
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "api_key", key_id)
+    with act, database.transaction() as connection:
         return _key(only(connection, query, [key_id]), key_id)
 
 
@@ -191,7 +194,8 @@ def rotate(database: Database, key_id: int, *, overlap: timedelta = timedelta(da
         InvalidInputError: The overlap is out of range.
     """
     query: LiteralString = "select " + _COLUMNS + " from rotate_api_key(%s, %s, %s, %s)"
-    with database.transaction() as connection:
+    act = attempts.recorded(database, "permission_change", "api_key", key_id)
+    with act, database.transaction() as connection:
         number, text = _drawn(connection)
         made = only(connection, query, [key_id, number, key_hash(text), overlap])
         return NewKey(_key(made, number), Secret(text))
@@ -215,14 +219,14 @@ def verify(database: Database, text: str, *, scope: str | None = None) -> Answer
     if not well_formed(text):
         return Answer(accepted=False, reason="malformed key")
     origin = database.actor.ip_address
-    address = None if origin is None else str(canonical_address(origin))
     found = database.ask(
-        "select api_key_id, user_id, accepted, reason, remaining,"
-        " extract(epoch from retry_after)::float8 as retry_after"
-        " from verify_api_key(%s, %s, %s, %s::inet)",
-        [_number(text), key_hash(text), scope, address],
+        "select * from verify_api_key(%s, %s, %s, %s)",  # what is sent is parsed anew each time
+        [_number(text), key_hash(text), scope, None if origin is None else _canonical(origin)],
     )
-    return Answer(**found) if found else Answer(accepted=False, reason="unknown key")
+    if found is None:
+        return Answer(accepted=False, reason="unknown key")
+    wait: timedelta | None = found.pop("retry_after")
+    return Answer(**found, retry_after=None if wait is None else wait.total_seconds())
 
 
 def check(database: Database, text: str, *, scope: str | None = None) -> Answer:
@@ -296,6 +300,12 @@ def canonical_address(text: str) -> Address:
     if found.scope_id is not None:
         raise InvalidInputError(f"{text!r} has a zone", hint="leave out what follows the %")
     return found.ipv4_mapped or found
+
+
+@lru_cache(maxsize=1000)
+def _canonical(text: str) -> str:
+    """``canonical_address`` as it is sent; requests come from few addresses again and again."""
+    return str(canonical_address(text))
 
 
 def _canonical_network(text: str) -> Network:

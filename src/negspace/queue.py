@@ -1,17 +1,38 @@
-"""The queue as a whole: what may run at once, and how long its history is kept.
+"""The queue as a whole: what may run at once, what failed, how long its history is kept.
 
 Single jobs are in ``negspace.jobs``: docs/jobs.md.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final
 
-from negspace.database import Database, only
+from negspace.database import Database, only, rows
 from negspace.errors import InvalidInputError
 
 _PURGE_BATCH: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failed tries of one analyser that had the same kind of error.
+
+    Attributes:
+        algorithm_name: The analyser.
+        error_class: The name of an exception, or ProcessDied, TimeLimit, MemoryLimit,
+            DeadlinePassed, WorkerLost, Unknown.
+        tries: How many tries failed so.
+        jobs: How many of them were the last: the job failed for good.
+        last_failed_at: The newest hour in which one did.
+    """
+
+    algorithm_name: str
+    error_class: str
+    tries: int
+    jobs: int
+    last_failed_at: datetime
 
 
 def limit_running(
@@ -76,3 +97,15 @@ def count_ended(database: Database, older_than: timedelta) -> int:
     with database.transaction(read_only=True) as connection:
         row = only(connection, query, [older_than])
     return row["n"] if row else 0
+
+
+def failures(database: Database, *, since: datetime | None = None) -> list[Failures]:
+    """Failures by analyser and error, most first, from kept counters.
+
+    Args:
+        database: Where.
+        since: Only of the hours since then, its own included; None: of all time.
+    """
+    query = "select * from failures_by_error(coalesce(%s, '-infinity'::timestamptz))"
+    with database.transaction(read_only=True) as connection:
+        return [Failures(**row) for row in rows(connection, query, [since])]

@@ -35,6 +35,17 @@ class Mail:
     token: Secret
 
 
+def purge(database: Database) -> int:
+    """Remove tokens that expired 90 days ago or longer: housekeeping.
+
+    Returns:
+        How many.
+    """
+    with database.transaction() as connection:
+        done = only(connection, "select purge_account_tokens() as purged")
+    return done["purged"] if done else 0
+
+
 def issue(database: Database, who: str | int, purpose: Purpose) -> Mail:
     """Make a token.
 

@@ -176,13 +176,18 @@ def export(
     Raises:
         InvalidInputError: No purpose is given.
     """
-    if not purpose.strip():
-        raise InvalidInputError(
-            "results are exported for a purpose, and none was given",
-            hint="say in a few words what they are for; it enters the audit trail",
-        )
-    given = selection.as_parameters()
-    _record_export(database, purpose, given)
+    with attempts.recorded(database, "export_data", "result", selection.image):
+        if not purpose.strip():
+            raise InvalidInputError(
+                "results are exported for a purpose, and none was given",
+                hint="say in a few words what they are for; it enters the audit trail",
+            )
+        given = selection.as_parameters()
+        _record_export(database, purpose, given)
+        yield from _exported(database, given)
+
+
+def _exported(database: Database, given: Mapping[str, Any]) -> Generator[tuple[str, Result]]:
     query: LiteralString = (
         "select i.original_filename, "
         + _COLUMNS

@@ -81,7 +81,8 @@ def add(
         " values (%s, %s, %s::user_role, %s) returning " + _COLUMNS
     )
     try:
-        with database.transaction() as connection:
+        act = attempts.recorded(database, "permission_change", "user", None)
+        with act, database.transaction() as connection:
             return _user(only(connection, query, [email, hashed, role, full_name]), email)
     except AlreadyExistsError:
         raise AlreadyExistsError(
@@ -262,16 +263,22 @@ def unlock(database: Database, who: str | int) -> User:
     Raises:
         NotFoundError: There is no such account.
     """
-    user = find(database, who)
-    with database.transaction() as connection:
-        connection.execute("select unlock_account(%s)", [user.id])
+    with attempts.recorded(database, "permission_change", "user", who):
+        user = find(database, who)
+        with database.transaction() as connection:
+            connection.execute("select unlock_account(%s)", [user.id])
     return find(database, user.id)
 
 
-def refresh_login_counters(database: Database) -> None:
-    """Bring failed logins and locks of the accounts up to date: housekeeping."""
+def refresh_login_counters(database: Database) -> int:
+    """Bring failed logins and locks of the accounts up to date: housekeeping.
+
+    Returns:
+        How many accounts changed.
+    """
     with database.transaction() as connection:
-        connection.execute("select refresh_login_counters()")
+        changed = only(connection, "select refresh_login_counters() as accounts")
+    return changed["accounts"] if changed else 0
 
 
 def _named(who: str | int) -> list[int | str | None]:

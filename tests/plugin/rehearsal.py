@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,8 @@ from negspace.errors import AnalysisError, InvalidInputError
 log = logging.getLogger("somebody.elses")
 
 DEFAULTS: dict[str, Any] = {
-    # well | sleep | nap | hold | break | refuse | flaky | die | gorge | reserve | speak
+    # well | sleep | nap | hold | break | refuse | flaky | die | abort | mutter | gorge
+    # reserve | speak
     "behave": "well",
     "mark": "",  # a folder: a file is made there whenever a computation begins
     "until": "",  # sleep lasts until this file exists
@@ -70,6 +72,14 @@ class Rehearsal:
         if how == "reserve":
             kept = [np.empty(2**21) for _ in range(128)]
             assert kept
+        if how == "mutter":
+            print("muttered on stderr", file=sys.stderr)
+        if how == "abort":  # as the C library does when the heap is broken
+            kept = np.ones(2**24)  # 128 MB, touched
+            assert kept.size
+            os.write(2, b"free(): invalid pointer\n")
+            time.sleep(0.5)
+            os.abort()
         if how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "flaky" and len(list(Path(parameters["mark"]).iterdir())) < 3:

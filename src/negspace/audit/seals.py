@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final, LiteralString
@@ -126,9 +127,12 @@ def _seal(row: Row) -> Seal:
 
 def root(leaves: list[bytes]) -> bytes:
     """The root of RFC 6962's tree over one leaf or more."""
-    while len(leaves) > 1:
-        pairs = [offline.node(*leaves[at : at + 2]) for at in range(0, len(leaves) - 1, 2)]
-        leaves = pairs + leaves[len(leaves) & ~1 :]
+    sha256 = hashlib.sha256
+    while len(leaves) > 1:  # offline.node, a call each for a million rows left out
+        pairs = zip(leaves[::2], leaves[1::2], strict=False)
+        leaves = [sha256(b"\1" + left + right).digest() for left, right in pairs] + leaves[
+            len(leaves) & ~1 :
+        ]
     return leaves[0]
 
 

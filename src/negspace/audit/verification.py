@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, LiteralString, TypeAlias
 
-from negspace.audit import anchors, leaves, offline, seals
+from negspace.audit import anchors, leaves, seals
 from negspace.audit.anchors import Anchor
-from negspace.audit.leaves import Leaf, Span
+from negspace.audit.leaves import Hashed, Span
 from negspace.audit.seals import Seal
 from negspace.database import Connection, Database, only, rows, translated
 
@@ -18,6 +20,8 @@ Kind: TypeAlias = Literal["row", "batch", "seal", "tail", "anchor", "guard"]
 
 _MOST: Final = 20  # problems that are told; the first is what matters
 _STEP: Final = 50_000  # rows between two calls of progress
+_CHUNK: Final = 1000  # rows that are read at once where no seal says how many
+_AHEAD: Final = 3  # batches that are read while one is compared
 
 _GUARDS: Final[LiteralString] = (
     "select c.relname as relation, w.name as trigger from (values"
@@ -116,6 +120,7 @@ def _snapshot(database: Database) -> Generator[Connection]:
     """One moment of the database, for all of it; nobody waits for this."""
     with translated(), database.reading.connect(autocommit=True) as connection:
         connection.execute("begin isolation level repeatable read read only")
+        connection.execute("set local search_path = pg_catalog, public")
         yield connection
         connection.execute("rollback")
 
@@ -132,6 +137,7 @@ class _Verifier:
     sealed: int = 0
     unsealed: int = 0
     retired: int = 0
+    done: int = 0
     left: frozenset[int] = frozenset()  # months, as seals have them
 
     def verify(self) -> Verification:
@@ -205,37 +211,56 @@ class _Verifier:
             self._lineage(relation, own, Span(lineage=lineage, below=below))
 
     def _lineage(self, relation: str, found: list[Seal], span: Span) -> None:
-        left = iter(found)
-        seal, batch = next(left, None), list[bytes]()
-        end = seal.end if seal else None
-        for leaf in leaves.read(self.connection, relation, span):
-            while seal is not None and end is not None and leaf.place > end:
-                self._batch(seal, batch)
-                seal, batch = next(left, None), []
-                end = seal.end if seal else None
-            batch.append(self._leaf(relation, leaf, seal))
-            if seal is None:
-                self.unsealed += 1
-                batch.clear()
-            if self.progress is not None and (self.sealed + len(batch)) % _STEP == 0:
-                self.progress(self.sealed + len(batch))
-        while seal is not None:
-            self._batch(seal, batch)
-            seal, batch = next(left, None), []
+        """The batches of its seals, and what came after them; the next is read meanwhile."""
+        starts = [leaves.FIRST, *(seal.end for seal in found)]
+        spans = [
+            replace(span, after=start, until=seal.end)
+            for start, seal in zip(starts, found, strict=False)
+        ]
+        with ThreadPoolExecutor(1) as reader:
+            ahead: deque[Future[Hashed]] = deque()
+            for number, seal in enumerate(found):
+                for wanted in range(number + len(ahead), min(number + _AHEAD, len(found))):
+                    most = found[wanted].leaf_count + _CHUNK
+                    ahead.append(reader.submit(self._read, relation, spans[wanted], most))
+                rows = ahead.popleft().result()
+                self._compare(relation, rows, seal)
+                self._batch(seal, rows.computed)
+                self._advance(len(rows.ids))
+        self._tail_of(relation, replace(span, after=starts[-1]))
 
-    def _leaf(self, relation: str, leaf: Leaf, seal: Seal | None) -> bytes:
-        hashed = offline.leaf(relation, leaf.fields)
-        # A row of no transaction was there before rows were hashed; its batch is all there is.
-        if leaf.stored != hashed.hex() and not (leaf.stored is None and leaf.place[0] == 0):
-            where = f" (seal {seal.number})" if seal else ""
-            self._tell(
-                "row",
-                f"{relation} {leaf.place[1]} was changed since it was written{where}",
-                seal=seal.number if seal else None,
-                relation=relation,
-                row=leaf.place[1],
-            )
-        return hashed
+    def _tail_of(self, relation: str, span: Span) -> None:
+        """What is not sealed yet."""
+        while (rows := self._read(relation, span, _CHUNK)).end is not None:
+            self._compare(relation, rows, None)
+            self.unsealed += len(rows.ids)
+            self._advance(len(rows.ids))
+            span = replace(span, after=rows.end)
+
+    def _read(self, relation: str, span: Span, most: int) -> Hashed:
+        with translated():
+            return leaves.hashed(self.connection, relation, span, most)
+
+    def _advance(self, count: int) -> None:
+        before, self.done = self.done, self.done + count
+        if self.progress is not None and before // _STEP != self.done // _STEP:
+            self.progress(self.done)
+
+    def _compare(self, relation: str, rows: Hashed, seal: Seal | None) -> None:
+        """Tell of rows whose content is not that of the hash they were stored with."""
+        if rows.stored == rows.computed:
+            return
+        where = f" (seal {seal.number})" if seal else ""
+        for row, stored, computed in zip(rows.ids, rows.stored, rows.computed, strict=True):
+            # of one from before rows were hashed its batch is all there is
+            if stored not in (computed, b""):
+                self._tell(
+                    "row",
+                    f"{relation} {row} was changed since it was written{where}",
+                    seal=seal.number if seal else None,
+                    relation=relation,
+                    row=row,
+                )
 
     def _batch(self, seal: Seal, batch: list[bytes]) -> None:
         if seal.month in self.left and not batch:

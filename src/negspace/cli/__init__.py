@@ -26,6 +26,7 @@ from negspace.errors import InvalidInputError, NegspaceError
 NOUNS: Final[dict[str, str]] = {
     "analyze": "Analyse one image file; needs no database.",
     "audit": "Who did what: the audit trail.",
+    "backup": "Take, prove and restore backups.",
     "cache": "The result cache.",
     "demo": "Real images through the whole system.",
     "dev": "Data of any size, to try it at scale.",

@@ -12,6 +12,7 @@ from negspace.cli import output, session
 from negspace.cli.analyze import parsed
 from negspace.cli.asking import see_wanted
 from negspace.cli.job_log import log
+from negspace.cli.job_watch import watch
 from negspace.cli.times import ahead, span
 from negspace.jobs import Job
 
@@ -22,6 +23,7 @@ def group() -> None:
 
 
 group.add_command(log)
+group.add_command(watch)
 
 
 @group.command()
@@ -146,11 +148,12 @@ def show(job: int, as_json: bool) -> None:
 
 @group.command()
 @click.argument("numbers", metavar="JOB...", nargs=-1, required=True, type=int)
+@click.option("--deadline", type=ahead, metavar="TIME", help="A new one: fails where not begun.")
 @output.json_option
-def retry(numbers: tuple[int, ...], as_json: bool) -> int:
+def retry(numbers: tuple[int, ...], deadline: datetime | None, as_json: bool) -> int:
     """Let failed jobs be tried again; exit status 1 where one couldn't."""
     with session.opened() as opened:
-        changed = jobs.retry(opened.database, numbers)
+        changed = jobs.retry(opened.database, numbers, deadline_at=deadline)
     return _show_changed("waits again", "hasn't failed, or waits anew", numbers, changed, as_json)
 
 

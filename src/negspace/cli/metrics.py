@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from negspace import metrics, server, settings
+from negspace import metrics, queue_metrics, server, settings
 from negspace.cli import output, session
 from negspace.cli.images import parsed
 from negspace.cli.times import past, span
@@ -99,9 +99,9 @@ def record(
 @click.option("--span", "of", type=span, default="1h", show_default=True, help="For percentiles.")
 @output.json_option
 def export(of: timedelta, as_json: bool) -> None:
-    """Print every metric in the text format of Prometheus."""
+    """Print the queue and every metric in the text format of Prometheus."""
     with session.opened() as opened:
-        text = metrics.exposition(opened.database, span=of)
+        text = queue_metrics.exposition(opened.database, span=of)
     if as_json:
         output.show_json({"text": text})
     else:

@@ -45,6 +45,11 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def show_json_line(value: object) -> None:
+    """Print a value as JSON on one line, at once: for scripts that read as it comes."""
+    click.echo(json.dumps(plain(value), ensure_ascii=False, allow_nan=False))
+
+
 def show_text(text: str = "") -> None:
     """Print a line of the result."""
     click.echo(text)
@@ -139,8 +144,15 @@ def show_rich(renderable: object) -> None:
     """Print something rich can draw: as wide as the terminal, or as it needs in a pipe."""
     from rich.console import Console
 
-    width = None if sys.stdout.isatty() else 200
-    Console(width=width, soft_wrap=False, highlight=False, markup=False).print(renderable)
+    terminal = sys.stdout.isatty()
+    width = None if terminal else 200
+    console = Console(width=width, soft_wrap=False, highlight=False, markup=False)
+    with console.capture() as captured:  # rich itself exits where nobody reads any more
+        console.print(renderable)
+    text = captured.get()
+    if not terminal:
+        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+    show_part(text)
 
 
 def cell(value: object) -> str:

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections import deque
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,8 @@ from negspace import database, server, settings
 from negspace.cli import output
 from negspace.errors import InvalidInputError, NotFoundError
 from negspace.server import Mode, Role, Server
+from negspace.server import logs as server_logs
+from negspace.server.layout import layout_of
 
 role_option = click.option(
     "--role",
@@ -84,6 +86,23 @@ def status(as_json: bool) -> None:
 
 
 @group.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--to", type=int, metavar="MAJOR", help="The version; the newest here if not given.")
+@output.json_option
+def upgrade(folder: Path, to: int | None, as_json: bool) -> None:
+    """Bring it to a newer major version of PostgreSQL; a backup goes into DIR first.
+
+    Nobody else gets in meanwhile. The old data directory stays beside the new one.
+    """
+    from negspace import backup
+
+    done = backup.upgrade(settings.load(), folder, to=to, progress=output.note)
+    output.show_fields(done, as_json=as_json)
+    if not as_json:
+        output.note(f"next: rm -r {done.old_data}, once all is well")
+
+
+@group.command()
 @role_option
 @output.json_option
 def url(role: str, as_json: bool) -> None:
@@ -106,23 +125,24 @@ def _address(role: str) -> str:
 
 
 @group.command()
-@click.option("-n", "lines", type=click.IntRange(1), default=50, show_default=True)
+@click.option("-n", "--tail", "lines", type=click.IntRange(1), default=50, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what it says, until Ctrl-C.")
 @output.json_option
-def logs(lines: int, as_json: bool) -> None:
+def logs(lines: int, follow: bool, as_json: bool) -> None:
     """Print the last lines of its log."""
-    found = server.status(settings.load())
-    try:
-        with found.log.open(encoding="utf-8", errors="replace") as file:
-            last = [line.rstrip("\n") for line in deque(file, maxlen=lines)]
-    except FileNotFoundError:
+    layout = layout_of(settings.load())
+    if not server_logs.files(layout):
         raise NotFoundError(
-            f"no log in {found.home} yet", hint="negspace server start makes the server"
-        ) from None
+            f"no log in {layout.home} yet", hint="negspace server start makes the server"
+        )
+    if as_json and follow:
+        raise InvalidInputError("--json and --follow exclude each other", hint="give one")
+    last = server_logs.last(layout, lines)
     if as_json:
-        output.show_json({"log": found.log, "lines": last})
-    else:
-        for line in last:
-            output.show_text(line)
+        output.show_json({"log": server_logs.newest(layout), "lines": last})
+        return
+    for line in chain(last, server_logs.follow(layout) if follow else ()):
+        output.show_text(line)
 
 
 @group.command(context_settings={"ignore_unknown_options": True})

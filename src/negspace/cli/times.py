@@ -38,6 +38,21 @@ def span(text: str) -> timedelta:
     return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
+def lasting(seconds: float) -> str:
+    """A time that something took, as people say it: ``12 ms``, ``3.4 s``, ``5 min``, ``2.1 h``."""
+    if seconds < 1:
+        return f"{max(seconds, 0.0) * 1000:.0f} ms"
+    for least, unit, name in ((86_400 * 2, 86_400, "d"), (5400, 3600, "h"), (90, 60, "min")):
+        if seconds >= least:
+            return f"{short(seconds / unit)} {name}"
+    return f"{short(seconds)} s"
+
+
+def short(number: float) -> str:
+    """A number with three digits, or more where it is that large."""
+    return f"{number:.3g}" if number < 100 else f"{number:,.0f}"
+
+
 def _moment(text: str, direction: int) -> datetime:
     span = _SPAN.fullmatch(text)
     try:

@@ -22,6 +22,7 @@ from negspace.database.address import (
     in_database,
     libpq_environment,
     replica_conninfo,
+    with_password_of,
 )
 from negspace.database.connection import (
     Answer,
@@ -29,6 +30,7 @@ from negspace.database.connection import (
     Query,
     Row,
     connect,
+    examined,
     only,
     ping,
     rows,
@@ -68,6 +70,7 @@ __all__ = [
     "connect",
     "conninfo",
     "diagnosis",
+    "examined",
     "execute",
     "in_database",
     "is_transient",
@@ -80,4 +83,5 @@ __all__ = [
     "sql",
     "translate",
     "translated",
+    "with_password_of",
 ]

@@ -88,6 +88,11 @@ def in_database(address: str, name: str) -> str:
     return make_conninfo(address, dbname=name)
 
 
+def with_password_of(address: str, other: str) -> str:
+    """The address with the password of another."""
+    return make_conninfo(address, password=conninfo_to_dict(other).get("password"))
+
+
 def libpq_environment(address: str) -> dict[str, str]:
     """The address as the variables that psql and its kin read, so that no option shows it."""
     return {

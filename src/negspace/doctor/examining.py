@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from negspace import database
 from negspace.database import Connection, Query, Row
@@ -66,14 +66,6 @@ class Limits:
     files: int = 10_000
 
 
-# At three in the morning it must not wait behind what it looks for; and it is rather refused
-# than shown a part. All for one transaction: behind a pooler the session is others' too.
-_MANNERS: Final = (
-    "set transaction read only; set local row_security = off;"
-    " set local lock_timeout = '2s'; set local statement_timeout = '1min'"
-)
-
-
 @dataclass(frozen=True)
 class Patient:
     """What is examined.
@@ -125,10 +117,7 @@ class Patient:
 
     def rows(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """All rows of a query, as the operator."""
-        connection = self.reached
-        with connection.transaction():
-            connection.execute(_MANNERS)
-            return database.rows(connection, query, given)
+        return database.examined(self.reached, query, given)
 
     def row(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> Row:
         """The one row of a query, as the operator."""

@@ -163,6 +163,8 @@ def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
         _continue_numbers(connections[0], first, loaded)
         # the triggers that would say so are off while rows are copied
         connections[-1].execute(query("changed_hours"), {"first": first["performance_metrics"]})
+        connections[0].execute(query("changed_days"), {"first": first["processing_queue"]})
+        connections[0].execute("select reconcile_queue_counts()")
         for connection in connections:
             connection.commit()
     return loaded

@@ -16,7 +16,7 @@ from negspace.errors import InvalidInputError, RefusedError
 from negspace.migrate.adopting import adopted
 from negspace.migrate.files import Folder, Migration, read_folder
 from negspace.migrate.fingerprint import of_database
-from negspace.migrate.ledger import Holder, Ledger, RunLock
+from negspace.migrate.ledger import Holder, Ledger, NewEntry, RunLock
 from negspace.migrate.live import Live, read_live
 from negspace.migrate.meaning import differences
 from negspace.migrate.ordering import built
@@ -203,16 +203,21 @@ def _record(connection: Connection, chosen: Sequence[Migration], tool: str | Non
         ledger = Ledger(connection)
         ledger.create()
         batch = ledger.standing().last_batch + 1
-        for at, migration in enumerate(chosen):
-            first, last = at == 0, at == len(chosen) - 1
-            ledger.write(
-                migration.name,
-                migration.version,
-                migration.up,
-                batch=batch,
-                direction="up",
-                status="success",
-                metadata={"baseline": tool or "catalog", "file": migration.up.path.name}
-                | ({"catalog_before": fingerprint} if first else {})
-                | ({"catalog_after": fingerprint} if last else {}),
-            )
+        said = {"baseline": tool or "catalog"}
+        ledger.write(
+            [
+                NewEntry(
+                    migration.name,
+                    migration.version,
+                    migration.up,
+                    batch,
+                    "up",
+                    "success",
+                    metadata=said
+                    | {"file": migration.up.path.name}
+                    | ({"catalog_before": fingerprint} if migration is chosen[0] else {})
+                    | ({"catalog_after": fingerprint} if migration is chosen[-1] else {}),
+                )
+                for migration in chosen
+            ]
+        )

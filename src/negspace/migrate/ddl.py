@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from negspace.migrate.ddl_reader import Name, Reader, identifier, parts
@@ -73,7 +74,12 @@ class Change:
 
 def changes(statement: Statement) -> tuple[Change, ...]:
     """What a statement changes; nothing where it is no DDL that the rules know."""
-    reader = Reader(statement.tokens)
+    return _changes(statement.tokens)
+
+
+@lru_cache(maxsize=1 << 14)  # lint asks twice: for the whole run, and in its place
+def _changes(tokens: tuple[str, ...]) -> tuple[Change, ...]:
+    reader = Reader(tokens)
     for words, read in _FORMS:
         if reader.take(*words):
             return tuple(read(reader))

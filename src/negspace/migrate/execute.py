@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from negspace.database import Connection, translated
 from negspace.errors import NegspaceError
@@ -18,7 +18,7 @@ from negspace.migrate import failure as failed
 from negspace.migrate.failure import Failure
 from negspace.migrate.journal import Journal, name_of
 from negspace.migrate.journaled import Journaled
-from negspace.migrate.ledger import Ledger, RunLock, hold_session, hold_transaction
+from negspace.migrate.ledger import Ledger, NewEntry, RunLock, hold_session, hold_transaction
 from negspace.migrate.outcome import RunResult, StepResult, outcome
 from negspace.migrate.perform import Patience, Performer, recorded
 from negspace.migrate.plan import Plan, Step
@@ -129,14 +129,15 @@ class Run:
             self._watch.follow(self._connection, self._options.lock_timeout)
             if self._rehearser is not None:
                 self._rehearser.begin()
-            before = self._catalog("catalog_before")
+            before, rows = self._catalog("catalog_before"), list[NewEntry]()
             for step in group:
                 result = self._step(step)
                 after = self._catalog("catalog_after") if step is group[-1] else {}
-                self._write(self._ledger, step, result, metadata=before | after)
+                rows.append(_entry(step, result, metadata=before | after))
                 before = {}
                 status = "rehearsed" if self._options.dry_run else result.status
                 self._tell(replace(result, status=status))
+            self._write(self._ledger, rows)
             if self._rehearser is not None:
                 self._rehearser.end()
             self._lock.see_alive()
@@ -148,14 +149,15 @@ class Run:
             self._ledger.create()
             self._journal.create()
             before = self._catalog("catalog_before")
-            self._write(self._ledger, step, outcome(step, "running"), metadata=before)
+            running = _entry(step, outcome(step, "running"), metadata=before)
+            self._write(self._ledger, [running])
         self._watch.follow(self._connection, self._options.lock_timeout)
         result = self._step(step)
         self._connection.execute(query("new_session"))
         self._lock.see_alive()
         with self._connection.transaction():
             after = self._catalog("catalog_after")
-            self._write(self._ledger, step, result, metadata=before | after)
+            self._write(self._ledger, [_entry(step, result, metadata=before | after)])
             self._journal.write(step.name, step.direction, "settled")
             self._at("before commit")
         self._at("after commit")
@@ -277,26 +279,9 @@ class Run:
             self._write_failure(step, result, failure, undone)
         return failure
 
-    def _write(self, ledger: Ledger, step: Step, result: StepResult, **more: Any) -> None:
-        metadata: dict[str, object] = {"file": step.file.path.name} | more.pop("metadata", {})
-        if result.status != "running":
-            metadata["statements"] = result.statements
-            metadata |= recorded(result.details)
-        if result.recovered:
-            metadata["recovered"] = list(result.recovered)
-        metadata["transaction"] = step.transaction
+    def _write(self, ledger: Ledger, rows: Sequence[NewEntry]) -> None:
         self._at("before ledger")
-        ledger.write(
-            step.name,
-            step.version,
-            step.file,
-            batch=step.batch,
-            direction=step.direction,
-            status=result.status,
-            duration_ms=result.duration_ms or 0.0,
-            metadata=metadata,
-            **more,
-        )
+        ledger.write(rows)
         self._at("after ledger")
 
     def _write_failure(
@@ -314,16 +299,37 @@ class Run:
             with open_session(self._address) as connection, connection.transaction():
                 ledger = Ledger(connection, self._ledger.run_id)
                 ledger.create()
-                self._write(
-                    ledger,
-                    step,
-                    result,
-                    error_message=failure.message,
-                    sqlstate=failure.sqlstate,
-                    metadata=metadata,
-                )
+                row = _entry(step, result, metadata=metadata, failure=failure)
+                self._write(ledger, [row])
         except NegspaceError as error:
             logger.warning("the failure can't be written to the ledger: %s", error.message)
+
+
+def _entry(
+    step: Step,
+    result: StepResult,
+    *,
+    metadata: Mapping[str, object],
+    failure: Failure | None = None,
+) -> NewEntry:
+    """What the ledger is to say of a step."""
+    found: dict[str, object] = {"file": step.file.path.name, **metadata}
+    if result.status != "running":
+        found |= {"statements": result.statements, **recorded(result.details)}
+    if result.recovered:
+        found["recovered"] = list(result.recovered)
+    return NewEntry(
+        step.name,
+        step.version,
+        step.file,
+        step.batch,
+        step.direction,
+        result.status,
+        result.duration_ms or 0.0,
+        failure.message if failure else None,
+        failure.sqlstate if failure else None,
+        found | {"transaction": step.transaction},
+    )
 
 
 def _since(began: float) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -43,7 +44,7 @@ class Migration:
     down: MigrationFile | None
     form: str = "pairs"
 
-    @property
+    @cached_property
     def key(self) -> Key:
         """What the order goes by, and what makes it the same migration in the ledger."""
         return key_of(self.name)

@@ -18,30 +18,31 @@ from negspace.migrate.script import MigrationFile, Problem
 
 __all__ = ["is_flyways", "piece_of_flyway"]
 
-_FILE: Final = re.compile(r"(?P<way>[VU])(?P<rest>\d+(?:[._]\d+)*__.+)\.sql")
+# Compiled when they are needed: other folders know nothing of Flyway.
+_FILE: Final = r"(?P<way>[VU])(?P<rest>\d+(?:[._]\d+)*__.+)\.sql"
 _REFUSED: Final = (
     (
-        re.compile(r"R__.+\.sql"),
+        r"R__.+\.sql",
         "a repeatable migration of Flyway, which would run at each change",
         "name it as the next version; what changes it later is a migration of its own",
     ),
     (
-        re.compile(r"B\d[\d._]*__.+\.sql"),
+        r"B\d[\d._]*__.+\.sql",
         "a baseline migration of Flyway",
         "take it out: new databases run the others; negspace migrate squash makes one",
     ),
     (
-        re.compile(r"(?:(?:before|after)[A-Z][A-Za-z]*|createSchema)(?:__.+)?\.sql"),
+        r"(?:(?:before|after)[A-Z][A-Za-z]*|createSchema)(?:__.+)?\.sql",
         "a callback of Flyway, which would run at each run",
         "do it in a migration, or before and after negspace migrate up",
     ),
     (
-        re.compile(r"(?:[VUB]\d[\d._]*|R)__.+\.(?:java|kt|groovy|class)"),
+        r"(?:[VUB]\d[\d._]*|R)__.+\.(?:java|kt|groovy|class)",
         "a migration of Flyway that is no SQL",
         "write it in SQL, or as NUMBER_name.py in a folder of our form",
     ),
 )
-_PLACEHOLDER: Final = re.compile(r"\$\{[A-Za-z_][\w.:-]*\}")
+_PLACEHOLDER: Final = r"\$\{[A-Za-z_][\w.:-]*\}"
 _SETTINGS: Final = ("executeInTransaction", "placeholderReplacement")
 
 
@@ -50,7 +51,7 @@ def is_flyways(name: str) -> bool:
     if name[0].isdecimal():  # most are, and a folder may have thousands
         return False
     patterns = (_FILE, *(pattern for pattern, _, _ in _REFUSED))
-    return any(pattern.fullmatch(name) for pattern in patterns)
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def piece_of_flyway(
@@ -68,13 +69,13 @@ def piece_of_flyway(
         MigrationFileError: It is or asks for something that is not run here.
     """
     for pattern, message, hint in _REFUSED:
-        if pattern.fullmatch(path.name):
+        if re.fullmatch(pattern, path.name):
             raise Problem(path, f"{message}: that is not supported", hint).error()
     refuse_markers(path, tuple(markers_of(data)), "V1__name.sql and U1__name.sql")
     said = _settings(path.with_name(f"{path.name}.conf"), config or b"")
     if said.get("placeholderReplacement", True):
         _refuse_placeholders(path, data)
-    found = _FILE.fullmatch(path.name)
+    found = re.fullmatch(_FILE, path.name)
     stem = f"V{found['rest']}" if found else path.stem
     role = "down" if path.name.startswith("U") else "up"
     autocommit = not said.get("executeInTransaction", True)
@@ -105,7 +106,7 @@ def _refuse_placeholders(path: Path, data: bytes) -> None:
 
     text = data.decode("utf-8-sig", "replace")
     comments = tuple(_comments(text))
-    for found in _PLACEHOLDER.finditer(text):
+    for found in re.finditer(_PLACEHOLDER, text):
         if not any(found.start() in comment for comment in comments):
             line, column = position(text, found.start())
             hint = (

@@ -14,7 +14,7 @@ import getpass
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -35,6 +35,7 @@ __all__ = [
     "Entry",
     "Holder",
     "Ledger",
+    "NewEntry",
     "RunLock",
     "Standing",
     "hold_session",
@@ -115,6 +116,46 @@ class Entry:
     metadata: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class NewEntry:
+    """A row that the ledger is to have.
+
+    Attributes:
+        duration_ms: How long the attempt took, up to the moment in which this was made.
+        made: That moment, on the monotonic clock.
+    """
+
+    name: str
+    version: str
+    file: MigrationFile
+    batch: int
+    direction: str
+    status: str
+    duration_ms: float = 0.0
+    error_message: str | None = None
+    sqlstate: str | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    made: float = field(default_factory=time.monotonic)
+
+    def written(self, now: float) -> dict[str, object]:
+        """As queries/ledger_insert.sql takes it."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "batch": self.batch,
+            "direction": self.direction,
+            "status": self.status,
+            "checksum": self.file.checksum,
+            "checksum_algorithm": self.file.algorithm,
+            "bytes_sha256": self.file.bytes_checksum,
+            "duration_ms": self.duration_ms,
+            "ago_ms": (now - self.made) * 1000,
+            "error_message": self.error_message,
+            "sqlstate": self.sqlstate,
+            "metadata": dict(self.metadata),
+        }
+
+
 class Ledger:
     """The history table, as one run writes it and everything reads it."""
 
@@ -175,40 +216,17 @@ class Ledger:
             if not (found and found["there"]):
                 self._connection.execute(query("ledger_create"))
 
-    def write(
-        self,
-        name: str,
-        version: str,
-        file: MigrationFile,
-        *,
-        batch: int,
-        direction: str,
-        status: str,
-        duration_ms: float = 0.0,
-        error_message: str | None = None,
-        sqlstate: str | None = None,
-        metadata: Mapping[str, object] | None = None,
-    ) -> None:
-        """Append one row, in the connection's present transaction."""
+    def write(self, rows: Sequence[NewEntry]) -> None:
+        """Append rows, in the connection's present transaction and in one round trip."""
+        now = time.monotonic()
         with translated():
             self._connection.execute(
                 query("ledger_insert"),
                 {
                     "run_id": self.run_id,
-                    "batch": batch,
-                    "version": version,
-                    "name": name,
-                    "direction": direction,
-                    "status": status,
-                    "checksum": file.checksum,
-                    "checksum_algorithm": file.algorithm,
-                    "bytes_sha256": file.bytes_checksum,
-                    "duration_ms": duration_ms,
-                    "error_message": error_message,
-                    "sqlstate": sqlstate,
                     "host": _host(),
                     "tool_version": __version__,
-                    "metadata": Jsonb(dict(metadata or {})),
+                    "rows": Jsonb([row.written(now) for row in rows]),
                 },
             )
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -199,19 +201,8 @@ class _Linting:
 
     def result(self, folder: Path, address: str | None) -> LintResult:
         """Look, read, judge."""
-        whole = tuple(
-            Made(target.file, statement, change)
-            for target in self._sound
-            if not target.is_down
-            for statement in target.file.statements
-            for change in changes(statement)
-        )
-        if address is not None and self._targets:
-            with open_session(address) as connection:
-                self._facts = look(connection, [made.change for made in whole])
+        whole, said = self._read(folder, address)
         version = self._facts.version if self._facts else None
-        files = [t.file for t in self._sound if not t.file.is_python]
-        said = squawk.read(files, version=version, folder=folder) if files else ()
         by_file: dict[MigrationFile, list[squawk.SquawkFinding]] = {}
         for one in said:
             by_file.setdefault(one.file, []).append(one)
@@ -228,6 +219,29 @@ class _Linting:
             len(self._targets),
             version,
         )
+
+    def _read(
+        self, folder: Path, address: str | None
+    ) -> tuple[tuple[Made, ...], tuple[squawk.SquawkFinding, ...]]:
+        """What the run changes, and what squawk says, which reads on a core of its own."""
+        files = [t.file for t in self._sound if not t.file.is_python]
+        with ThreadPoolExecutor(1) as beside, ExitStack() as stack:
+            connection = version = None
+            if address is not None and self._targets:
+                connection = stack.enter_context(open_session(address))
+                version = connection.info.server_version
+            said = beside.submit(squawk.read, files, version=version, folder=folder)
+            whole = tuple(self._changes())
+            if connection is not None:
+                self._facts = look(connection, [made.change for made in whole])
+            return whole, said.result()
+
+    def _changes(self) -> Iterator[Made]:
+        for target in self._sound:
+            if not target.is_down:
+                for statement in target.file.statements:
+                    for change in changes(statement):
+                        yield Made(target.file, statement, change)
 
     def _file(self, target: _Target, run: Progress, said: list[squawk.SquawkFinding]) -> None:
         file, found = target.file, list[Finding]()

@@ -19,6 +19,7 @@ class Manner(Enum):
     """How long a statement may wait, and whether it is tried again."""
 
     FREE = "waits for nobody, or ends the transaction: is left alone"
+    NEW = "makes a table, or an index on one so made: waits for nobody, leaves nothing to settle"
     BOUND = "holds up no reader while it waits: only the run's total bounds it"
     EXEMPT = "leaves something half-made when it is stopped: waits as long as it takes"
     SLICED = "makes way after a slice, and is tried again"
@@ -56,7 +57,7 @@ def manner_of(statement: Statement, *, inside: bool, fresh: frozenset[str]) -> M
     if _makes_enum(statement):
         return Manner.BOUND
     if new_table(statement) is not None or _indexed(statement) in fresh:
-        return Manner.FREE
+        return Manner.NEW
     return Manner.SLICED
 
 

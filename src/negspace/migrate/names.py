@@ -7,6 +7,7 @@ Flyway's ``V1.1__users`` one in parts: 1.1 comes between 1 and 1.2, and 1.10 aft
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 __all__ = ["FLYWAY_NAME", "NAME", "Key", "is_number", "key_of", "number_of", "version_of"]
@@ -36,6 +37,7 @@ def version_of(name: str) -> str:
     return found["number"].replace("_", ".") if found else ""
 
 
+@lru_cache(maxsize=1 << 14)  # every list of migrations is gone through by it, several times
 def key_of(name: str) -> Key:
     """The value of a migration's number, and its name without it.
 

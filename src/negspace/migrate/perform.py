@@ -133,6 +133,7 @@ class Performer:
         self._recorder = recorder
         self._setting: bytes | None = _SERVERS_OWN
         self._fresh: frozenset[str] = frozenset()
+        self._unsettled = False
         self.results: list[StatementResult] = []
 
     def begin(self, statements: tuple[Statement, ...]) -> None:
@@ -143,6 +144,7 @@ class Performer:
         own = any(map(sets_lock_timeout, statements))
         self._setting = None if own else _SERVERS_OWN
         self._fresh = frozenset()
+        self._unsettled = False
         self.results = []
 
     def part(self) -> None:
@@ -200,7 +202,12 @@ class Performer:
         return self._measured(prefixed, manner, None, text, lambda: None, None)
 
     def settle(self, script: bytes) -> Diagnosis | None:
-        """The checks at the end of a migration, which may wait too."""
+        """The checks at the end of a migration, which may wait too; none where it left nothing.
+
+        New tables and their indexes run nobody's code, set nothing and defer no check.
+        """
+        if not self._unsettled:
+            return None
         said, *_ = self._patiently(
             lambda prefix: attempt(self._connection, prefix + script), Manner.BOUND
         )
@@ -243,6 +250,7 @@ class Performer:
         self, work: Callable[[bytes], Said | None], manner: Manner
     ) -> tuple[Said | None, float, int]:
         """Try until it is done, has failed, or may not wait longer: seconds waited, tries."""
+        self._unsettled |= manner is not Manner.NEW
         sliced = manner is Manner.SLICED and self._patience.slice_seconds is not None
         inside = self._inside()
         waited, tries = 0.0, 0
@@ -276,7 +284,7 @@ class Performer:
     def _prefix(self, manner: Manner, tries: int, *, savepoint: bool) -> bytes:
         """What is sent in front of a statement, in the same round trip where that may be."""
         prefix = b"savepoint negspace_statement;" if savepoint else b""
-        if self._setting is None or manner is Manner.FREE:
+        if self._setting is None or manner in {Manner.FREE, Manner.NEW}:
             return prefix
         setting = self._patience.setting(manner, tries)
         if setting == self._setting:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from negspace import database, fit
 from negspace.database import Actor, Answer, Database
 from negspace.errors import NegspaceError, ServerError
-from negspace.server import access
+from negspace.server import access, logs
 from negspace.server.access import Role, set_password
 from negspace.server.layout import (
     Layout,
@@ -321,6 +321,7 @@ def _ready(layout: Layout) -> Server | None:
 
     if postmaster.answer(layout, state.port) is not Answer.READY:
         return None
+    logs.prune(layout)
     return _server(layout, state, "running")
 
 
@@ -335,7 +336,7 @@ def _server(
         version=state.version if state else None,
         port=state.port if state else None,
         process=postmaster.running(layout) if state else None,
-        log=layout.log,
+        log=logs.newest(layout),
         _state=state,
     )
 
@@ -350,7 +351,9 @@ def _start(launch: Launch) -> State:
         if state is not None and state.prepared:
             raise ServerError(
                 f"the data directory {layout.data} is gone",
-                hint=f"mount or restore it; to begin anew with nothing, remove {layout.state}",
+                hint="negspace server upgrade finishes what was killed"
+                if (layout.home / "upgrade").is_dir()
+                else f"mount or restore it; to begin anew with nothing, remove {layout.state}",
                 home=str(layout.home),
             )
         progress(f"making a PostgreSQL {launch.binaries.version} in {layout.home} …")

@@ -84,3 +84,21 @@ def role_exists(connection: Connection, role: str) -> bool:
     """Whether the server has a role of that name."""
     found = database.only(connection, "select from pg_catalog.pg_roles where rolname = %s", [role])
     return found is not None
+
+
+def lend_to_owner(connection: Connection) -> None:
+    """Let the owner's role act as whoever owns the database's tables, where that is another.
+
+    So it is where a backup of somebody else's server was restored.
+    """
+    owners = database.rows(
+        connection,
+        "select distinct pg_get_userbyid(c.relowner) as name from pg_class c"
+        " join pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname = 'public' and c.relkind in ('r', 'p')",
+    )
+    for name in {row["name"] for row in owners} - set(ROLES.values()):
+        grant = database.sql.SQL("grant {} to {}")
+        connection.execute(
+            grant.format(database.sql.Identifier(name), database.sql.Identifier(ROLES["owner"]))
+        )

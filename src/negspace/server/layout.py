@@ -3,7 +3,7 @@
 home/                 NEGSPACE_HOME, or the user's data folder, or /var/lib/negspace for root
   state.json          port, version and passwords; mode 0600
   lock                held while a server is made, started or stopped
-  server.log          what PostgreSQL says
+  server.log          what PostgreSQL says as it starts; the rest is in server/log
   server/data         its data directory; `server` belongs to whom it runs as, mode 0700
   binaries/           a copy of the programs, only where that user can't reach them
   images/             the image files; mode 0700
@@ -47,8 +47,13 @@ class Layout:
 
     @property
     def log(self) -> Path:
-        """What PostgreSQL says."""
+        """What PostgreSQL says before its collector runs."""
         return self.home / "server.log"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what it says then; see ``server.logs``."""
+        return self.server / "log"
 
     @property
     def server(self) -> Path:

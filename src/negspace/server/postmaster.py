@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from negspace.database import Answer, ping
 from negspace.errors import ServerError
+from negspace.server import logs
 from negspace.server.layout import Mode, private_file, write_state
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ PORTS: Final = range(20_000, 32_000)  # below what kernels give to outgoing conn
 PAUSE: Final = 0.02  # seconds between two looks
 SILENCE: Final = 20.0  # seconds that a process may run and not answer at all
 LEFTOVERS: Final = 60.0  # seconds for processes of a crashed server to go
+LAST_WORDS: Final = 0.2  # seconds that a collector has for them
 LARGEST_LOG: Final = 16 * 1024 * 1024  # bytes; a larger one is put aside at the next start
 
 
@@ -122,10 +124,10 @@ def launch(launch: Launch, state: State) -> State:
         port = state.port if is_free(state.port) else free_port()
         now = replace(state, port=port, version=launch.binaries.version)
         state = state if now == state else write_state(layout, now)
-        offset = _log_size(layout)
+        before = logs.sizes(layout)
         if _spawn_and_see(launch, state):
             return state
-        said = _log_since(layout, offset)
+        said = logs.since(layout, before)
         if "could not create any TCP/IP sockets" in said:
             continue  # somebody took the port since we looked
         if "pre-existing shared memory block" in said and time.monotonic() < patience:
@@ -134,7 +136,7 @@ def launch(launch: Launch, state: State) -> State:
             continue
         raise ServerError(
             f"PostgreSQL {launch.binaries.version} didn't start: {_reason(said)}",
-            hint=f"{layout.log} has all it said",
+            hint=f"{logs.newest(layout)} has all it said",
             home=str(layout.home),
         )
 
@@ -163,7 +165,8 @@ def _spawn(launch: Launch, state: State, held: int) -> None:
         "listen_addresses": "127.0.0.1",
         "port": str(state.port),
         "unix_socket_directories": '"' + str(layout.sockets).replace('"', '""') + '"',
-        "logging_collector": "off",
+        "log_directory": str(layout.logs),
+        **logs.COLLECTED,
     }
     command = [launch.binaries.program("postgres"), "-D", str(layout.data)]
     for name, value in {**launch.options, **fixed}.items():
@@ -204,8 +207,8 @@ def wait_until_ready(layout: Layout, port: int, progress: Progress) -> None:
             heard = now
         elif running(layout) is None:
             raise ServerError(
-                f"PostgreSQL ended while it started: {_reason(_log_since(layout, 0))}",
-                hint=f"{layout.log} has all it said",
+                f"PostgreSQL ended while it started: {_reason(_last_words(layout))}",
+                hint=f"{logs.newest(layout)} has all it said",
                 home=str(layout.home),
             )
         elif now - heard > SILENCE:
@@ -244,18 +247,15 @@ def end(layout: Layout, mode: Mode, progress: Progress) -> None:
 
 def _put_log_aside(layout: Layout) -> None:
     """Begin a new log where the old one has grown large; one old one is kept."""
-    if _log_size(layout) > LARGEST_LOG:
+    logs.prune(layout)
+    if layout.log.exists() and layout.log.stat().st_size > LARGEST_LOG:
         layout.log.replace(layout.log.with_suffix(".log.1"))
 
 
-def _log_size(layout: Layout) -> int:
-    return layout.log.stat().st_size if layout.log.exists() else 0
-
-
-def _log_since(layout: Layout, offset: int) -> str:
-    with layout.log.open("rb") as file:
-        file.seek(max(offset, _log_size(layout) - 65_536))
-        return file.read().decode(errors="replace")
+def _last_words(layout: Layout) -> str:
+    """The end of the log; its collector outlives the server by a moment."""
+    time.sleep(LAST_WORDS)
+    return logs.since(layout, {layout.log: layout.log.stat().st_size})
 
 
 def _reason(said: str) -> str:

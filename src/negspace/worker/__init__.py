@@ -16,11 +16,12 @@ database: a job is held by a lease, and only who has the lease can end it.
     process    the same from inside
     work       one job, from the file to its result
     lines      what is logged meanwhile
+    words      what is said on standard error meanwhile
     limits     how much memory a process has in use
     leases     the queue's functions, as a worker calls them
     registry   the workers there are
     logs       what jobs said, read again
-    housekeeping   what must happen now and then
+    housekeeping   a thread: what must happen now and then
 """
 
 from __future__ import annotations

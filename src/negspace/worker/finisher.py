@@ -91,7 +91,8 @@ class Finisher(threading.Thread):
     def _refused(self, end: End, error: NegspaceError) -> None:
         if end.how == "complete":  # its result breaks a rule of the schema
             reason = f"{error.message} ({error.hint})" if error.hint else error.message
-            self._store([End(end.job, "fail", reason=reason, again=work.may_help(error))])
+            kind, again = type(error).__name__, work.may_help(error)
+            self._store([End(end.job, "fail", reason=reason, error=kind, again=again)])
         else:
             log.error("job %s: its end is refused: %s", end.job.id, error.message)
             self._ended(end, "lost")

@@ -22,8 +22,9 @@ from negspace.worker.claimer import Claimer
 from negspace.worker.finisher import Finisher
 from negspace.worker.keeper import Keeper
 from negspace.worker.leases import Claimed, End, How, Outcome
+from negspace.worker.limits import megabytes
 from negspace.worker.lines import Line
-from negspace.worker.place import Place, Task, Verdict
+from negspace.worker.place import Death, Place, Task, Verdict
 from negspace.worker.process import Began, Broke, Done, Message, Ready, Said, Setup
 from negspace.worker.reach import Identity
 from negspace.worker.stock import Content, Stock, content_of
@@ -35,7 +36,8 @@ _IDLE_TICK: Final = 1.0
 _PATIENCE: Final = 5.0  # seconds to tell the database what is given back at once
 _FAILED_STARTS: Final = 5  # in a row, before the run gives up
 _STOPPED: Final = "given back: its worker was stopped"
-_DROPPED: Final = Verdict("no longer ours", again=True)
+_LATE: Final = "its deadline passed before it could begin"
+_DROPPED: Final = Verdict("no longer ours", "Lost", again=True)
 
 
 class Foreman:
@@ -51,6 +53,7 @@ class Foreman:
         self._options = identity.options
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._known: dict[UUID, int] = {}  # all it holds: in stock, computed, or ending
+        self._begun: dict[UUID, int] = {}  # … and what of it is computed
         self._stock = Stock(self._options.processes)
         self._busy: dict[UUID, Content] = {}  # computed or ending
         self._ending: set[UUID] = set()
@@ -68,7 +71,7 @@ class Foreman:
             lambda error: post(partial(self._fail, error)),
         )
         self._keeper = Keeper(
-            identity, self._known, lambda tokens: post(partial(self._lost, tokens))
+            identity, self._known, self._begun, lambda tokens: post(partial(self._lost, tokens))
         )
         self._drained = False
         self._looked_at = self._noted_at = 0.0
@@ -147,13 +150,20 @@ class Foreman:
             for place in self._places:
                 if place.process is None or place.verdict or len(place.tasks) >= depth:
                     continue
-                job = self._stock.take(self._busy.values())
+                job = self._next()
                 if job is None:
                     break
                 self._busy[job.token] = content_of(job)
                 place.give(job)
         if not self.told:
             self._claimer.want(self._stock.wanted(sum(len(p.tasks) for p in self._places)))
+
+    def _next(self) -> Claimed | None:
+        while (job := self._stock.take(self._busy.values())) is not None:
+            if not job.is_overdue():
+                return job
+            self._put([End(job, "fail", reason=_LATE, error="DeadlinePassed", again=False)])
+        return None
 
     def _look(self) -> None:
         for place in self._places:
@@ -211,6 +221,7 @@ class Foreman:
             for token in tokens & place.tasks.keys():
                 task = place.tasks.pop(token)
                 self._known.pop(token, None)
+                self._begun.pop(token, None)
                 self._busy.pop(token, None)
                 log.warning("job %s: no longer ours, the work is dropped", task.job.id)
                 if task.began is not None:
@@ -255,6 +266,7 @@ class Foreman:
             case Began(token):
                 if token in place.tasks:
                     place.tasks[token].began = time.monotonic()
+                    self._begun[token] = place.tasks[token].job.id
                 else:  # lost while it waited in the pipe
                     place.kill(_DROPPED)
             case Said(line):
@@ -262,11 +274,12 @@ class Foreman:
                     place.computing.lines.add([line])
             case Done(token, completion):
                 self._answered(place, token, "complete", completion=completion)
-            case Broke(token, reason, again):
-                self._answered(place, token, "fail", reason=reason, again=again)
+            case Broke(token, reason, error, again):
+                self._answered(place, token, "fail", reason=reason, error=error, again=again)
 
     def _answered(self, place: Place, token: UUID, how: How, **more: Any) -> None:
         task = place.tasks.pop(token, None)
+        self._begun.pop(token, None)
         if task is None:
             return
         if task.began is not None:
@@ -279,36 +292,42 @@ class Foreman:
         if place.process is not process:
             return
         verdict = place.verdict
-        how, words = place.bury()
+        death = place.bury()
         tasks = list(place.tasks.values())
         place.tasks.clear()
         if self.told < 2:
             self.restarts += 1
             if verdict is None:
-                log.warning("a computing process %s", how)
+                log.warning("a computing process %s", _told(death))
         for task in tasks:
+            self._begun.pop(task.job.token, None)
             if self.told < 2 and task.began is not None:
-                self._end_with_process(task, verdict, how, words)
+                self._end_with_process(task, verdict, death)
             elif self.told:
                 self._give_back([task.job], _STOPPED)
             else:
                 self._busy.pop(task.job.token, None)
                 self._stock.put_back([task.job])
 
-    def _end_with_process(
-        self, task: Task, verdict: Verdict | None, how: str, words: Sequence[Line]
-    ) -> None:
+    def _end_with_process(self, task: Task, verdict: Verdict | None, death: Death) -> None:
         last = task.lines.kept[-1:]
-        task.lines.add(words)
+        memory = f", {megabytes(task.peak)} of memory at its peak" if task.peak else ""
+        end = f"the process {death.how}{memory}"
+        task.lines.add([*death.lines, Line.now("CRITICAL", "negspace.worker", end)])
         log_lines = task.log(self._identity.worker)
-        said = f"; its last words: {last[0].message}" if last else ""
         if verdict is not None:
-            where = how.partition(", in ")[2]
-            reason = verdict.reason + (f", when it was in {where}" if where else "")
-            self._put([End(task.job, "fail", reason=reason, again=verdict.again, log=log_lines)])
-        else:
-            reason = f"its process {how}{said}"
-            self._put([End(task.job, "die", reason=reason, log=log_lines)])
+            reason = verdict.reason + (f", when it was in {death.where}" if death.where else "")
+            kind, again = verdict.error, verdict.again
+            self._put([End(task.job, "fail", None, reason, kind, again, log_lines)])
+            return
+        said = f"; its last words: {last[0].message}" if last else ""
+        on_stderr = f"; on stderr: {death.stderr}" if death.stderr else ""
+        reason = f"its process {_told(death)}{memory}{said}{on_stderr}"
+        self._put([End(task.job, "die", reason=reason, error="ProcessDied", log=log_lines)])
+
+
+def _told(death: Death) -> str:
+    return death.how + (f", in {death.where}" if death.where else "")
 
 
 def _say(end: End, outcome: Outcome) -> None:

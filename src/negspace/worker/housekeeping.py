@@ -1,74 +1,57 @@
-"""What must happen now and then: partitions, expired answers, logs, counters, seals, roll-ups."""
+"""Housekeeping while a worker runs: the steps of ``negspace.upkeep``."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from datetime import timedelta
 from typing import Final
 
-from negspace import audit, cache, keys, metrics, users
+from negspace import upkeep
 from negspace.database import Database
 from negspace.errors import NegspaceError, UnavailableError
-from negspace.worker import logs
+from negspace.storage import Storage
 
 log = logging.getLogger("negspace.worker")
 
-INTERVAL: Final = 3600.0  # seconds
-OFTEN: Final = 60.0  # seconds: how long an event may stand unsealed, and an hour not rolled up
-LOGS_KEPT: Final = timedelta(days=30)
-
-
-def ensure_partitions(database: Database) -> None:
-    """Make the months that are missing, back to that of the oldest job that waits or runs."""
-    with database.transaction() as connection:
-        connection.execute(
-            "select ensure_partitions(oldest => (select min(created_at) from processing_queue"
-            " where status in ('queued', 'processing', 'retrying')))"
-        )
-
-
-def refresh_counters(database: Database) -> None:
-    """Bring the accounts' counters up to date, unless another worker is at it."""
-    with database.transaction() as connection:
-        connection.execute(
-            "select refresh_user_counters() where pg_try_advisory_xact_lock("
-            " hashtextextended('negspace.refresh_user_counters', 0))"
-        )
+ROUND: Final = 60.0  # seconds: how often it is looked what is due
 
 
 class Housekeeper(threading.Thread):
-    """Does all of it at once and every hour, seals and roll-ups every minute, until its end."""
+    """Does every step at once and when it is due again, until its end."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, storage: Storage | None = None) -> None:
+        """Make it; the database is its own, and closed at its end."""
         super().__init__(name="negspace-housekeeper", daemon=True)
-        self._database = database
+        self._keeping = upkeep.Keeping(database, storage)
+        self._due: dict[str, float] = {}
         self._ended = threading.Event()
 
     def run(self) -> None:
         """The thread's life."""
-        due = 0.0
         while True:
             try:
-                if time.monotonic() >= due:
-                    due = time.monotonic() + INTERVAL
-                    ensure_partitions(self._database)
-                    cache.purge_expired(self._database)
-                    logs.purge(self._database, LOGS_KEPT)
-                    keys.count_uses(self._database)
-                    refresh_counters(self._database)
-                    users.refresh_login_counters(self._database)
-                audit.seal(self._database)
-                metrics.roll_up(self._database)
-            except UnavailableError:
-                self._database.close()
-            except NegspaceError as error:  # jobs go on; the next round may do better
-                log.warning("housekeeping: %s", error.message)
-            if self._ended.wait(OFTEN):
-                return
+                for step in upkeep.STEPS:
+                    self._do(step)
+            except UnavailableError:  # the rest of the round would find no server either
+                self._keeping.database.close()
+            if self._ended.wait(ROUND):
+                break
+        self._keeping.database.close()
+
+    def _do(self, step: upkeep.Step) -> None:
+        now = time.monotonic()
+        if getattr(self._keeping, step.needs) is None or now < self._due.get(step.name, 0.0):
+            return
+        try:
+            step.work(self._keeping)
+        except UnavailableError:
+            raise
+        except NegspaceError as error:  # jobs go on; the next time may do better
+            log.warning("housekeeping: %s: %s", step.name, error.message)
+        self._due[step.name] = now + step.every.total_seconds()
 
     def end(self) -> None:
-        """Do it no more."""
+        """Do it no more, once this round is done."""
         self._ended.set()
         self.join()

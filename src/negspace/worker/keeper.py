@@ -31,6 +31,7 @@ class Keeper(threading.Thread):
         self,
         identity: Identity,
         known: Mapping[UUID, int],
+        begun: Mapping[UUID, int],
         lost: Callable[[frozenset[UUID]], None],
     ) -> None:
         """Make it.
@@ -39,11 +40,14 @@ class Keeper(threading.Thread):
             identity: Whose jobs.
             known: The jobs that the worker knows it holds, by token. Another thread changes it;
                 here it is only copied, which is one step.
+            begun: Those of them that are computed, in the same way.
             lost: Called with the tokens of those that the worker no longer holds.
         """
         super().__init__(name="negspace-keeper", daemon=True)
         self._identity = identity
         self._known = known
+        self._begun = begun
+        self._said: set[int] | None = None
         self._lost = lost
         self._reach = Reach(identity, "the heartbeat")
         self._strays: frozenset[int] = frozenset()
@@ -73,6 +77,10 @@ class Keeper(threading.Thread):
         self.join()
 
     def _look(self) -> None:
+        begun = set(dict(self._begun).values())
+        if begun != self._said:
+            leases.say_computing(self._reach.database, self._identity.worker, sorted(begun))
+            self._said = begun
         known = dict(self._known)
         if known:
             gone = set(leases.lost(self._reach.database, known))
@@ -91,6 +99,7 @@ class Keeper(threading.Thread):
             return registry.beat(database, who.worker)
         except NotFoundError:  # the table of workers was made anew
             registry.register(database, who.worker, who.hostname, os.getpid(), who.algorithms)
+            self._said = None
             return registry.beat(database, who.worker)
 
     def _give_back_strays(self, held: frozenset[int]) -> None:

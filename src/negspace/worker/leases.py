@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -44,6 +45,7 @@ class Claimed:
         algorithm_version: Its version.
         algorithm_parameters: Its parameters.
         answered: Whether its result was there when it was claimed: to be asked for.
+        deadline: When it is to be done, by this machine's monotonic clock; None: it has none.
     """
 
     id: int
@@ -57,6 +59,11 @@ class Claimed:
     algorithm_version: str
     algorithm_parameters: Mapping[str, Any]
     answered: bool
+    deadline: float | None = None
+
+    def is_overdue(self) -> bool:
+        """Whether its deadline has passed."""
+        return self.deadline is not None and time.monotonic() > self.deadline
 
 
 @dataclass(frozen=True)
@@ -128,6 +135,7 @@ class End:
             on, and what it said so far is kept.
         completion: Its result.
         reason: Why it failed, or is given back.
+        error: The kind of error, as failures are counted by it.
         again: Whether another try may help.
         log: What it said, where that isn't stored yet.
     """
@@ -136,6 +144,7 @@ class End:
     how: How
     completion: Completion | None = None
     reason: str = ""
+    error: str = ""
     again: bool = True
     log: Log | None = None
 
@@ -144,7 +153,8 @@ class End:
         mine = {"job": self.job.id, "attempt": self.job.attempt, "token": str(self.job.token)}
         if self.completion is not None:
             return mine | vars(self.completion)
-        return mine | {"reason": storable(self.reason), "again": self.again}
+        said = {"reason": storable(self.reason), "error": self.error, "again": self.again}
+        return mine | said
 
 
 def claim(
@@ -163,13 +173,17 @@ def claim(
         "   and r.parameters_hash = c.parameters_hash)"
         "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
         "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters))"
-        "   and a.expires_at > clock_timestamp())) as answered"
+        "   and a.expires_at > clock_timestamp())) as answered,"
+        " extract(epoch from c.deadline_at - clock_timestamp())::double precision as seconds_left"
         " from claimed c join images i on i.id = c.image_id"
         " order by c.priority desc, c.scheduled_at, c.id"
     )
     with database.transaction() as connection:
         found = rows(connection, query, [worker, how_many, list(algorithms)])
-    return [Claimed(**row) for row in found]
+    now = time.monotonic()
+    lefts = [row.pop("seconds_left") for row in found]
+    deadlines = [None if left is None else now + left for left in lefts]
+    return [Claimed(**row, deadline=at) for row, at in zip(found, deadlines, strict=True)]
 
 
 def is_drained(database: Database, algorithms: Sequence[str]) -> bool:
@@ -221,6 +235,12 @@ def finish(database: Database, how: How, ends: Sequence[End]) -> dict[int, Outco
         if logs:
             connection.execute("select keep_job_logs(%s)", [Jsonb(logs)])
     return {row["job_id"]: row["outcome"] for row in found}
+
+
+def say_computing(database: Database, worker: str, jobs: Sequence[int]) -> None:
+    """Say which jobs a worker computes: should it be gone, the others have cost no try."""
+    with database.transaction() as connection:
+        connection.execute("select say_computing(%s, %s::bigint[])", [worker, list(jobs)])
 
 
 def lost(database: Database, held: Mapping[UUID, int]) -> list[int]:

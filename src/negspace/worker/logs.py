@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final, LiteralString
+from datetime import datetime
+from typing import Any, LiteralString
 
-from negspace.database import Database, only, rows
-
-_BATCH: Final = 10_000
+from negspace.database import Database, rows
 
 
 @dataclass(frozen=True)
@@ -39,19 +37,3 @@ def of_job(database: Database, job: int) -> list[TryLog]:
     )
     with database.transaction(read_only=True) as connection:
         return [TryLog(**row) for row in rows(connection, query, [job])]
-
-
-def purge(database: Database, older_than: timedelta) -> int:
-    """Remove what was said longer ago; how many tries' logs were removed.
-
-    Raises:
-        InvalidInputError: The age is negative.
-    """
-    total = 0
-    while True:
-        with database.transaction() as connection:
-            row = only(connection, "select purge_job_logs(%s, %s) as n", [older_than, _BATCH])
-        purged: int = row["n"] if row else 0
-        total += purged
-        if purged < _BATCH:
-            return total

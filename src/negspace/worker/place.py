@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext, SpawnProcess
@@ -16,17 +16,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from negspace.worker.leases import Claimed, Log
-from negspace.worker.limits import memory_in_use
+from negspace.worker.limits import megabytes, memory_in_use, oom_kills, peak_memory
 from negspace.worker.lines import Line, Lines
 from negspace.worker.options import Options
 from negspace.worker.process import DUMP, Message, Setup, main
+from negspace.worker.words import Words
 
 log = logging.getLogger("negspace.worker")
 
 LONGEST_BACKOFF: Final = 30.0  # seconds before a process that keeps dying is started again
 _TO_SPEAK: Final = 0.1  # seconds that a hanging process gets to say where it is
 _TO_BE_READ: Final = 2.0  # seconds until what it sent before it died has surely been read
-_MOST_WORDS: Final = 65_536  # bytes
+_MOST_DUMPED: Final = 65_536  # bytes
 _FRAME: Final = re.compile(r'File "(?:.*[/\\])?([^"/\\]+)", line (\d+) in (\S+)')
 
 
@@ -38,6 +39,7 @@ class Task:
     lines: Lines = field(default_factory=Lines)
     began: float | None = None  # by the monotonic clock; None: it waits in the pipe
     lines_stored: int = 0
+    peak: int | None = None  # bytes that its process had at most, as far as was looked
 
     def log(self, worker: str) -> Log | None:
         """What it said so far; None where that is stored, or nothing."""
@@ -53,7 +55,25 @@ class Verdict:
     """Why the worker ended a process: what to say of the job, and whether to try it again."""
 
     reason: str
+    error: str
     again: bool
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a process ended.
+
+    Attributes:
+        how: ``was killed by SIGKILL``, ``exited with 1``.
+        where: The function it was in, where it could say so.
+        lines: Its last words: its standard error, and where it was.
+        stderr: The last line of its standard error; empty where it said nothing.
+    """
+
+    how: str
+    where: str
+    lines: Sequence[Line]
+    stderr: str
 
 
 class Place:
@@ -83,9 +103,12 @@ class Place:
     def start(self) -> None:
         """Start a process."""
         self._pipe, theirs = self._context.Pipe()
-        self._words, their_words = self._context.Pipe(duplex=False)
+        self._dumped, their_dump = self._context.Pipe(duplex=False)
+        stderr, their_stderr = self._context.Pipe(duplex=False)
         self.process = self._context.Process(
-            target=main, args=(self._setup, theirs, their_words), name="negspace-computing"
+            target=main,
+            args=(self._setup, theirs, their_dump, their_stderr),
+            name="negspace-computing",
         )
         # What a terminal or a service manager sends to all is ours; it comes to ignore them.
         signals = [signal.SIGINT, signal.SIGTERM]
@@ -94,8 +117,11 @@ class Place:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        theirs.close()
-        their_words.close()
+        self._words = Words(os.dup(stderr.fileno()))
+        for end in (theirs, their_dump, their_stderr, stderr):
+            end.close()
+        self._words.start()
+        self._oom_kills = oom_kills()
         self.ready, self.verdict = False, None
         self._asked_at = self._ended_at = 0.0
         threading.Thread(
@@ -122,22 +148,27 @@ class Place:
         task = self.computing
         if task is None or task.began is None or self.process is None or self.process.pid is None:
             return
-        if time.monotonic() - task.began > options.time_limit:
-            self._end_hanging(options.time_limit)
+        task.peak = peak_memory(self.process.pid) or task.peak
+        if task.job.is_overdue():
+            self._end_hanging(Verdict("not done by its deadline", "DeadlinePassed", again=False))
+        elif time.monotonic() - task.began > options.time_limit:
+            reason = f"not done within the {options.time_limit:g} s allowed"
+            self._end_hanging(Verdict(reason, "TimeLimit", again=True))
         elif options.memory_limit is not None:
             used = memory_in_use(self.process.pid)
             if used is not None and used > options.memory_limit:
-                words = f"{_megabytes(used)} of memory in use, more than the"
-                self.kill(Verdict(f"{words} {_megabytes(options.memory_limit)} allowed", False))
+                words = f"{megabytes(used)} of memory in use, more than the"
+                reason = f"{words} {megabytes(options.memory_limit)} allowed"
+                self.kill(Verdict(reason, "MemoryLimit", again=False))
 
-    def _end_hanging(self, limit: float) -> None:
+    def _end_hanging(self, verdict: Verdict) -> None:
         """First let it say where it is; foreign code doesn't come back for more."""
         now = time.monotonic()
         if self._asked_at == 0.0 and self.process is not None and self.process.pid is not None:
             self._asked_at = now
             os.kill(self.process.pid, DUMP)  # not reaped yet: the number is still its own
         elif now - self._asked_at > _TO_SPEAK:
-            self.kill(Verdict(f"not done within the {limit:g} s allowed", True))
+            self.kill(verdict)
 
     def has_died_silently(self) -> bool:
         """Whether it ended a while ago, and a process of its own keeps the pipe open."""
@@ -152,24 +183,35 @@ class Place:
         if self.process is not None:
             self.process.kill()
 
-    def bury(self) -> tuple[str, list[Line]]:
+    def bury(self) -> Death:
         """What a process that is gone died of, and the words it left; the place is free."""
         process, self.process = self.process, None
         if process is None:
-            return "", []
+            return Death("", "", (), "")
         process.kill()  # its pipe is closed: whatever lives on there computes for nobody
         process.join()
         status = process.exitcode or 0
         process.close()
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"exited with {status}"
-        text = _read_words(self._words.fileno())
-        self._words.close()
+        dump = _read_dump(self._dumped.fileno())
+        self._dumped.close()
         self._pipe.close()
         self._plan_start()
-        frame = _FRAME.search(text)
-        where = f", in {frame[3]} ({frame[1]}:{frame[2]})" if frame else ""
-        last = [Line.now("CRITICAL", "faulthandler", line) for line in text.splitlines()]
-        return how + where, last
+        frame = _FRAME.search(dump)
+        said = self._words.last()
+        where = [Line.now("CRITICAL", "faulthandler", line) for line in dump.splitlines()]
+        return Death(
+            self._how(status),
+            f"{frame[3]} ({frame[1]}:{frame[2]})" if frame else "",
+            said + where,
+            said[-1].message if said else "",
+        )
+
+    def _how(self, status: int) -> str:
+        if status >= 0:
+            return f"exited with {status}"
+        starved = status == -signal.SIGKILL and oom_kills() != self._oom_kills
+        why = ", while the kernel killed processes for want of memory" if starved else ""
+        return f"was killed by {_signal_name(-status)}{why}"
 
     def _plan_start(self) -> None:
         self.failed_starts = 0 if self.ready else self.failed_starts + 1
@@ -187,10 +229,10 @@ class Place:
         self._gone(self, process)
 
 
-def _read_words(words: int) -> str:
-    os.set_blocking(words, False)
+def _read_dump(dumped: int) -> str:
+    os.set_blocking(dumped, False)
     try:
-        return os.read(words, _MOST_WORDS).decode("utf-8", "replace").strip()
+        return os.read(dumped, _MOST_DUMPED).decode("utf-8", "replace").strip()
     except BlockingIOError:  # a grandchild holds the other end, and said nothing
         return ""
 
@@ -200,7 +242,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

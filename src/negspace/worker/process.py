@@ -26,6 +26,7 @@ from uuid import UUID
 from negspace.errors import NegspaceError
 from negspace.settings import Settings
 from negspace.storage import Storage
+from negspace.worker import words as spoken
 from negspace.worker import work
 from negspace.worker.leases import Claimed, Completion
 from negspace.worker.lines import Catcher, Line
@@ -84,25 +85,34 @@ class Broke:
 
     token: UUID
     reason: str
+    error: str
     again: bool
 
 
 Message = Ready | Began | Said | Done | Broke
 
 
-def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) -> None:
+def main(
+    setup: Setup,
+    pipe: Connection[Any, Any],
+    words: Connection[Any, Any],
+    stderr: Connection[Any, Any],
+) -> None:
     """The whole life of a computing process; called in a new process.
 
     Args:
         setup: What it works with.
         pipe: Jobs come, messages go.
         words: Where its last words go, when it crashes or is asked where it is.
+        stderr: Where its standard error goes, all but what is logged.
     """
     _outlive_nobody()
     faulthandler.enable(words.fileno(), all_threads=False)
     faulthandler.register(DUMP, words.fileno(), all_threads=False)
+    spoken.keep_own_stderr()
     if setup.prepare is not None:
         setup.prepare()
+    spoken.send_stderr(stderr)
     speaking = threading.Lock()  # an analyser may log in threads of its own
 
     def send(message: Message) -> None:
@@ -116,6 +126,7 @@ def main(setup: Setup, pipe: Connection[Any, Any], words: Connection[Any, Any]) 
         try:
             job: Claimed = pipe.recv()
             catcher.begin()
+            spoken.begin()
             send(Began(job.token))
             send(_answer(setup, job, send))
         except (EOFError, ConnectionError):  # the worker has ended
@@ -130,7 +141,7 @@ def _answer(setup: Setup, job: Claimed, send: Callable[[Message], None]) -> Done
             for line in "".join(traceback.format_exception(error)).splitlines():
                 send(Said(Line.now("ERROR", "negspace.worker", line)))
         reason = work.reason(error, job, setup.storage)
-        return Broke(job.token, reason, work.may_help(error))
+        return Broke(job.token, reason, type(error).__name__, work.may_help(error))
 
 
 def _load_libraries() -> None:

@@ -47,7 +47,7 @@ class Identity:
     def open_database(self) -> Database:
         """A pool of one connection, for one thread."""
         actor = Actor(user_agent=f"negspace worker {self.worker}")
-        return Database(self.address, actor=actor, pool=PoolSize(1, 1, acquire_timeout=10.0))
+        return Database(self.address, actor=actor, pool=PoolSize(1, 1, acquire_timeout=5.0))
 
 
 class Reach:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from negspace import analysis, server
+from negspace import analysis, server, upkeep
 from negspace.database import Database
 from negspace.errors import AnalysisError, NegspaceError, UnavailableError
 from negspace.settings import Settings
@@ -74,21 +74,23 @@ def run(
     algorithms = _algorithms(settings)
     # the name says where it runs, and no other worker ever had it
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-    setup = Setup(Storage(server.storage_folder(settings)), settings, prepare)
+    storage = Storage(server.storage_folder(settings))
+    setup = Setup(storage, settings, prepare)
     with server.open_database(settings, progress=progress) as database:
         identity = Identity(name, algorithms, database.address, options)
-        housekeeping.ensure_partitions(database)
+        upkeep.ensure_partitions(database)
         registry.register(database, name, identity.hostname, os.getpid(), algorithms)
         log.info("worker %s runs %s", name, ", ".join(algorithms))
         foreman = Foreman(identity, setup)
-        _stay(foreman, database, name)
+        _stay(foreman, identity, database, storage)
         completed, failed = _counted(database, name)
     return Ran(completed, failed, foreman.restarts, foreman.told > 0, time.monotonic() - began)
 
 
-def _stay(foreman: Foreman, database: Database, name: str) -> None:
+def _stay(foreman: Foreman, identity: Identity, database: Database, storage: Storage) -> None:
     """Keep house while the worker runs, and say how it ended."""
-    housekeeper = housekeeping.Housekeeper(database)
+    database.close()  # not needed meanwhile; and a new pool sees at once where no server is there
+    housekeeper = housekeeping.Housekeeper(identity.open_database(), storage)
     housekeeper.start()
     words = "ended by an error, which its log says"
     try:
@@ -98,7 +100,7 @@ def _stay(foreman: Foreman, database: Database, name: str) -> None:
     finally:
         housekeeper.end()
         try:
-            registry.stop(database, name, words)
+            registry.stop(database, identity.worker, words)
         except UnavailableError as error:
             log.warning("the database doesn't hear that we stop: %s", error.message)
 

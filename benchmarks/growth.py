@@ -1,0 +1,308 @@
+"""What an operation costs when there are 10,000, 100,000 and a million of everything.
+
+Makes one database after another on an embedded server, fills each with the data generator, and
+measures what the server's process computes for one operation: its CPU time, which other work on
+the machine does not change, as the kernel counts it, and the time that passes.
+
+    python benchmarks/growth.py                  10,000, 100,000 and 1,000,000
+    python benchmarks/growth.py --quick          1,000, 10,000 and 30,000: half a minute
+    python benchmarks/growth.py --json out.json  the figures as JSON
+
+The full run writes docs/benchmarks.md and docs/growth.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from negspace import database, generate, metrics, migrate, server, settings, summaries
+from negspace.database import Connection, Database, Row, only, rows
+
+HERE = Path(__file__).parent
+MIGRATIONS = Path(migrate.__file__).parent.parent / "sql/migrations"
+PAGE, PLOT = HERE.parent / "docs/benchmarks.md", HERE.parent / "docs/growth.svg"
+RUNS, BATCH = 21, 20
+# log(1,000,000) / log(100,000) is 1.2, an exponent of 0.08; the rest is what measuring is off by.
+STEEPEST = 0.15
+WEEK = timedelta(hours=168)
+
+SAMPLES = """
+    insert into performance_metrics (metric_name, value, unit, recorded_at)
+    select 'growth_ms', round(exp(3 + sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()))::numeric, 4),
+           'ms', %(since)s + (%(until)s - %(since)s) * (n / %(rows)s::double precision)
+    from generate_series(0, %(rows)s - 1) as n"""
+
+REGISTER = """
+    select id from register_image(%(user)s, 'a.png', %(hash)s || '.png', 'aa/' || %(hash)s || '.png',
+                                  1, 'image/png', %(hash)s)"""
+FINISH = """
+    select * from complete_jobs(jsonb_build_array(jsonb_build_object(
+        'job', %(id)s::bigint, 'attempt', %(attempt)s::integer, 'token', %(token)s::uuid, 'negative_space_data', '{}'::jsonb,
+        'anomalies', '[]'::jsonb, 'confidence_score', 0.5, 'processing_time_ms', 1)))"""
+
+# One row's, one page's and the whole table's; %(user)s is an account like most.
+VIEWS = {
+    "view: user_activity_summary, one user": "select * from user_activity_summary where user_id = %(user)s",
+    "view: queue_status_summary": "select * from queue_status_summary",
+    "view: image_analysis_status, newest 50": "select * from image_analysis_status order by uploaded_at desc limit 50",
+    "view: recent_audit_events": "select * from recent_audit_events",
+    "view: analysis_performance_summary, newest 50": "select * from analysis_performance_summary order by created_at desc limit 50",
+    "view: audit_summary_by_user, one user": "select * from audit_summary_by_user where user_id = %(user)s",
+    "view: duplicate_images_report, one user": "select * from duplicate_images_report where user_id = %(user)s",
+    "percentiles of a week by hour": "select * from aggregate_performance_metrics('growth_ms', '1 hour', %(since)s, %(until)s)",
+    "near duplicates of an image": "select * from near_images(%(image)s, 8)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one operation takes, in milliseconds: CPU of the server's process, and time."""
+
+    cpu: float
+    passed: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation over the sizes."""
+
+    name: str
+    sizes: tuple[int, ...]
+    costs: tuple[Cost, ...]
+
+    @property
+    def exponent(self) -> float:
+        """p of cost = size ^ p, between the last two sizes."""
+        (small, large), (before, after) = self.sizes[-2:], self.costs[-2:]
+        return math.log(after.cpu / before.cpu) / math.log(large / small)
+
+    @property
+    def holds(self) -> bool:
+        return self.exponent <= STEEPEST
+
+    def row(self) -> str:
+        cells = [f"{cost.cpu:,.2f} ms" for cost in self.costs]
+        verdict = "yes" if self.holds else "**missed**"
+        return f"| {self.name} | {' | '.join(cells)} | {self.exponent:+.2f} | {verdict} |"
+
+
+class Meter:
+    """Measures what the server's process for one connection computes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        pid = only(connection, "select pg_backend_pid() as pid")
+        self._clock = Path(f"/proc/{pid['pid'] if pid else 0}/schedstat")
+
+    def cpu(self) -> float:
+        """Milliseconds so far."""
+        return int(self._clock.read_text().split()[0]) / 1e6
+
+    def cost(self, act: Callable[[], object], runs: int = RUNS, each: int = 1) -> Cost:
+        """The median of some runs after two that warm up; each of a run's operations counted."""
+        found: list[Cost] = []
+        for _ in range(runs + 2):
+            cpu, began = self.cpu(), time.perf_counter()
+            act()
+            passed = (time.perf_counter() - began) * 1000
+            found.append(Cost((self.cpu() - cpu) / each, passed / each))
+        return Cost(
+            statistics.median(one.cpu for one in found[2:]),
+            statistics.median(one.passed for one in found[2:]),
+        )
+
+
+def fill(owner: Database, size: int) -> Mapping[str, Any]:
+    """Data of that size, kept as workers keep it; returns what the queries name."""
+    generate.generate(owner, generate.Plan(size, size, 0))
+    until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
+    span = {"since": until - WEEK, "until": until, "rows": size}
+    with owner.transaction() as connection:
+        connection.execute("alter table performance_metrics disable trigger user")
+        connection.execute(SAMPLES.encode(), span)
+        connection.execute("alter table performance_metrics enable trigger user")
+        found = only(
+            connection,
+            "select user_id as user, max(id) as image from images group by user_id"
+            " order by abs(count(*) - 100), user_id limit 1",
+        )
+        connection.execute("alter table images disable trigger user")
+        connection.execute(  # near duplicates are told within one owner's images
+            "update images set perceptual_hash = hashint8extended(id, 7),"
+            " perceptual_hash_algorithm = 'dct64' where user_id = %(user)s",
+            found,
+        )
+        connection.execute("alter table images enable trigger user")
+        connection.execute("delete from processing_queue where status in ('queued', 'retrying')")
+        connection.execute("insert into workers (id, hostname, process_id) values ('w', 'here', 1)")
+    summaries.roll_up(owner)
+    metrics.roll_up(owner)
+    with database.connect(owner.address, autocommit=True) as connection:
+        connection.execute("vacuum analyze")
+    return {**(found or {}), **span}
+
+
+def waiting(connection: Connection) -> Iterator[list[int]]:
+    """Images that wait for nothing, some at a time."""
+    last = 0
+    while True:
+        found = rows(
+            connection,
+            "select id from images where id > %s and analysis_status in ('completed', 'failed')"
+            " order by id limit %s",
+            [last, BATCH],
+        )
+        last = found[-1]["id"]
+        yield [row["id"] for row in found]
+
+
+def measure(app: str, owner: Database, size: int) -> dict[str, Cost]:
+    """Every operation at that size."""
+    given = fill(owner, size)
+    with database.connect(app, autocommit=True) as connection:
+        meter = Meter(connection)
+        images = waiting(connection)
+        lots = [next(images) for _ in range(RUNS + 2)]
+        left, held = iter(lots), list[Row]()
+        costs: dict[str, Cost] = {}
+        enqueue = "select * from enqueue_jobs(%s, algorithm_version => '9.0.0', use_cache => false)"
+        costs["enqueue"] = meter.cost(lambda: rows(connection, enqueue, [next(left)]), each=BATCH)
+        claim = "select id, attempt, lease_token as token from claim_jobs('w', %s)"
+        costs["claim"] = meter.cost(
+            lambda: held.extend(rows(connection, claim, [BATCH])), each=BATCH
+        )
+        jobs = iter(held)
+        costs["finish"] = meter.cost(lambda: rows(connection, FINISH.encode(), dict(next(jobs))))
+        numbers = iter(range(10**6))
+        costs["audited insert"] = meter.cost(
+            lambda: rows(connection, REGISTER.encode(), {**given, "hash": f"{next(numbers):064x}"})
+        )
+        for name, query in VIEWS.items():
+            wanted = {key: value for key, value in given.items() if f"%({key})s" in query}
+
+            def ask(query: str = query, wanted: Mapping[str, Any] = wanted) -> object:
+                return rows(connection, query.encode(), wanted)
+
+            costs[name] = meter.cost(ask)
+    return costs
+
+
+def table(lines: list[Line], version: str) -> str:
+    sizes = lines[0].sizes
+    head = f"| one | {' | '.join(f'{size:,}' for size in sizes)} | exponent | holds |"
+    rule = "| --- |" + " ---: |" * (len(sizes) + 1) + " --- |"
+    said = f"PostgreSQL {version}; milliseconds of CPU, medians of {RUNS}."
+    return "\n".join([said, "", head, rule, *(line.row() for line in lines)])
+
+
+def plot(lines: list[Line]) -> str:
+    """Cost over size, both logarithmic, as SVG; straight and level is what is wanted."""
+    width, height, left, top, right = 860, 460, 60, 20, 330
+    sizes = [math.log10(size) for size in lines[0].sizes]
+    costs = [math.log10(cost.cpu) for line in lines for cost in line.costs]
+    low, high = math.floor(min(costs)), math.ceil(max(costs))
+    if low == high:
+        high += 1
+
+    def x(size: float) -> float:
+        return left + (size - sizes[0]) / (sizes[-1] - sizes[0]) * (width - left - right)
+
+    def y(cost: float) -> float:
+        return top + (high - cost) / (high - low) * (height - top - 40)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for power in range(low, high + 1):
+        parts.append(
+            f'<path d="M{left} {y(power):.1f}H{width - right}" stroke="#ddd"/>'
+            f'<text x="{left - 6}" y="{y(power) + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>'
+        )
+    for size in lines[0].sizes:
+        at = x(math.log10(size))
+        parts.append(
+            f'<path d="M{at:.1f} {top}V{height - 40}" stroke="#ddd"/>'
+            f'<text x="{at:.1f}" y="{height - 20}" text-anchor="middle">{size:,}</text>'
+        )
+    ends = sorted(lines, key=lambda line: -line.costs[-1].cpu)
+    for place, line in enumerate(ends):
+        colour = f"hsl({place * 360 // len(ends)} 65% 42%)"
+        points = [(x(s), y(math.log10(c.cpu))) for s, c in zip(sizes, line.costs, strict=True)]
+        label = top + 10 + place * (height - top - 60) / max(1, len(ends) - 1)
+        path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
+            f'<path d="M{points[-1][0]:.1f} {points[-1][1]:.1f}L{width - right + 22} {label:.1f}"'
+            f' stroke="{colour}" stroke-width="0.5"/>'
+            f'<text x="{width - right + 26}" y="{label + 4:.1f}" fill="{colour}">{line.name}</text>'
+        )
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def write_page(text: str) -> None:
+    begin, end = "<!-- growth -->", "<!-- /growth -->"
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
+
+
+def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
+    found: list[dict[str, Cost]] = []
+    version = ""
+    for size in sizes:
+        home = Path(tempfile.mkdtemp(prefix="negspace-growth-"))
+        home.chmod(0o711)
+        try:
+            made = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}))
+            version = str(made.version)
+            done = migrate.up(made.url("owner"), MIGRATIONS)
+            assert done.ok, done.failure
+            with Database(made.url("owner")) as owner:
+                found.append(measure(made.url("app"), owner, size))
+        finally:
+            server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
+            shutil.rmtree(home)
+        for name, cost in found[-1].items():
+            print(f"{size:>9,}  {name}: {cost.cpu:.2f} ms CPU, {cost.passed:.2f} ms", flush=True)
+    lines = [Line(name, sizes, tuple(costs[name] for costs in found)) for name in found[0]]
+    return lines, version
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--json", type=Path)
+    given = options.parse_args()
+    lines, version = run((1_000, 10_000, 30_000) if given.quick else (10**4, 10**5, 10**6))
+    print(text := table(lines, version))
+    if given.json:
+        told = [
+            {"name": line.name, "sizes": line.sizes, "cpu_ms": [c.cpu for c in line.costs],
+             "passed_ms": [c.passed for c in line.costs], "exponent": line.exponent,
+             "goal": STEEPEST, "holds": line.holds}
+            for line in lines
+        ]  # fmt: skip
+        given.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    if not given.quick:
+        write_page(text)
+        PLOT.write_text(plot(lines), encoding="utf-8")
+    missed = [line.name for line in lines if not line.holds]
+    print("all goals hold" if not missed else f"missed: {', '.join(missed)}")
+
+
+if __name__ == "__main__":
+    main()
