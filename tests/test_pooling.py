@@ -169,8 +169,8 @@ ENDS = {
 
 # These know no pooler: they take no address, or look at the embedded server alone.
 WITHOUT = {"analyze", "demo", "settings", "migrate new", "migrate squash"}
-# psql takes the place of our process; it prepares nothing by itself. Backups are made by PostgreSQL's
-# own tools over direct connections; jobs watch is a loop of jobs status, until Ctrl-C.
+# psql takes the place of our process; it prepares nothing by itself. Backups are made by
+# PostgreSQL's own tools over direct connections; jobs watch is a loop of jobs status, until Ctrl-C.
 BACKUP = ("archive", "create", "files", "list", "prune", "restore", "verify")
 SERVER = ("logs", "password", "psql", "start", "status", "stop", "upgrade")
 WITHOUT |= {f"backup {verb}" for verb in BACKUP} | {f"server {verb}" for verb in SERVER}
