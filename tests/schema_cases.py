@@ -496,6 +496,52 @@ CHECKS: dict[str, Case] = (
     | number("algorithm_speeds", "ms_per_megapixel", 0)
     | number("algorithm_speeds", "jobs_ahead", 0)
     | number("algorithm_speeds", "live_workers", 0)
+    | {
+        "cached_values_key_given": Case(
+            "cached_values", [{"key": ""}, {"key": "k" * 513}], [{"key": "k" * 512}]
+        ),
+        "cached_values_size_bytes_bounded": Case(
+            "cached_values", [{"value": ["x" * (1 << 26)]}], [{"value": ["x" * 1000]}]
+        ),
+        "cached_values_expires_after_computed": Case(
+            "cached_values", [{"expires_at": OLD}], [{"expires_at": "2026-01-01 00:00:01+00"}]
+        ),
+        "cached_values_kept_until_expired": Case(
+            "cached_values",
+            [{"kept_until": "2026-01-01 23:59:59+00"}],
+            [{"kept_until": "2026-01-02 00:00:00+00"}],
+        ),
+    }
+    | number("cached_values", "hit_count", 0)
+    | number("cached_value_uses", "hits", 0)
+    | number("cached_value_uses", "stale_hits", 0)
+    | number("cached_value_uses", "misses", 0)
+    | given("upkeep_steps", "step")
+    | {
+        "upkeep_steps_lease_whole": Case(
+            "upkeep_steps",
+            [{"leased_until": OLD}],
+            [{"leased_until": OLD, "lease_token": "00000000-0000-0000-0000-000000000000"}],
+        ),
+        "duplicate_pairs_in_order": Case(
+            "duplicate_pairs",
+            [{"first_id": lambda _, row: row["second_id"]}],
+            [{}],
+        ),
+        "duplicate_pairs_bits_range": Case(
+            "duplicate_pairs", [{"bits": -1}, {"bits": 65}], [{"bits": 0}, {"bits": 64}]
+        ),
+        "duplicate_pairs_decided_by_person": Case(
+            "duplicate_pairs",
+            [
+                {"decision": "same"},
+                {"decision": "same", "decided_by": 1},
+                {"decision": "same", "decided_at": OLD},
+                {"decided_by": 1, "decided_at": OLD},
+            ],
+            [{"decision": "different", "decided_by": 1, "decided_at": OLD}],
+        ),
+    }
 )
 
 FOREIGN_KEYS: dict[str, Case] = (
@@ -507,6 +553,11 @@ FOREIGN_KEYS: dict[str, Case] = (
             [{"is_duplicate": True, "duplicate_of": sibling}],
         )
     }
+    | gone("image_fingerprints", "image_id")
+    | gone("unscanned_images", "image_id")
+    | gone("shared_pixels", "image_id")
+    | gone("duplicate_pairs", "first_id")
+    | {"duplicate_pairs_second_id_fkey": Case("duplicate_pairs", [{"second_id": 1 << 50}], [{}])}
     | gone("analysis_results", "image_id")
     | gone("analysis_results", "user_id")
     | gone("processing_queue", "image_id")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -273,6 +274,53 @@ def _job_change(connection: Connection, given: Row) -> Row:
     return {"day": "2026-01-01 00:00:00+00"}
 
 
+def _value(connection: Connection, given: Row) -> Row:
+    return {
+        "key": f"key{next(_numbers)}",
+        "value": [1],
+        "computed_at": "2026-01-01 00:00:00+00",
+        "expires_at": "2026-01-02 00:00:00+00",
+        "kept_until": "2026-01-03 00:00:00+00",
+        "last_used_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _value_lease(connection: Connection, given: Row) -> Row:
+    return {
+        "key": f"key{next(_numbers)}",
+        "token": str(uuid.uuid4()),
+        "leased_until": "2026-01-01 00:00:30+00",
+        "held_by": "host:1",
+        "taken_at": "2026-01-01 00:00:00+00",
+    }
+
+
+def _value_uses(connection: Connection, given: Row) -> Row:
+    return {"day": f"{1000 + next(_numbers)}-01-01 00:00:00+00"}
+
+
+def _step(connection: Connection, given: Row) -> Row:
+    return {"step": f"step{next(_numbers)}"}
+
+
+def _of_any_image(connection: Connection, given: Row) -> Row:
+    return {} if "image_id" in given else {"image_id": add(connection, "images")["id"]}
+
+
+def _fingerprint(connection: Connection, given: Row) -> Row:
+    row = _of_image(connection, given)
+    return row | {"perceptual_hash": 1, "algorithm": "dct-phash-64/1"}
+
+
+def _pair(connection: Connection, given: Row) -> Row:
+    row = _owned(connection, given)
+    owner = given.get("user_id") or row["user_id"]
+    for name in ("first_id", "second_id"):
+        if name not in given:
+            row[name] = add(connection, "images", user_id=owner)["id"]
+    return row | {"bits": 3}
+
+
 _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "users": _user,
     "images": _image,
@@ -307,6 +355,14 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "queue_limits": _limit,
     "algorithm_speeds": _speed,
     "queue_counts": _count,
+    "cached_values": _value,
+    "cached_value_leases": _value_lease,
+    "cached_value_uses": _value_uses,
+    "upkeep_steps": _step,
+    "image_fingerprints": _fingerprint,
+    "unscanned_images": _of_any_image,
+    "shared_pixels": _of_any_image,
+    "duplicate_pairs": _pair,
 }
 
 TABLES = tuple(_COMPLETE)

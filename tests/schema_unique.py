@@ -19,6 +19,27 @@ class Unique:
 
 
 UNIQUE: dict[str, Unique] = {
+    "cached_values_pkey": Unique("cached_values", {"key": "a"}, {"key": "A"}),
+    "cached_value_leases_pkey": Unique("cached_value_leases", {"key": "a"}, {"key": "A"}),
+    "cached_value_uses_pkey": Unique(
+        "cached_value_uses", {"day": "2026-01-01 00:00+00"}, {"day": "2026-01-02 00:00+00"}
+    ),
+    **{
+        f"{table}_pkey": Unique(
+            table,
+            {},
+            {"image_id": lambda connection: add(connection, "images")["id"]},
+            frozenset({"image_id"}),
+        )
+        for table in ("image_fingerprints", "unscanned_images", "shared_pixels")
+    },
+    "duplicate_pairs_pkey": Unique(
+        "duplicate_pairs",
+        {},
+        {"second_id": lambda connection: add(connection, "images")["id"]},
+        frozenset({"first_id", "second_id"}),
+    ),
+    "upkeep_steps_pkey": Unique("upkeep_steps", {"step": "a"}, {"step": "b"}),
     "users_pkey": Unique("users", {"id": 1 << 40}, {"id": 1 << 41}),
     "users_email_key": Unique("users", {"email": "A@b.org"}, {"email": "a@b.com"}),
     "images_pkey": Unique("images", {"id": 1 << 40}, {"id": 1 << 41}),

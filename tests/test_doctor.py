@@ -173,7 +173,7 @@ def test_months_without_partitions(database, env):
         "  execute format('drop table %s', p); end loop; end $$",
     )
     assert "performance_metrics_" in faults("partitions", env)[0]
-    assert "ensure_partitions" in (look("partitions", env)[0].remedy or "")
+    assert "negspace maintain" in (look("partitions", env)[0].remedy or "")
 
 
 def test_an_index_that_is_not_whole(database, env):

@@ -134,6 +134,7 @@ def test_search_paths_are_pinned(owner):
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
+        "plan_cache_mode=force_generic_plan",
     }
     for row in rows(owner, FUNCTIONS):
         path, *rest = row["config"]
@@ -246,6 +247,14 @@ PRIVILEGES = {
     "audit_holds": {READ},
     "audit_retirements": {READ},
     "analysis_cache": {READ, ADD, CHANGE, REMOVE},
+    "cached_values": {READ},
+    "cached_value_leases": {READ},
+    "cached_value_uses": {READ},
+    "upkeep_steps": {READ},
+    "image_fingerprints": set(),
+    "unscanned_images": {READ},
+    "duplicate_pairs": {READ},
+    "shared_pixels": set(),
     "performance_metrics": {READ, ADD},
     "metric_series": {READ},
     "metric_minutes": {READ},
@@ -297,6 +306,20 @@ COLUMN_PRIVILEGES = {
 # And to see whether seals were cut off.
 SEQUENCES = {("api_keys_id_seq", "USAGE"), ("audit_seals_seen", "SELECT")}
 EXECUTES = {
+    "analyze_parent",
+    "begin_upkeep",
+    "cleanup_cached_values",
+    "count_cached_value_uses",
+    "end_upkeep",
+    "near_hashes",
+    "scan_duplicates",
+    "decide_duplicates",
+    "find_cached_value",
+    "purge_cached_values",
+    "renew_cached_value",
+    "store_cached_value",
+    "trim_cache",
+    "trim_cached_values",
     "aggregate_performance_metrics",
     "answer_jobs",
     "applied_migrations",
@@ -372,6 +395,7 @@ EVERYBODY_EXECUTES = {
     "audit_context",
     "audit_leaf",
     "audit_seal_hash",
+    "band_masks",
     "cache_key",
     "changed_keys",
     "context_value",

@@ -53,6 +53,22 @@ def draw(image: ImageHandle | NDArray[Any], analysis: Analysis) -> Picture:
     return picture
 
 
+def thumbnail(image: ImageHandle, side: int) -> Picture:
+    """The image alone, small, its values stretched for display.
+
+    Args:
+        image: An open image; files that are read by window are never read whole.
+        side: Pixels of the longer side.
+
+    Returns:
+        An RGB picture.
+    """
+    canvas = _display(image.pyramid(4 * side * side), image.scale)
+    picture = Image.fromarray(canvas.round().astype(np.uint8))
+    picture.thumbnail((side, side))
+    return picture
+
+
 def save(picture: Picture, path: Path) -> None:
     """Write a picture as PNG.
 

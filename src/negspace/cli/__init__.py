@@ -35,6 +35,7 @@ NOUNS: Final[dict[str, str]] = {
     "images": "Take in, list and show images.",
     "jobs": "The queue: what waits, runs and failed.",
     "keys": "API keys.",
+    "maintain": "Keep house: what must happen now and then.",
     "metrics": "How fast everything runs.",
     "migrate": "Apply, undo, rehearse and check migrations.",
     "results": "What the analyses found.",

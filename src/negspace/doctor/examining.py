@@ -38,6 +38,7 @@ class Limits:
         silence: How long a worker may be silent.
         running: How long a job may run.
         cache: Bytes of the result cache.
+        unkept: How long a step of housekeeping may be overdue.
         unsealed: How long an audit event may wait for its seal.
         free_bytes: Bytes that must be free where files are written.
         free_share: Share of the disk that must be free.
@@ -60,6 +61,7 @@ class Limits:
     silence: timedelta = timedelta(minutes=1)
     running: timedelta = timedelta(hours=24)
     cache: int = 10 * 2**30
+    unkept: timedelta = timedelta(hours=1)
     unsealed: timedelta = timedelta(days=1)
     free_bytes: int = 2**30
     free_share: float = 0.05

@@ -42,6 +42,14 @@ def seals(patient: Patient) -> Iterator[Fault]:
         )
 
 
+_OLD_SAMPLES: Final[LiteralString] = (
+    "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
+    " where i.inhparent = 'public.performance_metrics'::regclass and c.relname ~ '_[0-9]{6}$'"
+    " and (to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month') at time zone 'UTC'"
+    "  <= now() - %s"
+)
+
+
 def cache(patient: Patient) -> Iterator[Fault]:
     """The result cache is bounded, and what expired is removed."""
     row = patient.row(
@@ -58,6 +66,34 @@ def cache(patient: Patient) -> Iterator[Fault]:
         yield Fault(
             f"{row['expired']} answers expired more than a day ago and are still there",
             "negspace cache purge --expired; a running worker does it every hour",
+        )
+
+
+def housekeeping(patient: Patient) -> Iterator[Fault]:
+    """What must happen now and then was done of late, and did not fail."""
+    row = patient.row(
+        "select now(), (select min(u.created_at) from public.users u) as used_since,"
+        " coalesce(jsonb_object_agg(s.step, jsonb_build_array("
+        "  extract(epoch from now() - s.ended_at), s.failure)) filter (where s.step is not null),"
+        "  '{}') as steps from (select 1) x left join public.upkeep_steps s on true"
+    )
+    used = 0.0 if row["used_since"] is None else (row["now"] - row["used_since"]).total_seconds()
+    late: list[str] = []
+    for step in upkeep.STEPS:
+        age, failure = row["steps"].get(step.name, (None, None))
+        if failure:
+            yield Fault(f"{step.name} failed: {failure}", "mend that; then negspace maintain")
+        elif (used if age is None else age) > patient.limits.unkept.total_seconds() + (
+            2 * step.every.total_seconds()
+        ):
+            late.append(step.name)
+    if "samples" in late and not patient.rows(_OLD_SAMPLES, [upkeep.Policy.samples]):
+        late.remove("samples")  # the owner's alone to drop, and there is nothing to drop
+    if late:
+        yield Fault(
+            f"not done for more than {span(patient.limits.unkept.total_seconds())} after it was"
+            f" due: {', '.join(late)}",
+            "negspace maintain, as a timer's job; or a running worker does it",
         )
 
 
@@ -123,6 +159,7 @@ def _old(path: Path) -> bool:
 CHECKS: Final = (
     Check("audit seals", "until it is sealed, a change of the trail leaves no trace", seals),
     Check("cache", "it takes room from what matters", cache),
+    Check("housekeeping", "old data piles up, and what comes next has no place", housekeeping),
     Check("disk space", "a full disk stops the server, or refuses every new image", disk),
     Check("files", "an image that is listed can't be analysed, or room is wasted", files),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, LiteralString
 
 from negspace import migrate
 from negspace.doctor.examining import Check, Fault, Patient, listed, size
@@ -65,8 +65,27 @@ def partitions(patient: Patient) -> Iterator[Fault]:
     if found:
         yield Fault(
             f"partitions are missing: {listed([row['name'] for row in found])}",
-            "negspace server psql --role app -c 'select ensure_partitions()'",
+            "negspace maintain; a running worker does it every hour",
         )
+    for row in patient.rows(_WITHOUT_MONTH):
+        name = f"processing_queue_ended_{row['month']:%Y%m}"
+        first, next_one = f"{row['month']:%Y-%m-%d}", f"{row['next_month']:%Y-%m-%d}"
+        yield Fault(
+            f"{row['jobs']} jobs wait or run that can't end: their month, {name}, isn't there",
+            f"negspace maintain; for more than two years ago: create table public.{name}"
+            " partition of public.processing_queue_ended"
+            f" for values from ('{first} 00:00+00') to ('{next_one} 00:00+00')",
+        )
+
+
+_WITHOUT_MONTH: Final[LiteralString] = (
+    "select m.month, m.month + interval '1 month' as next_month, count(*) as jobs"
+    " from public.processing_queue q"
+    " cross join lateral (select date_trunc('month', q.created_at at time zone 'UTC') as month) m"
+    " where q.status in ('queued', 'processing', 'retrying')"
+    " and to_regclass('public.processing_queue_ended_' || to_char(m.month, 'YYYYMM')) is null"
+    " group by 1 order by 1"
+)
 
 
 def invalid_indexes(patient: Patient) -> Iterator[Fault]:

@@ -49,6 +49,13 @@ create type public.audit_status as enum (
 );
 comment on type public.audit_status is 'How it ended. success: done. failure: refused or broken, nothing was done. partial: some of it was done.';
 
+create type public.duplicate_decision as enum (
+    'undecided',
+    'same',
+    'different'
+);
+comment on type public.duplicate_decision is 'What a person says of two images that look alike. undecided: nothing yet. same: they show the same. different: they don''t, although they look alike.';
+
 create type public.queue_status as enum (
     'queued',
     'processing',
@@ -279,6 +286,26 @@ AS $function$
     select public.sha256_hex(jsonb_build_array(algorithm_name, algorithm_version, algorithm_parameters)::text)
 $function$;
 comment on function public.algorithm_fingerprint(algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'What an analyser would do, as 64 hexadecimal digits: SHA-256 of its name, version and resolved parameters.';
+
+CREATE OR REPLACE FUNCTION public.analyze_parent(name text)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    perform 1 from pg_class c
+    where c.oid = to_regclass(format('public.%I', analyze_parent.name)) and c.relkind = 'p' and not c.relispartition;
+    if not found then
+        raise exception 'there is no partitioned table %', coalesce(analyze_parent.name, 'null')
+            using errcode = 'NS003', hint = 'such as security_audit';
+    end if;
+    execute format('analyze public.%I', analyze_parent.name);
+end
+$function$;
+comment on function public.analyze_parent(name text) is 'Keeps the statistics of a partitioned table fresh: autovacuum sees to its partitions alone.';
+grant execute on function public.analyze_parent(text) to app_user;
+revoke execute on function public.analyze_parent(text) from public;
 
 CREATE OR REPLACE FUNCTION public.answer_images(images bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, OUT answered bigint[], OUT results bigint[])
  RETURNS record
@@ -704,6 +731,55 @@ comment on function public.audit_sums(relation text, first xid8, below xid8, abo
 grant execute on function public.audit_sums(text,xid8,xid8,bigint,bigint) to app_user;
 revoke execute on function public.audit_sums(text,xid8,xid8,bigint,bigint) from public;
 
+CREATE OR REPLACE FUNCTION public.band_masks()
+ RETURNS bigint[]
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select array_agg(distinct m.mask order by m.mask) filter (where m.bits = 0)
+        || array_agg(distinct m.mask order by m.mask) filter (where m.bits = 1)
+        || array_agg(distinct m.mask order by m.mask) filter (where m.bits = 2)
+    from (
+        select (1::bigint << a.bit) | (1::bigint << b.bit) as mask, case when a.bit = b.bit then 1 else 2 end as bits
+        from generate_series(0, 15) as a (bit), generate_series(0, 15) as b (bit)
+        union
+        select 0, 0
+    ) m
+$function$;
+comment on function public.band_masks() is 'The differences that two bands of 16 bits can have: none, then the 16 of one bit, then the 120 of two.';
+
+CREATE OR REPLACE FUNCTION public.begin_upkeep(step text, every interval, lease interval, held_by text, OUT token uuid, OUT state text)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+    if every is null or every < interval '0' or lease is null or lease <= interval '0' then
+        raise exception 'a step is due again after a time that is not negative, and its lease is longer than nothing'
+            using errcode = 'NS004', hint = 'such as interval ''1 hour'' and interval ''15 minutes''';
+    end if;
+    if not exists (select from public.upkeep_steps u where u.step = begin_upkeep.step) then
+        insert into public.upkeep_steps (step) values (step) on conflict do nothing;
+    end if;
+    update public.upkeep_steps u
+    set lease_token = gen_random_uuid(), leased_until = clock_timestamp() + lease,
+        held_by = begin_upkeep.held_by, started_at = clock_timestamp()
+    where u.step = begin_upkeep.step
+      and (u.leased_until is null or u.leased_until <= clock_timestamp())
+      and (u.ended_at is null or u.ended_at <= clock_timestamp() - every)
+    returning u.lease_token into token;
+    state := case when token is not null then 'yours'
+                  when exists (select from public.upkeep_steps u where u.step = begin_upkeep.step and u.leased_until > clock_timestamp()) then 'busy'
+                  else 'done' end;
+end
+$function$;
+comment on function public.begin_upkeep(step text, every interval, lease interval, held_by text, OUT token uuid, OUT state text) is 'Who may do a step of housekeeping now. state: yours (with a token, until the lease ends), busy (somebody is at it), done (not due: it was done within every).';
+grant execute on function public.begin_upkeep(text,interval,interval,text) to app_user;
+revoke execute on function public.begin_upkeep(text,interval,interval,text) from public;
+
 CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
  RETURNS text
  LANGUAGE sql
@@ -815,6 +891,31 @@ AS $function$
     where before -> k.key is distinct from after -> k.key
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
+
+CREATE OR REPLACE FUNCTION public.cleanup_cached_values(batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    removed integer;
+begin
+    delete from public.cached_value_leases l where l.key = any (array(
+        select d.key from public.cached_value_leases d where d.leased_until <= now() - interval '1 hour' for update skip locked));
+    delete from public.cached_values v where v.key = any (array(
+        select d.key from public.cached_values d
+        where d.kept_until <= now()
+        order by d.kept_until
+        limit greatest(cleanup_cached_values.batch_size, 0)
+        for update skip locked));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.cleanup_cached_values(batch_size integer) is 'Removes up to batch_size values that neither answer nor stand in any more, and returns how many. Skips what somebody else holds; call it until it returns 0.';
+grant execute on function public.cleanup_cached_values(integer) to app_user;
+revoke execute on function public.cleanup_cached_values(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.cleanup_expired_cache(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -1068,6 +1169,29 @@ comment on function public.count_api_key_uses(how_many integer) is 'Carries what
 grant execute on function public.count_api_key_uses(integer) to app_user;
 revoke execute on function public.count_api_key_uses(integer) from public;
 
+CREATE OR REPLACE FUNCTION public.count_cached_value_uses(keys text[], hits bigint[], stale_hits bigint, misses bigint)
+ RETURNS void
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+begin
+    perform 1 from public.cached_values v where v.key = any (keys) order by v.key for no key update;
+    update public.cached_values v
+    set hit_count = v.hit_count + u.hits, last_used_at = clock_timestamp()
+    from unnest(keys, hits) as u (key, hits)
+    where v.key = u.key;
+    insert into public.cached_value_uses as d (day, hits, stale_hits, misses)
+    values (date_trunc('day', now(), 'UTC'), coalesce((select sum(u.hits) from unnest(hits) as u (hits)), 0), stale_hits, misses)
+    on conflict on constraint cached_value_uses_pkey do update
+    set hits = d.hits + excluded.hits, stale_hits = d.stale_hits + excluded.stale_hits, misses = d.misses + excluded.misses;
+end
+$function$;
+comment on function public.count_cached_value_uses(keys text[], hits bigint[], stale_hits bigint, misses bigint) is 'Counts how often each key answered, and what was stale or missed besides: what a process gathered over some seconds.';
+grant execute on function public.count_cached_value_uses(text[],bigint[],bigint,bigint) to app_user;
+revoke execute on function public.count_cached_value_uses(text[],bigint[],bigint,bigint) from public;
+
 CREATE OR REPLACE FUNCTION public.count_deaths(ends jsonb, most integer DEFAULT 3)
  RETURNS jsonb
  LANGUAGE plpgsql
@@ -1167,6 +1291,50 @@ end
 $function$;
 comment on function public.count_running_jobs() is 'Keeps queue_limits.running, whoever moves a job into processing or out of it.';
 revoke execute on function public.count_running_jobs() from public;
+
+CREATE OR REPLACE FUNCTION public.decide_duplicates(firsts bigint[], seconds bigint[], decision public.duplicate_decision, note text DEFAULT NULL::text, decider bigint DEFAULT NULL::bigint)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    person  constant bigint := coalesce(public.context_value('user_id')::bigint, decider);
+    decided integer;
+begin
+    if person is null or decision is null then
+        raise exception 'a person decides on duplicates, and what: nobody, or nothing, is named'
+            using errcode = 'NS004', hint = 'negspace --as EMAIL names who acts';
+    end if;
+    perform 1 from public.duplicate_pairs p
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds))
+    order by p.first_id, p.second_id for update;
+    get diagnostics decided = row_count;
+    if decided <> cardinality(firsts) then
+        raise exception '% of % pairs are none that were found', cardinality(firsts) - decided, cardinality(firsts)
+            using errcode = 'NS003', hint = 'negspace duplicates scan finds pairs; negspace duplicates review shows them';
+    end if;
+    perform public.record_event(
+        'config_change', 'duplicate_pair', p.first_id || '-' || p.second_id,
+        changes_before => jsonb_build_object('decision', p.decision, 'decided_by', p.decided_by),
+        changes_after => jsonb_build_object('decision', decision, 'note', note),
+        user_id => person)
+    from public.duplicate_pairs p
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds))
+    order by p.first_id, p.second_id;
+    update public.duplicate_pairs p
+    set decision   = decide_duplicates.decision,
+        decided_by = case when decide_duplicates.decision <> 'undecided' then person end,
+        decided_at = case when decide_duplicates.decision <> 'undecided' then now() end,
+        note       = decide_duplicates.note
+    where (p.first_id, p.second_id) in (select * from unnest(firsts, seconds));
+    return decided;
+end
+$function$;
+comment on function public.decide_duplicates(firsts bigint[], seconds bigint[], decision public.duplicate_decision, note text, decider bigint) is 'Keeps what a person decided on pairs, named by both numbers, and returns how many; an event each. The person is who acts in this transaction; decider stands in where the context names nobody.';
+grant execute on function public.decide_duplicates(bigint[],bigint[],public.duplicate_decision,text,bigint) to app_user;
+revoke execute on function public.decide_duplicates(bigint[],bigint[],public.duplicate_decision,text,bigint) from public;
 
 CREATE OR REPLACE FUNCTION public.delete_image(image bigint)
  RETURNS text
@@ -1276,6 +1444,25 @@ $function$;
 comment on function public.end_sessions(account bigint, session bigint) is 'Ends a session of an account, or all of them, with a logout event each, and returns how many it ended.';
 grant execute on function public.end_sessions(bigint,bigint) to app_user;
 revoke execute on function public.end_sessions(bigint,bigint) from public;
+
+CREATE OR REPLACE FUNCTION public.end_upkeep(step text, token uuid, done bigint, failure text DEFAULT NULL::text)
+ RETURNS void
+ LANGUAGE sql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    update public.upkeep_steps u
+    set lease_token  = null,
+        leased_until = null,
+        ended_at     = case when end_upkeep.failure is null then clock_timestamp() else u.ended_at end,
+        done         = case when end_upkeep.failure is null then end_upkeep.done else u.done end,
+        failed_at    = case when end_upkeep.failure is null then u.failed_at else clock_timestamp() end,
+        failure      = end_upkeep.failure
+    where u.step = end_upkeep.step and u.lease_token = end_upkeep.token
+$function$;
+comment on function public.end_upkeep(step text, token uuid, done bigint, failure text) is 'A step of housekeeping was done, or failed; nothing is noted where its lease has gone to another.';
+grant execute on function public.end_upkeep(text,uuid,bigint,text) to app_user;
+revoke execute on function public.end_upkeep(text,uuid,bigint,text) from public;
 
 CREATE OR REPLACE FUNCTION public.ended_job_summary()
  RETURNS TABLE(status public.queue_status, job_count bigint, mean_wait double precision, p50_wait double precision, p95_wait double precision, max_wait double precision, oldest timestamp with time zone, newest timestamp with time zone)
@@ -1641,6 +1828,58 @@ end
 $function$;
 comment on function public.find_audit_timestamp() is 'Fills audit_timestamp with the time of the event that audit_id names.';
 
+CREATE OR REPLACE FUNCTION public.find_cached_value(key text, lease interval, stale interval, held_by text, OUT state text, OUT value jsonb, OUT token uuid)
+ RETURNS record
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    fresh boolean;
+begin
+    if key is null or key = '' or length(key) > 512 or lease is null or lease <= interval '0' or stale is null or stale < interval '0' then
+        raise exception 'a value has a key of 1 to 512 characters, a lease longer than nothing and no negative time to stand in'
+            using errcode = 'NS004', hint = 'such as find_cached_value(''report:7'', interval ''30 seconds'', interval ''0'', ''me'')';
+    end if;
+    select v.value, v.expires_at > clock_timestamp() into value, fresh from public.cached_values v
+    where v.key = find_cached_value.key and v.expires_at + stale > clock_timestamp();
+    if fresh then
+        state := 'fresh';
+        return;
+    end if;
+    state := case when fresh is null then 'wait' else 'stale' end;
+    -- A look first: those who wait come again and again, and must not write.
+    perform 1 from public.cached_value_leases l where l.key = find_cached_value.key and l.leased_until > clock_timestamp();
+    if found then
+        return;
+    end if;
+    insert into public.cached_value_leases as l (key, token, leased_until, held_by, taken_at)
+    values (key, gen_random_uuid(), clock_timestamp() + lease, held_by, clock_timestamp())
+    on conflict on constraint cached_value_leases_pkey do update
+    set token = excluded.token, leased_until = excluded.leased_until, held_by = excluded.held_by, taken_at = excluded.taken_at
+    where l.leased_until <= clock_timestamp()
+    returning l.token into token;
+    if token is null then
+        return;
+    end if;
+    -- Who computed may have stored it between the look above and the lease.
+    perform 1 from public.cached_values v where v.key = find_cached_value.key and v.expires_at > clock_timestamp();
+    if found then
+        delete from public.cached_value_leases l where l.key = find_cached_value.key;
+        select v.value into value from public.cached_values v where v.key = find_cached_value.key;
+        state := 'fresh';
+        token := null;
+        return;
+    end if;
+    state := 'compute';
+    value := null;
+end
+$function$;
+comment on function public.find_cached_value(key text, lease interval, stale interval, held_by text, OUT state text, OUT value jsonb, OUT token uuid) is 'The value of a key, or the right to compute it. state: fresh (the value), stale (an expired one, while another is computed), wait (somebody computes it: come again), compute (yours to compute: store_cached_value() with the token, renewed before the lease ends). In a transaction of its own: others wait for its end.';
+grant execute on function public.find_cached_value(text,interval,interval,text) to app_user;
+revoke execute on function public.find_cached_value(text,interval,interval,text) from public;
+
 CREATE OR REPLACE FUNCTION public.finish_login(email text, fitting_hash text, token_hash text DEFAULT NULL::text, lifetime interval DEFAULT '12:00:00'::interval, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT session_id bigint)
  RETURNS record
  LANGUAGE plpgsql
@@ -1961,6 +2200,51 @@ end
 $function$;
 comment on function public.keep_api_key_limit() is 'Carries a change of a key or of its owner to api_key_limits, in the transaction that changes it: a key that is revoked is refused from its commit on.';
 revoke execute on function public.keep_api_key_limit() from public;
+
+CREATE OR REPLACE FUNCTION public.keep_image_fingerprint()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if new.perceptual_hash is null or new.perceptual_hash_algorithm is null then
+        delete from public.image_fingerprints f where f.image_id = new.id;
+    else
+        insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
+        values (new.id, new.user_id, new.perceptual_hash, new.perceptual_hash_algorithm)
+        on conflict on constraint image_fingerprints_pkey do update
+        set user_id = excluded.user_id, perceptual_hash = excluded.perceptual_hash, algorithm = excluded.algorithm;
+    end if;
+    insert into public.unscanned_images (image_id) values (new.id) on conflict do nothing;
+    if new.user_id <> old.user_id then
+        delete from public.duplicate_pairs p where new.id in (p.first_id, p.second_id);
+    end if;
+    return null;
+end
+$function$;
+comment on function public.keep_image_fingerprint() is 'Carries the hashes of an image to where near ones are looked for.';
+revoke execute on function public.keep_image_fingerprint() from public;
+
+CREATE OR REPLACE FUNCTION public.keep_image_fingerprints()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
+    select n.id, n.user_id, n.perceptual_hash, n.perceptual_hash_algorithm
+    from new_rows n where n.perceptual_hash is not null and n.perceptual_hash_algorithm is not null
+    on conflict do nothing;
+    insert into public.unscanned_images (image_id)
+    select n.id from new_rows n where n.perceptual_hash is not null or n.pixel_hash is not null
+    on conflict do nothing;
+    return null;
+end
+$function$;
+comment on function public.keep_image_fingerprints() is 'The same for images that come with their hashes.';
+revoke execute on function public.keep_image_fingerprints() from public;
 
 CREATE OR REPLACE FUNCTION public.keep_job_logs(tries jsonb)
  RETURNS void
@@ -2362,22 +2646,82 @@ $function$;
 comment on function public.missing_partitions(first timestamp without time zone, last timestamp without time zone) is 'The monthly partitions that are not there, of the months (UTC) from first to last, oldest first.';
 revoke execute on function public.missing_partitions(timestamp without time zone,timestamp without time zone) from public;
 
+CREATE OR REPLACE FUNCTION public.near_hashes(owner bigint, hash bigint, distance integer)
+ RETURNS TABLE(image_id bigint, bits integer)
+ LANGUAGE plpgsql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
+ SET enable_seqscan TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    masks   constant bigint[]  := public.band_masks();
+    -- how many of them each band tries: its share of the bits is -1 to 2, and they add up to distance - 3
+    tries   constant integer[] := array(
+        select case when s.share < 0 then 0 else (array[1, 17, 137])[s.share + 1] end
+        from (select floor((near_hashes.distance - 4 + p.place) / 4.0)::integer as share, p.place
+              from generate_series(1, 4) as p (place)) s
+        order by s.place desc);
+    first   bigint[];
+    second  bigint[];
+    third   bigint[];
+    fourth  bigint[];
+begin
+    if near_hashes.distance > 11 then  -- the look-ups would be more than a scan costs
+        return query
+            select f.image_id, bit_count((f.perceptual_hash # near_hashes.hash)::bit(64))::integer
+            from public.image_fingerprints f
+            where f.user_id = near_hashes.owner
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance;
+        return;
+    end if;
+    first  := array(select ((near_hashes.hash >> 48) & 65535) # m.mask from unnest(masks[1:tries[1]]) as m (mask));
+    second := array(select ((near_hashes.hash >> 32) & 65535) # m.mask from unnest(masks[1:tries[2]]) as m (mask));
+    third  := array(select ((near_hashes.hash >> 16) & 65535) # m.mask from unnest(masks[1:tries[3]]) as m (mask));
+    fourth := array(select (near_hashes.hash & 65535) # m.mask from unnest(masks[1:tries[4]]) as m (mask));
+    return query
+        select c.image_id, bit_count((c.perceptual_hash # near_hashes.hash)::bit(64))::integer
+        from (
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 48) & 65535) = any (first)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 32) & 65535) = any (second)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and ((f.perceptual_hash >> 16) & 65535) = any (third)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+            union
+            select f.image_id, f.perceptual_hash from public.image_fingerprints f
+            where f.user_id = near_hashes.owner and (f.perceptual_hash & 65535) = any (fourth)
+              and bit_count((f.perceptual_hash # near_hashes.hash)::bit(64)) <= near_hashes.distance
+        ) c;
+end
+$function$;
+comment on function public.near_hashes(owner bigint, hash bigint, distance integer) is 'Every image of an owner whose perceptual hash differs from one in so many bits at most, and in how many. Exact: up to 11 bits by the indexes of the bands, beyond by comparing all.';
+grant execute on function public.near_hashes(bigint,bigint,integer) to app_user;
+revoke execute on function public.near_hashes(bigint,bigint,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.near_images(image bigint, distance integer DEFAULT 8)
  RETURNS TABLE(image_id bigint, bits integer)
  LANGUAGE sql
  STABLE
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select o.id, bit_count((o.perceptual_hash # i.perceptual_hash)::bit(64))::integer
+    select o.id, n.bits
     from public.images i
+    cross join lateral public.near_hashes(i.user_id, i.perceptual_hash, near_images.distance) n
     join public.images o
-      on o.user_id = i.user_id
+      on o.id = n.image_id
      and o.id <> i.id
+     and o.user_id = i.user_id
      and o.perceptual_hash_algorithm = i.perceptual_hash_algorithm
      and o.duplicate_of is distinct from i.id
      and i.duplicate_of is distinct from o.id
-    where i.id = near_images.image
-      and bit_count((o.perceptual_hash # i.perceptual_hash)::bit(64)) <= near_images.distance
+    where i.id = near_images.image and i.perceptual_hash is not null
     order by 2, 1
 $function$;
 comment on function public.near_images(image bigint, distance integer) is 'The same owner''s images that look alike: perceptual hashes at most distance bits of 64 apart, nearest first. A proposal: a person decides.';
@@ -2534,6 +2878,29 @@ $function$;
 comment on function public.purge_account_tokens(older_than interval) is 'Removes tokens of e-mails that expired so long ago, and returns how many; their events stay. Housekeeping calls it.';
 grant execute on function public.purge_account_tokens(interval) to app_user;
 revoke execute on function public.purge_account_tokens(interval) from public;
+
+CREATE OR REPLACE FUNCTION public.purge_cached_values(prefix text DEFAULT ''::text, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    removed integer;
+begin
+    delete from public.cached_values v where v.key = any (array(
+        select d.key from public.cached_values d
+        where starts_with(d.key, purge_cached_values.prefix)
+        order by d.key
+        limit greatest(purge_cached_values.batch_size, 0)
+        for update));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.purge_cached_values(prefix text, batch_size integer) is 'Removes up to batch_size values whose keys begin so, and returns how many. Call it until it returns 0.';
+grant execute on function public.purge_cached_values(text,integer) to app_user;
+revoke execute on function public.purge_cached_values(text,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.purge_job_logs(older_than interval, how_many integer DEFAULT 10000)
  RETURNS integer
@@ -3130,6 +3497,23 @@ $function$;
 comment on function public.remove_api_key_limit() is 'Removes what decides on a key''s requests with the key.';
 revoke execute on function public.remove_api_key_limit() from public;
 
+CREATE OR REPLACE FUNCTION public.renew_cached_value(key text, token uuid, lease interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    update public.cached_value_leases l
+    set leased_until = clock_timestamp() + renew_cached_value.lease
+    where l.key = renew_cached_value.key and l.token = renew_cached_value.token;
+    return found;
+end
+$function$;
+comment on function public.renew_cached_value(key text, token uuid, lease interval) is 'Renews the lease of who computes a value; false where it has gone to another. A lease of 0 gives it back.';
+grant execute on function public.renew_cached_value(text,uuid,interval) to app_user;
+revoke execute on function public.renew_cached_value(text,uuid,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.rescue_jobs(lease interval DEFAULT '00:00:10'::interval, how_many integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3565,6 +3949,80 @@ comment on function public.say_computing(worker text, jobs bigint[]) is 'A worke
 grant execute on function public.say_computing(text,bigint[]) to app_user;
 revoke execute on function public.say_computing(text,bigint[]) from public;
 
+CREATE OR REPLACE FUNCTION public.scan_duplicates(how_many integer DEFAULT 200, distance integer DEFAULT 8, most_pairs integer DEFAULT 20)
+ RETURNS TABLE(scanned integer, pairs integer, alerts integer)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    batch bigint[];
+begin
+    if how_many is null or how_many not between 1 and 10000 or distance is null or distance not between 0 and 32
+       or most_pairs is null or most_pairs not between 1 and 1000 then
+        raise exception 'a scan takes 1 to 10000 images, 0 to 32 bits and 1 to 1000 pairs of each'
+            using errcode = 'NS004', hint = 'beyond 8 bits most pairs are no duplicates';
+    end if;
+    -- One at a time, and no queue behind it. Images that somebody removes are left to the next scan.
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.scan_duplicates', 0)) then
+        scanned := 0;
+        pairs := 0;
+        alerts := 0;
+        return next;
+        return;
+    end if;
+    batch := array(
+        select i.id from public.images i
+        where i.id = any (array(select u.image_id from public.unscanned_images u order by u.image_id limit how_many))
+        order by i.id
+        for key share skip locked);
+    delete from public.unscanned_images u where u.image_id = any (batch);
+    scanned := cardinality(batch);
+
+    insert into public.duplicate_pairs (first_id, second_id, user_id, bits)
+    select distinct on (1, 2) least(i.id, n.image_id), greatest(i.id, n.image_id), i.user_id, n.bits
+    from public.images i
+    cross join lateral (
+        select m.image_id, m.bits from public.near_images(i.id, scan_duplicates.distance) m
+        join public.images o on o.id = m.image_id and not o.is_duplicate
+        order by m.bits, m.image_id limit most_pairs
+        for key share of o skip locked
+    ) n
+    where i.id = any (batch) and not i.is_duplicate
+    order by 1, 2
+    on conflict on constraint duplicate_pairs_pkey do nothing;
+    get diagnostics pairs = row_count;
+
+    -- Of images with the same pixels the later one is told of, with all owners that had them.
+    with shared as (
+        select i.id, i.pixel_hash, array_agg(o.id order by o.id) as others, array_agg(distinct o.user_id) as owners
+        from public.images i
+        join public.images o on o.pixel_hash = i.pixel_hash and o.user_id <> i.user_id and o.id < i.id
+        where i.pixel_hash in (select b.pixel_hash from public.images b where b.id = any (batch))
+        group by i.id
+    ), raised as (
+        insert into public.shared_pixels (image_id)
+        select s.id from shared s
+        on conflict do nothing
+        returning image_id
+    )
+    select count(e.event) into alerts
+    from (
+        select public.record_event(
+            'create_image', 'shared_pixels', s.id::text,
+            changes_after => jsonb_build_object('alert', 'the same pixels under another owner', 'pixel_hash', s.pixel_hash,
+                                                'images', s.others, 'owners', s.owners)) as event
+        from shared s join raised r on r.image_id = s.id
+        order by s.id
+        offset 0
+    ) e;
+    return next;
+end
+$function$;
+comment on function public.scan_duplicates(how_many integer, distance integer, most_pairs integer) is 'Looks for the like of up to how_many images whose hashes came since the last scan: pairs of one owner within distance bits, the nearest most_pairs of each image; and raises an alert event where another owner had the same pixels. One scan works at a time, others return 0; call it until scanned is 0.';
+grant execute on function public.scan_duplicates(integer,integer,integer) to app_user;
+revoke execute on function public.scan_duplicates(integer,integer,integer) from public;
+
 CREATE OR REPLACE FUNCTION public.seal_audit(batch_size integer DEFAULT 1000, how_many integer DEFAULT 100)
  RETURNS integer
  LANGUAGE plpgsql
@@ -3809,6 +4267,37 @@ $function$;
 comment on function public.store_cached_result(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb) is 'The result that an image has already, or one made from the cache for it, or null. Counts the hit.';
 revoke execute on function public.store_cached_result(bigint,bigint,text,text,jsonb) from public;
 
+CREATE OR REPLACE FUNCTION public.store_cached_value(key text, token uuid, value jsonb, ttl interval, stale interval DEFAULT '00:00:00'::interval)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+#variable_conflict use_variable
+declare
+    moment constant timestamptz := clock_timestamp();
+begin
+    if ttl is null or ttl <= interval '0' or ttl > interval '10 years' or stale is null or stale < interval '0' or stale > interval '10 years' then
+        raise exception 'a value is kept for more than nothing and at most ten years, and so it stands in, not % and %',
+            coalesce(ttl::text, 'null'), coalesce(stale::text, 'null')
+            using errcode = 'NS004', hint = 'such as interval ''1 hour''';
+    end if;
+    delete from public.cached_value_leases l where l.key = store_cached_value.key and l.token = store_cached_value.token;
+    if not found then
+        return false;
+    end if;
+    insert into public.cached_values (key, value, computed_at, expires_at, kept_until, last_used_at)
+    values (key, value, moment, moment + ttl, moment + ttl + stale, moment)
+    on conflict on constraint cached_values_pkey do update
+    set value = excluded.value, computed_at = excluded.computed_at, expires_at = excluded.expires_at,
+        kept_until = excluded.kept_until, last_used_at = excluded.last_used_at;
+    return true;
+end
+$function$;
+comment on function public.store_cached_value(key text, token uuid, value jsonb, ttl interval, stale interval) is 'Stores what was computed and ends the lease; false, and nothing stored, where the lease has gone to another. ttl: how long it answers; stale: how long after that it stands in while another is computed.';
+grant execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) to app_user;
+revoke execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) from public;
+
 CREATE OR REPLACE FUNCTION public.sweep_queue()
  RETURNS boolean
  LANGUAGE plpgsql
@@ -3848,6 +4337,66 @@ end
 $function$;
 comment on function public.sweep_queue() is 'Brings the low-water marks up to date where that is due: every half second, from zero every second or so. claim_jobs() calls it. Returns whether it began from zero.';
 revoke execute on function public.sweep_queue() from public;
+
+CREATE OR REPLACE FUNCTION public.trim_cache(most_bytes bigint, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    excess  constant bigint := (select coalesce(sum(c.size_bytes), 0) from public.analysis_cache c) - trim_cache.most_bytes;
+    removed integer;
+begin
+    if excess is null or excess <= 0 then
+        return 0;
+    end if;
+    with oldest as (
+        select c.id, c.size_bytes, c.last_accessed_at from public.analysis_cache c
+        order by c.last_accessed_at
+        limit greatest(trim_cache.batch_size, 0)
+        for update skip locked
+    ), enough as (
+        select o.id, sum(o.size_bytes) over (order by o.last_accessed_at, o.id) - o.size_bytes as before from oldest o
+    )
+    delete from public.analysis_cache c where c.id = any (array(select e.id from enough e where e.before < excess));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.trim_cache(most_bytes bigint, batch_size integer) is 'Removes answers of analyses, those that were not asked for longest first, up to batch_size of them, until the rest takes most_bytes at most, and returns how many. Results stay. Call it until it returns 0.';
+grant execute on function public.trim_cache(bigint,integer) to app_user;
+revoke execute on function public.trim_cache(bigint,integer) from public;
+
+CREATE OR REPLACE FUNCTION public.trim_cached_values(most_bytes bigint, batch_size integer DEFAULT 1000)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    excess  constant bigint := (select coalesce(sum(v.size_bytes), 0) from public.cached_values v) - trim_cached_values.most_bytes;
+    removed integer;
+begin
+    if excess is null or excess <= 0 then
+        return 0;
+    end if;
+    with oldest as (
+        select v.key, v.size_bytes, v.last_used_at from public.cached_values v
+        order by v.last_used_at
+        limit greatest(trim_cached_values.batch_size, 0)
+        for update skip locked
+    ), enough as (
+        select o.key, sum(o.size_bytes) over (order by o.last_used_at, o.key) - o.size_bytes as before from oldest o
+    )
+    delete from public.cached_values v where v.key = any (array(select e.key from enough e where e.before < excess));
+    get diagnostics removed = row_count;
+    return removed;
+end
+$function$;
+comment on function public.trim_cached_values(most_bytes bigint, batch_size integer) is 'Removes values, those that were not used for longest first, up to batch_size of them, until the rest takes most_bytes at most, and returns how many. Call it until it returns 0.';
+grant execute on function public.trim_cached_values(bigint,integer) to app_user;
+revoke execute on function public.trim_cached_values(bigint,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.unlock_account(account bigint)
  RETURNS void
@@ -4895,6 +5444,105 @@ comment on column public.audit_user_months.duration_count is 'How many details w
 comment on column public.audit_user_months.duration_total is 'Their durations together, in milliseconds.';
 grant select on public.audit_user_months to app_user;
 
+create unlogged table public.cached_value_leases (
+    key          text                     not null,
+    token        uuid                     not null,
+    leased_until timestamp with time zone not null,
+    held_by      text                     not null,
+    taken_at     timestamp with time zone not null,
+    constraint cached_value_leases_pkey PRIMARY KEY (key)
+);
+comment on table public.cached_value_leases is 'Who computes which value now.';
+comment on column public.cached_value_leases.key is 'The value''s key.';
+comment on column public.cached_value_leases.token is 'Known to who computes it: nobody else can store or renew.';
+comment on column public.cached_value_leases.leased_until is 'Who computes renews it; once it is past, another takes over.';
+comment on column public.cached_value_leases.held_by is 'Machine and process that compute.';
+comment on column public.cached_value_leases.taken_at is 'Since when.';
+grant select on public.cached_value_leases to app_user;
+
+create table public.cached_value_uses (
+    day        timestamp with time zone not null,
+    hits       bigint                   not null default 0,
+    stale_hits bigint                   not null default 0,
+    misses     bigint                   not null default 0,
+    constraint cached_value_uses_pkey PRIMARY KEY (day),
+    constraint cached_value_uses_hits_not_negative CHECK (hits >= 0),
+    constraint cached_value_uses_misses_not_negative CHECK (misses >= 0),
+    constraint cached_value_uses_stale_hits_not_negative CHECK (stale_hits >= 0)
+);
+comment on table public.cached_value_uses is 'How often cached_values answered, by day; counted in batches, so that no read writes.';
+comment on column public.cached_value_uses.day is 'The day (UTC), as the time at which it began.';
+comment on column public.cached_value_uses.hits is 'Answered.';
+comment on column public.cached_value_uses.stale_hits is 'Answered with a value that had expired, while another was computed.';
+comment on column public.cached_value_uses.misses is 'Not there: computed, or waited for.';
+grant select on public.cached_value_uses to app_user;
+
+create table public.cached_values (
+    key          text                     not null,
+    value        jsonb                    not null,
+    size_bytes   bigint                   not null generated always as (octet_length(value::text)) stored,
+    computed_at  timestamp with time zone not null,
+    expires_at   timestamp with time zone not null,
+    kept_until   timestamp with time zone not null,
+    hit_count    bigint                   not null default 0,
+    last_used_at timestamp with time zone not null,
+    constraint cached_values_pkey PRIMARY KEY (key),
+    constraint cached_values_expires_after_computed CHECK (expires_at > computed_at),
+    constraint cached_values_hit_count_not_negative CHECK (hit_count >= 0),
+    constraint cached_values_kept_until_expired CHECK (kept_until >= expires_at),
+    constraint cached_values_key_given CHECK (key <> ''::text AND length(key) <= 512),
+    constraint cached_values_size_bytes_bounded CHECK (size_bytes <= 67108864)
+);
+comment on table public.cached_values is 'What get_or_compute() keeps: values by key, each computed once until it expires.';
+comment on column public.cached_values.key is 'What the value answers; a prefix such as "report:" tells kinds apart.';
+comment on column public.cached_values.value is 'The value as JSON.';
+comment on column public.cached_values.size_bytes is 'Size of its text in bytes, 64 MB at most.';
+comment on column public.cached_values.computed_at is 'When it was computed.';
+comment on column public.cached_values.expires_at is 'From then on it is computed anew.';
+comment on column public.cached_values.kept_until is 'Until then it stands in while somebody computes it anew; then it may be removed.';
+comment on column public.cached_values.hit_count is 'How often it answered; brought up to date in batches.';
+comment on column public.cached_values.last_used_at is 'When it answered last, or was computed; brought up to date in batches.';
+grant select on public.cached_values to app_user;
+
+CREATE INDEX cached_values_kept_until_idx ON public.cached_values USING btree (kept_until);
+comment on index public.cached_values_kept_until_idx is 'cleanup_cached_values().';
+
+CREATE INDEX cached_values_last_used_at_idx ON public.cached_values USING btree (last_used_at);
+comment on index public.cached_values_last_used_at_idx is 'trim_cached_values(): what was not asked for longest goes first.';
+
+create table public.duplicate_pairs (
+    first_id   bigint                    not null,
+    second_id  bigint                    not null,
+    user_id    bigint                    not null,
+    bits       integer                   not null,
+    found_at   timestamp with time zone  not null default now(),
+    decision   public.duplicate_decision not null default 'undecided'::public.duplicate_decision,
+    decided_by bigint,
+    decided_at timestamp with time zone,
+    note       text,
+    constraint duplicate_pairs_pkey PRIMARY KEY (first_id, second_id),
+    constraint duplicate_pairs_bits_range CHECK (bits >= 0 AND bits <= 64),
+    constraint duplicate_pairs_decided_by_person CHECK ((decision = 'undecided'::public.duplicate_decision) = (decided_by IS NULL) AND (decision = 'undecided'::public.duplicate_decision) = (decided_at IS NULL)),
+    constraint duplicate_pairs_in_order CHECK (first_id < second_id)
+);
+comment on table public.duplicate_pairs is 'Two images of one owner that look alike, and what a person decided. Nothing is merged by it.';
+comment on column public.duplicate_pairs.first_id is 'The one with the lower number.';
+comment on column public.duplicate_pairs.second_id is 'The other.';
+comment on column public.duplicate_pairs.user_id is 'Whose images they are.';
+comment on column public.duplicate_pairs.bits is 'In how many of 64 bits their perceptual hashes differed when they were found.';
+comment on column public.duplicate_pairs.found_at is 'When scan_duplicates() found them.';
+comment on column public.duplicate_pairs.decision is 'What a person decided; kept when they are found again.';
+comment on column public.duplicate_pairs.decided_by is 'Which account. No foreign key: the decision outlives it.';
+comment on column public.duplicate_pairs.decided_at is 'When.';
+comment on column public.duplicate_pairs.note is 'What the person wrote about it.';
+grant select on public.duplicate_pairs to app_user;
+
+CREATE INDEX duplicate_pairs_second_id_idx ON public.duplicate_pairs USING btree (second_id);
+comment on index public.duplicate_pairs_second_id_idx is 'Pairs of an image that is the second; the foreign key.';
+
+CREATE INDEX duplicate_pairs_user_id_decision_idx ON public.duplicate_pairs USING btree (user_id, decision);
+comment on index public.duplicate_pairs_user_id_decision_idx is 'What an owner has to decide on; negspace duplicates review.';
+
 create table public.ended_job_changes (
     id  bigint                   not null generated always as identity,
     day timestamp with time zone not null,
@@ -4991,6 +5639,31 @@ comment on column public.ended_job_waits.status is 'As ended_job_days has it.';
 comment on column public.ended_job_waits.bucket is 'Bucket of the histogram.';
 comment on column public.ended_job_waits.wait_count is 'How many waits it holds.';
 grant select on public.ended_job_waits to app_user;
+
+create table public.image_fingerprints (
+    image_id        bigint not null,
+    user_id         bigint not null,
+    perceptual_hash bigint not null,
+    algorithm       text   not null,
+    constraint image_fingerprints_pkey PRIMARY KEY (image_id)
+);
+comment on table public.image_fingerprints is 'The perceptual hashes of images, for the search of near ones; kept by triggers on images.';
+comment on column public.image_fingerprints.image_id is 'The image.';
+comment on column public.image_fingerprints.user_id is 'Whose image it is: only one owner''s are compared.';
+comment on column public.image_fingerprints.perceptual_hash is 'As images has it.';
+comment on column public.image_fingerprints.algorithm is 'As images has it; only equal names compare.';
+
+CREATE INDEX image_fingerprints_band_1_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 48) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_1_idx is 'near_hashes(): hashes whose first 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_2_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 32) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_2_idx is 'near_hashes(): hashes whose second 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_3_idx ON public.image_fingerprints USING btree (user_id, ((perceptual_hash >> 16) & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_3_idx is 'near_hashes(): hashes whose third 16 bits are near.';
+
+CREATE INDEX image_fingerprints_band_4_idx ON public.image_fingerprints USING btree (user_id, (perceptual_hash & 65535::bigint)) INCLUDE (perceptual_hash, image_id);
+comment on index public.image_fingerprints_band_4_idx is 'near_hashes(): hashes whose last 16 bits are near.';
 
 create table public.images (
     id                        bigint                   not null generated always as identity,
@@ -5125,6 +5798,12 @@ comment on trigger images_duplicate_names_an_original on public.images is 'No ch
 
 CREATE TRIGGER images_keep_duplicates_together BEFORE UPDATE OF user_id ON public.images FOR EACH ROW WHEN (old.user_id <> new.user_id) EXECUTE FUNCTION public.refuse_to_part_duplicates();
 comment on trigger images_keep_duplicates_together on public.images is 'An original and its duplicates have one owner.';
+
+CREATE TRIGGER images_keep_fingerprint AFTER UPDATE OF user_id, perceptual_hash, perceptual_hash_algorithm, pixel_hash ON public.images FOR EACH ROW WHEN (old.user_id IS DISTINCT FROM new.user_id OR old.perceptual_hash IS DISTINCT FROM new.perceptual_hash OR old.perceptual_hash_algorithm IS DISTINCT FROM new.perceptual_hash_algorithm OR old.pixel_hash IS DISTINCT FROM new.pixel_hash) EXECUTE FUNCTION public.keep_image_fingerprint();
+comment on trigger images_keep_fingerprint on public.images is 'Hashes that came or changed.';
+
+CREATE TRIGGER images_keep_fingerprints AFTER INSERT ON public.images REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.keep_image_fingerprints();
+comment on trigger images_keep_fingerprints on public.images is 'Images that come with their hashes.';
 
 CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
 comment on trigger images_set_updated_at on public.images is 'Keeps updated_at.';
@@ -6185,6 +6864,49 @@ comment on index public.sessions_expires_at_idx is 'What ended long ago, for ref
 CREATE INDEX sessions_user_id_created_at_idx ON public.sessions USING btree (user_id, created_at DESC);
 comment on index public.sessions_user_id_created_at_idx is 'An account''s sessions, newest first; the foreign key.';
 
+create table public.shared_pixels (
+    image_id  bigint                   not null,
+    raised_at timestamp with time zone not null default now(),
+    constraint shared_pixels_pkey PRIMARY KEY (image_id)
+);
+comment on table public.shared_pixels is 'Images for which an alert says that another owner has the same pixels: each is raised once. Nobody''s to read: it would tell what others have.';
+comment on column public.shared_pixels.image_id is 'The image that came later.';
+comment on column public.shared_pixels.raised_at is 'When the alert was raised.';
+
+create table public.unscanned_images (
+    image_id bigint not null,
+    constraint unscanned_images_pkey PRIMARY KEY (image_id)
+);
+comment on table public.unscanned_images is 'Images whose hashes came or changed since scan_duplicates() looked for their like.';
+comment on column public.unscanned_images.image_id is 'The image.';
+grant select on public.unscanned_images to app_user;
+
+create table public.upkeep_steps (
+    step         text                     not null,
+    lease_token  uuid,
+    leased_until timestamp with time zone,
+    held_by      text,
+    started_at   timestamp with time zone,
+    ended_at     timestamp with time zone,
+    done         bigint,
+    failed_at    timestamp with time zone,
+    failure      text,
+    constraint upkeep_steps_pkey PRIMARY KEY (step),
+    constraint upkeep_steps_lease_whole CHECK ((lease_token IS NULL) = (leased_until IS NULL)),
+    constraint upkeep_steps_step_given CHECK (step <> ''::text)
+);
+comment on table public.upkeep_steps is 'The steps of housekeeping: who does one now, and when it was last done.';
+comment on column public.upkeep_steps.step is 'Name of the step, as negspace maintain shows it.';
+comment on column public.upkeep_steps.lease_token is 'Known to who does it now; null: nobody does.';
+comment on column public.upkeep_steps.leased_until is 'When another may take over.';
+comment on column public.upkeep_steps.held_by is 'Machine and process that did it last, or do now.';
+comment on column public.upkeep_steps.started_at is 'When it was last begun.';
+comment on column public.upkeep_steps.ended_at is 'When it was last done, to the end.';
+comment on column public.upkeep_steps.done is 'How much was done then.';
+comment on column public.upkeep_steps.failed_at is 'When it last failed.';
+comment on column public.upkeep_steps.failure is 'Why; null once it was done again.';
+grant select on public.upkeep_steps to app_user;
+
 create table public.users (
     id                    bigint                   not null generated always as identity,
     email                 text                     not null,
@@ -6558,6 +7280,9 @@ alter table public.analysis_results add constraint analysis_results_image_id_fke
 alter table public.analysis_results add constraint analysis_results_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.api_keys add constraint api_keys_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.audit_log_details add constraint audit_log_details_audit_id_fkey FOREIGN KEY (audit_id, audit_timestamp) REFERENCES public.security_audit(id, "timestamp") ON DELETE CASCADE;
+alter table public.duplicate_pairs add constraint duplicate_pairs_first_id_fkey FOREIGN KEY (first_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.duplicate_pairs add constraint duplicate_pairs_second_id_fkey FOREIGN KEY (second_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.image_fingerprints add constraint image_fingerprints_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 alter table public.images add constraint images_duplicate_of_fkey FOREIGN KEY (duplicate_of) REFERENCES public.images(id) DEFERRABLE;
 alter table public.images add constraint images_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.metric_days add constraint metric_days_series_id_fkey FOREIGN KEY (series_id) REFERENCES public.metric_series(id) ON DELETE CASCADE;
@@ -6567,6 +7292,8 @@ alter table public.processing_queue add constraint processing_queue_image_id_fke
 alter table public.processing_queue add constraint processing_queue_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.queue_limits add constraint queue_limits_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
 alter table public.sessions add constraint sessions_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(id) ON DELETE CASCADE;
+alter table public.shared_pixels add constraint shared_pixels_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
+alter table public.unscanned_images add constraint unscanned_images_image_id_fkey FOREIGN KEY (image_id) REFERENCES public.images(id) ON DELETE CASCADE;
 
 commit;
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final, LiteralString
 
 from negspace import metrics, queue
-from negspace.database import Database, only
+from negspace.database import Database, only, rows
 from negspace.upkeep.files import tidy
 from negspace.upkeep.keeping import Keeping
 
@@ -25,7 +25,8 @@ def ensure_partitions(database: Database) -> int:
         database,
         "select ensure_partitions(oldest => (select greatest(min(created_at),"
         "  now() - interval '2 years') from processing_queue"
-        " where status in ('queued', 'processing', 'retrying'))) as n",
+        " where status in ('queued', 'processing', 'retrying')"
+        " having min(created_at) is not null)) as n",  # greatest() passes nulls by
     )
 
 
@@ -57,6 +58,19 @@ def drop_samples(keeping: Keeping) -> int:
         return 0
     gone = metrics.purge(keeping.owner, keep_samples=policy.samples, keep_minutes=policy.minutes)
     return len(gone)
+
+
+def analyze(database: Database) -> int:
+    """Refresh the statistics of partitioned tables: autovacuum sees to their partitions alone."""
+    query = (
+        "select c.relname as name from pg_class c where c.relkind = 'p' and not c.relispartition"
+        " and c.relnamespace = 'public'::regnamespace order by 1"
+    )
+    with database.transaction(read_only=True) as connection:
+        parents = [row["name"] for row in rows(connection, query)]
+    for name in parents:
+        database.ask("select analyze_parent(%s)", [name])
+    return len(parents)
 
 
 def tidy_storage(keeping: Keeping) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from negspace import cache
 from negspace.database import Database
 from negspace.storage import Storage
 
@@ -18,12 +19,14 @@ class Policy:
         job_logs: What jobs said.
         samples: Samples of metrics, once they are rolled up; 31 days at least.
         minutes: Roll-ups by minute; those by hour and day stay.
+        cache_bytes: Of each of both caches, as JSON; what was not used for longest goes first.
     """
 
     jobs: timedelta | None = None
     job_logs: timedelta = timedelta(days=30)
     samples: timedelta = timedelta(days=400)
     minutes: timedelta = timedelta(days=30)
+    cache_bytes: int = cache.MOST_BYTES
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
-from negspace import audit, cache, keys, metrics, recovery, summaries, users
+from negspace import audit, cache, duplicates, keys, metrics, recovery, summaries, users
 from negspace.upkeep import duties
 from negspace.upkeep.keeping import Keeping
 
-_MINUTE: Final = timedelta(minutes=1)
+_MINUTE: Final = timedelta(seconds=50)  # workers look every minute: it must be due by then
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 
@@ -30,6 +30,7 @@ class Step:
         counts: What its count counts, such as "partitions made".
         work: Does it, and returns that count.
         needs: The field of ``Keeping`` without which it is left out.
+        waiting: A query of how much waits to be done, ``n``; None: it takes as long as the work.
     """
 
     name: str
@@ -37,17 +38,43 @@ class Step:
     counts: str
     work: Callable[[Keeping], int]
     needs: Literal["database", "owner", "storage"] = "database"
+    waiting: LiteralString | None = None
 
 
 STEPS: Final = (
     Step(
-        "partitions", _HOUR, "partitions made", lambda keep: duties.ensure_partitions(keep.database)
+        "partitions",
+        _HOUR,
+        "partitions made",
+        lambda keep: duties.ensure_partitions(keep.database),
+        waiting="select count(*) as n from unnest(array['security_audit', 'audit_log_details',"
+        " 'performance_metrics', 'processing_queue_ended']) as p (parent)"
+        " cross join generate_series(0, 3) as ahead (months)"
+        " where to_regclass(format('public.%s_%s', parent,"
+        "  to_char(now() at time zone 'UTC' + make_interval(months => months), 'YYYYMM'))) is null",
     ),
     Step("audit seals", _MINUTE, "seals made", lambda keep: audit.seal(keep.database)),
     Step("metrics", _MINUTE, "hours rolled up", lambda keep: metrics.roll_up(keep.database)),
     Step("summaries", _MINUTE, "rows summed up", lambda keep: summaries.roll_up(keep.database)),
     Step(
-        "cache", _HOUR, "expired answers removed", lambda keep: cache.purge_expired(keep.database)
+        "cache",
+        _HOUR,
+        "expired answers removed",
+        lambda keep: cache.purge_expired(keep.database),
+        waiting="select count(*) as n from analysis_cache where expires_at <= now()",
+    ),
+    Step(
+        "cached values",
+        _MINUTE,
+        "expired values removed",
+        lambda keep: cache.remove_expired_values(keep.database),
+        waiting="select count(*) as n from cached_values where kept_until <= now()",
+    ),
+    Step(
+        "cache size",
+        _MINUTE,
+        "answers and values removed",
+        lambda keep: cache.trim(keep.database, keep.policy.cache_bytes),
     ),
     Step(
         "job logs",
@@ -71,5 +98,13 @@ STEPS: Final = (
     ),
     Step("tokens", _HOUR, "old tokens removed", lambda keep: recovery.purge(keep.database)),
     Step("samples", _DAY, "old months dropped", duties.drop_samples, needs="owner"),
+    Step(
+        "duplicates",
+        _MINUTE,
+        "images looked at",
+        lambda keep: duplicates.scan_new(keep.database).images,
+        waiting="select count(*) as n from unscanned_images",
+    ),
+    Step("statistics", _DAY, "tables analysed", lambda keep: duties.analyze(keep.database)),
     Step("storage", _DAY, "files removed that no row named", duties.tidy_storage, needs="storage"),
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from typing import Final
 
 from negspace import upkeep
@@ -18,40 +17,31 @@ ROUND: Final = 60.0  # seconds: how often it is looked what is due
 
 
 class Housekeeper(threading.Thread):
-    """Does every step at once and when it is due again, until its end."""
+    """Does what is due, at once and every minute, until its end.
+
+    Of all workers, and of who calls ``negspace maintain``, one does each step.
+    """
 
     def __init__(self, database: Database, storage: Storage | None = None) -> None:
-        """Make it; the database is its own, and closed at its end."""
         super().__init__(name="negspace-housekeeper", daemon=True)
         self._keeping = upkeep.Keeping(database, storage)
-        self._due: dict[str, float] = {}
         self._ended = threading.Event()
 
     def run(self) -> None:
         """The thread's life."""
         while True:
             try:
-                for step in upkeep.STEPS:
-                    self._do(step)
-            except UnavailableError:  # the rest of the round would find no server either
+                for one in upkeep.maintain(self._keeping, due_only=True):
+                    if one.state == "failed":  # jobs go on; the next round may do better
+                        log.warning("housekeeping: %s: %s", one.step, one.said)
+            except UnavailableError:
                 self._keeping.database.close()
+            except NegspaceError as error:
+                log.warning("housekeeping: %s", error.message)
             if self._ended.wait(ROUND):
-                break
-        self._keeping.database.close()
-
-    def _do(self, step: upkeep.Step) -> None:
-        now = time.monotonic()
-        if getattr(self._keeping, step.needs) is None or now < self._due.get(step.name, 0.0):
-            return
-        try:
-            step.work(self._keeping)
-        except UnavailableError:
-            raise
-        except NegspaceError as error:  # jobs go on; the next time may do better
-            log.warning("housekeeping: %s: %s", step.name, error.message)
-        self._due[step.name] = now + step.every.total_seconds()
+                return
 
     def end(self) -> None:
-        """Do it no more, once this round is done."""
+        """Do it no more."""
         self._ended.set()
         self.join()

@@ -1,4 +1,4 @@
-"""The result cache: the same bytes with the same analyser and parameters are computed once.
+"""Results of analyses: the same bytes with the same analyser and parameters are computed once.
 
 Jobs put their results in, and are answered from it, within the database
 (``complete_job``, ``store_cached_result``); here one sees it and clears it. docs/cache.md.
