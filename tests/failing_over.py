@@ -190,13 +190,22 @@ def _one_failover(pair: Failing, asking: list[Enqueuer], between: float) -> floa
     return found - began
 
 
+def _left(bench: Bench) -> str:
+    """What waits, and what the workers said last."""
+    standing = bench.all(
+        "select status::text, count(*), min(error_message) from processing_queue group by 1"
+    )
+    said = [run.said[-1500:] for run in bench.runs]
+    return "\n".join(["jobs end", *map(str, standing), *said])
+
+
 def _counted(pair: Failing, bench: Bench, asking: list[Enqueuer], gaps: list[float]) -> Counted:
     bench.owner.close()
     bench.owner = database.connect(pair.primary.url("superuser"), autocommit=True)
     waiting = "select count(*) from processing_queue where status <> 'completed'"
     while left := bench.value(waiting):
         bench.hurry()
-        until(lambda left=left: bench.value(waiting) < left, "jobs end")
+        until(lambda left=left: bench.value(waiting) < left, _left(bench))
     acknowledged = [image for one in asking for image, _ in one.acknowledged]
     done = {
         row["image"]: row

@@ -68,7 +68,7 @@ def test_the_worker_unit_starts_a_worker_and_stops_it(database, home):
         stderr=subprocess.PIPE,
         text=True,
     )
-    count = "select count(*) as n from workers where stopped_at is null"
+    count = "select count(*) as n from workers where sleeping_since is not null"
     with connect(database.superuser) as connection:
         until(lambda: rows(connection, count)[0]["n"], "it has begun")
     number = getattr(

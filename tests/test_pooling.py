@@ -110,6 +110,7 @@ COMMANDS = """
     results show 1 --purpose test
     results export --purpose test
     duplicates near
+    duplicates scan
     jobs enqueue 1 --no-cache
     jobs cancel 3
     jobs retry 3
@@ -139,6 +140,7 @@ COMMANDS = """
     audit retain --before 2020-01-01 --anchor anchors --folder archive --yes
     images archive 2
     images delete 2 --yes
+    maintain
     migrate status --check
     migrate history
     migrate validate
@@ -163,7 +165,7 @@ ENDS = {
     "keys check": 3,  # the line on stdin is no key
     "doctor": 3,
     "doctor --security": 3,
-    "audit check-export archive/manifest": 2,  # an empty month gives no file
+    "audit check-export archive/manifest": 1,  # an empty month gives no file
     "migrate baseline": 4,  # there is a ledger
 }
 
@@ -174,7 +176,7 @@ WITHOUT = {"analyze", "demo", "settings", "migrate new", "migrate squash"}
 BACKUP = ("archive", "create", "files", "list", "prune", "restore", "verify")
 SERVER = ("logs", "password", "psql", "start", "status", "stop", "upgrade")
 WITHOUT |= {f"backup {verb}" for verb in BACKUP} | {f"server {verb}" for verb in SERVER}
-WITHOUT |= {"jobs watch"}
+WITHOUT |= {"jobs watch", "duplicates review"}  # the latter asks a person, pair by pair
 
 
 def verbs() -> set[str]:

@@ -79,7 +79,6 @@ READING = [
     "audit list",
     "audit verify",
     "audit who-saw image 1",
-    "cache stats",
     "duplicates report",
     "duplicates near 1",
     "images list",
