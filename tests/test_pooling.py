@@ -111,6 +111,7 @@ COMMANDS = """
     results export --purpose test
     duplicates near
     duplicates scan
+    duplicates review
     jobs enqueue 1 --no-cache
     jobs cancel 3
     jobs retry 3
@@ -176,7 +177,7 @@ WITHOUT = {"analyze", "demo", "settings", "migrate new", "migrate squash"}
 BACKUP = ("archive", "create", "files", "list", "prune", "restore", "verify")
 SERVER = ("logs", "password", "psql", "start", "status", "stop", "upgrade")
 WITHOUT |= {f"backup {verb}" for verb in BACKUP} | {f"server {verb}" for verb in SERVER}
-WITHOUT |= {"jobs watch", "duplicates review"}  # the latter asks a person, pair by pair
+WITHOUT |= {"jobs watch"}
 
 
 def verbs() -> set[str]:
