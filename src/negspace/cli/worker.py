@@ -9,6 +9,7 @@ import click
 
 from negspace import settings
 from negspace.cli import configure_logging, output, session
+from negspace.errors import InvalidInputError
 from negspace.worker.options import Options
 
 
@@ -72,6 +73,8 @@ def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: An
     """
     from negspace import worker
 
+    if ctx.find_root().obj["replica"]:
+        raise InvalidInputError("a worker reads no replica", hint="leave --replica out")
     options = Options(memory_limit=memory_limit and memory_limit * 1_000_000, **given)
     verbose, log_json = ctx.find_root().obj["logging"]
     prepare = partial(configure_logging, verbose + 1, log_json)  # each job is a line

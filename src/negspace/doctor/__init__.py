@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from negspace import database, server
-from negspace.database import Connection
 from negspace.doctor import configuration, connecting, keeping, queue, schema, security, vacuum
 from negspace.doctor.examining import Check, Fault, Finding, Limits, Patient, run
 from negspace.errors import NegspaceError
@@ -95,7 +94,7 @@ def reached(
     address = operator = connection = unreached = None
     try:
         address, operator = _addresses(settings, progress)
-        connection = _opened(operator)
+        connection = database.connect(operator, autocommit=True, application_name="negspace doctor")
     except NegspaceError as error:
         unreached = error
     try:
@@ -105,17 +104,6 @@ def reached(
     finally:
         if connection is not None:
             connection.close()
-
-
-def _opened(operator: str) -> Connection:
-    """At three in the morning it must not wait behind what it looks for."""
-    connection = database.connect(operator, autocommit=True, application_name="negspace doctor")
-    with database.translated():
-        connection.execute("set default_transaction_read_only = on")
-        connection.execute("set row_security = off")  # rather refused than shown a part
-        connection.execute("set lock_timeout = '2s'")
-        connection.execute("set statement_timeout = '1min'")
-    return connection
 
 
 def _addresses(settings: Settings, progress: Callable[[str], object] | None) -> tuple[str, str]:
