@@ -117,7 +117,8 @@ def by_pgbench(found: Server, what: str, text: str, script: Path, seconds: float
     script.write_text(" ".join((STATEMENTS[what] or call).replace("%s", ":row").split()) + ";\n")
     ran = subprocess.run(
         [next(binaries.installed()).program("pgbench"), "-n", "-M", "prepared", "-D",
-         f"scope={SCOPE}", "-D", "row=1", "-c", str(CLIENTS), "-j", "2", "-T", f"{seconds:.0f}", "-f", script],
+         f"scope={SCOPE}", "-D", "row=1", "-c", str(CLIENTS), "-j", "2", "-T", f"{seconds:.0f}",
+         "-f", script],
         env=os.environ | database.libpq_environment(found.url("operator")),
         check=False, capture_output=True, text=True,
     )  # fmt: skip

@@ -116,8 +116,17 @@ select id from images where metadata @> '{"instrument": "none of ours"}';
 -- name: images with the same pixels
 select id from images where pixel_hash = %(hash)s;
 
--- name: a user's images that look alike
+-- name: a user's perceptual hashes
 select id, perceptual_hash from images where user_id = %(user)s and perceptual_hash is not null;
+
+-- name: images that look like another (near_images)
+select * from near_images(%(image)s, 8);
+
+-- name: pairs that a user has not decided (negspace duplicates review)
+select first_id, second_id from duplicate_pairs where user_id = %(user)s and decision = 'undecided';
+
+-- name: pairs of an image
+select first_id, second_id from duplicate_pairs where first_id = %(image)s or second_id = %(image)s;
 
 -- name: an original's duplicates
 select id from images where duplicate_of = %(original)s;
@@ -193,6 +202,12 @@ select cleanup_expired_cache();
 -- name: entries that were not asked for longest
 select id from analysis_cache order by last_accessed_at limit 20;
 
+-- name: values that are kept no longer (cleanup_cached_values)
+select key from cached_values where kept_until < now() order by kept_until limit 100;
+
+-- name: values that were not asked for longest (trim_cached_values)
+select key from cached_values order by last_used_at limit 100;
+
 -- ── the queue ────────────────────────────────────────────────────────────────────────────
 
 -- name: the queue by status (negspace jobs stats)
@@ -233,6 +248,9 @@ select id, completed_at from processing_queue where status = 'failed' order by c
 
 -- name: what failed last
 select id, error_message from processing_queue where status = 'failed' order by last_error_at desc limit 20;
+
+-- name: failures that are to be added up (fold_job_failures)
+select id from job_failures where not is_folded order by id limit 100;
 
 -- name: a job's logs
 select lines from job_logs where job_id = %(job)s order by attempt;

@@ -45,6 +45,24 @@ where i.id <= 10000;
 
 update images set perceptual_hash = hashint8extended(id, 7), perceptual_hash_algorithm = 'dct64' where id %% 3 > 0;
 
+insert into image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
+select id, user_id, perceptual_hash, perceptual_hash_algorithm from images where perceptual_hash is not null
+on conflict do nothing;
+
+insert into duplicate_pairs (first_id, second_id, user_id, bits, decision, decided_by, decided_at)
+select i.id, i.id + 1, i.user_id, 3, d.decision::duplicate_decision, case when d.decision <> 'undecided' then 1 end, case when d.decision <> 'undecided' then now() end
+from images i
+cross join lateral (select (array['same', 'different', 'undecided'])[1 + i.id %% 3] as decision) d
+where i.id < (select max(id) from images)
+on conflict do nothing;
+
+insert into cached_values (key, value, computed_at, expires_at, kept_until, last_used_at)
+select 'report:' || n, '1', now() - interval '1 day', now() + (n - 50) * interval '1 minute', now() + (n - 50) * interval '1 minute', now() - n * interval '1 minute'
+from generate_series(1, 5000) n;
+
+insert into job_failures (failed_at, algorithm_name, error_class, is_folded)
+select date_trunc('hour', now(), 'UTC') - n * interval '1 hour', 'negative_space', 'TimeLimit', n > 20 from generate_series(1, 5000) n;
+
 insert into audit_seals (number, relation, month, lineage, last_xid, last_id, highest_id, leaf_count, merkle_root, previous_hash, seal_hash, sealed_at)
 select n, case when n %% 3 > 0 then 'security_audit' else 'audit_log_details' end, date_trunc('month', now() - n * interval '2 hours', 'UTC'),
        0, n::text::xid8, n, n, 1000, sha256('root'), sha256('before'), sha256('seal'), now()

@@ -64,6 +64,21 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(kept)
 
 
+def called(variables: Mapping[str, str], *arguments: str, given: str = "") -> Ran:
+    """Run a command in this process, which is quicker than in one of its own."""
+    out, err, logger = io.StringIO(), io.StringIO(), logging.getLogger("negspace")
+    kept = logger.handlers[:], logger.propagate, logger.level, sys.stdin
+    sys.stdin = io.StringIO(given)
+    try:
+        with environment(variables), redirect_stdout(out), redirect_stderr(err):
+            status = main(arguments)
+    finally:
+        logger.handlers[:], logger.propagate = kept[:2]
+        logger.setLevel(kept[2])
+        sys.stdin = kept[3]
+    return Ran(status, out.getvalue(), err.getvalue())
+
+
 @dataclass
 class WorkerRun:
     """``negspace worker run`` as a process of its own."""
@@ -204,19 +219,9 @@ class Bench:
     def settings(self) -> settings.Settings:
         return settings.load(self.environment)
 
-    def cli(self, *arguments: str) -> Ran:
-        """Run a command in this process, which is quicker than in one of its own."""
-        out, err, logger = io.StringIO(), io.StringIO(), logging.getLogger("negspace")
-        kept = logger.handlers[:], logger.propagate, logger.level
-        with (
-            environment(self.environment),
-            redirect_stdout(out),
-            redirect_stderr(err),
-        ):
-            status = main(arguments)
-        logger.handlers[:], logger.propagate = kept[:2]
-        logger.setLevel(kept[2])
-        return Ran(status, out.getvalue(), err.getvalue())
+    def cli(self, *arguments: str, given: str = "") -> Ran:
+        """Run a command in this process."""
+        return called(self.environment, *arguments, given=given)
 
     def start(
         self, *options: str, heartbeat: float = 0.3, lease: float = 1.5, **more: str

@@ -130,7 +130,7 @@ def _event(connection: Connection, given: Row) -> Row:
 
 
 def _details(connection: Connection, given: Row) -> Row:
-    row: Row = {"event_name": "job_completed"}
+    row: Row = {"event_name": "job_completed", "audit_timestamp": "now"}
     if "audit_id" not in given:
         row["audit_id"] = add(connection, "security_audit")["id"]
     return row

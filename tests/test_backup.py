@@ -244,6 +244,12 @@ def test_a_damaged_manifest_is_refused(plant, folder, taken):
     path.write_text(path.read_text().replace('"files": ', '"files": 1'))
     with pytest.raises(BackupError, match="checksum is another"):
         backup.backups(folder)
+    with pytest.raises(BackupError, match="checksum is another"):
+        backup.verify(plant.settings, folder)
+    with pytest.raises(RefusedError, match=r"to build on|takes no incremental"):  # not on that
+        backup.create(plant.settings, folder, incremental=True)
+    second = backup.create(plant.settings, folder)  # nor is it in the next one's way
+    assert backup.verify(plant.settings, folder).name == second.name
 
 
 def test_a_damaged_stored_file_is_told_and_the_rest_is_taken(plant, folder, cli):

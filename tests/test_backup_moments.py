@@ -179,6 +179,7 @@ def test_the_log_is_archived_whole_and_once(home):
 def test_archiving_that_does_not_work_is_told(plant, home):
     blocked = home / "backups"
     blocked.mkdir(mode=0o711)
+    (blocked / "lock").touch()
     (blocked / "archive").write_text("a file in its place")
     with pytest.raises(BackupError):
         backup.start_archiving(plant.settings, blocked)

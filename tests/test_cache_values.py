@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -97,6 +98,25 @@ def test_64_threads_of_4_processes_compute_each_of_100_keys_once(database, owner
     assert len(db.rows(owner, "select distinct pid from computed")) > 1, "nobody shared the work"
     uses = db.only(owner, "select sum(hits + misses)::int as n from cached_value_uses")
     assert uses == {"n": 4 * 16 * 100}
+    assert one(owner, "select count(*) from cached_value_leases") == 0
+
+
+def test_who_takes_the_lease_as_the_value_is_stored_computes_nothing(database, owner, services):
+    find = "select * from find_cached_value('a', '1 minute', '0', 'me')"
+    with db.connect(database.app) as first:
+        mine = db.only(first, find)
+        got: list[object] = []
+        other = threading.Thread(target=lambda: got.append(services.ask(find)))
+        other.start()  # it sees neither value nor lease, and waits to take one
+        waiting = "select count(*) from pg_locks where not granted"
+        give_up = time.monotonic() + 30
+        while not one(owner, waiting):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        first.execute("select store_cached_value('a', %s, '7', '1 hour')", [mine["token"]])
+        first.commit()
+        other.join()
+    assert got == [{"state": "fresh", "value": 7, "token": None}]
     assert one(owner, "select count(*) from cached_value_leases") == 0
 
 

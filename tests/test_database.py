@@ -203,7 +203,9 @@ def test_who_acts_is_known_inside_and_forgotten_on_the_reused_connection(db):
         "user_agent": "test agent",
         "request_id": "request-1",
     }
-    with db._leased() as connection:  # the pool's one connection, before anybody states who acts
+    with (
+        db._pool.leased() as connection
+    ):  # the pool's one connection, before anybody states who acts
         assert connection.info.backend_pid == first
         after = database.only(connection, ACTOR)
     assert after == dict.fromkeys(inside, "")

@@ -371,11 +371,11 @@ def test_it_waits_for_nobody(database, env):
 
 def test_it_changes_nothing(env):
     from negspace import doctor, settings
-    from negspace.errors import RefusedError
+    from negspace.errors import ReadOnlyServerError
 
     with (
         doctor.reached(settings.load(env), doctor.Limits()) as patient,
-        pytest.raises(RefusedError, match="read-only"),
+        pytest.raises(ReadOnlyServerError, match="read-only"),
         db.translated(),
     ):
         patient.rows("delete from users returning id")

@@ -83,7 +83,7 @@ TABLE = """
         ("insert into things values ('x', 1, 1)", "InvalidInputError", None),
         ("insert into things values (1, 99999999999, 1)", "InvalidInputError", None),
         ("select * from nothing", "DatabaseError", None),
-        ("set transaction read only; create table x ()", "RefusedError", None),
+        ("set transaction read only; create table x ()", "ReadOnlyServerError", None),
     ],
 )
 def test_what_a_table_refuses(empty_database, statement, expected, constraint):

@@ -334,10 +334,55 @@ def test_only_sleepers_are_woken_once_and_told_how_many(bench: Bench, worker: st
             assert heard() == [], "one transaction at a time tells"
             other.commit()
         assert heard() == ["1"]
+        bench.owner.execute("select setval('queue_untold', 1)")
         bench.enqueue(bench.add_image(), scheduled_at=datetime.now(UTC) + timedelta(hours=1))
         bench.owner.execute("select rest_worker('w1', false)")
         bench.enqueue(bench.add_image())
         assert heard() == []
+
+
+def test_wake_ups_are_spaced_and_carry_what_came_between(bench: Bench, worker: str) -> None:
+    enlist(bench, "w2")
+    with connect(bench.database.app, autocommit=True) as listener:
+        listener.execute("listen negspace_jobs")
+
+        def heard() -> list[str]:
+            return [note.payload for note in listener.notifies(timeout=0.3)]
+
+        def told(jobs: int) -> bool:
+            return bench.value("select wake_workers(%s)", [jobs])
+
+        bench.owner.execute("select rest_worker('w1', true), rest_worker('w2', true)")
+        assert told(2)
+        soon = "select setval('queue_next_wakeup', as_microseconds(now() + interval '0.9 s'))"
+        bench.owner.execute(soon)
+        assert not told(3), "they were told just now"
+        assert not told(4)
+        assert heard() == ["2"]
+        # w1 wakes: w2 learns what came meanwhile
+        bench.owner.execute("select rest_worker('w1', false)")
+        assert heard() == ["7"]
+        bench.owner.execute("select rest_worker('w1', true)")
+        assert told(1), "it has just fallen asleep, and heard nothing yet"
+        # a clock that was set back doesn't close the way for long
+        bench.owner.execute(
+            "select setval('queue_next_wakeup', as_microseconds(now() + interval '1 hour'))"
+        )
+        assert told(1)
+
+
+def test_estimates_take_priority_into_account(bench: Bench, worker: str) -> None:
+    bench.enqueue(bench.add_image())
+    leases.complete(bench.services, claimed(bench), completion(processing_time_ms=2000))
+    bench.enqueue(bench.add_images(3), priority=8)
+    bench.enqueue(bench.add_images(2), priority=2)
+    bench.owner.execute("select measure_algorithms()")
+    assert bench.value("select jobs_before from algorithm_speeds") == [5, 5, *[3] * 6, 0, 0]
+    for priority, ahead in ((10, 0), (5, 3), (1, 5)):
+        job = bench.job(bench.enqueue(bench.add_image(), priority=priority, weight=0.000384))
+        assert job.estimated_completion_at is not None
+        waits = job.estimated_completion_at - job.created_at
+        assert waits == timedelta(seconds=2 * (ahead + 1)), priority
 
 
 def test_estimates_come_from_what_was_measured(bench: Bench, worker: str) -> None:

@@ -196,8 +196,10 @@ def watching(bench: Bench, *options: str, output: Any = subprocess.PIPE) -> Iter
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

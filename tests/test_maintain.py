@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +47,16 @@ def superuser(database):
 
 def by_step(outcomes: list[upkeep.Outcome]) -> dict[str, upkeep.Outcome]:
     return {one.step: one for one in outcomes}
+
+
+def test_the_page_has_every_step():
+    page = (Path(__file__).parent.parent / "docs/maintain.md").read_text("utf-8")
+    written: dict[str, str] = {}
+    for names, every in re.findall(r"^\| ([a-z, ]+) \| (1 \w+) \|", page, re.M):
+        written |= dict.fromkeys(names.split(", "), every)
+    spans = {50: "1 minute", 3600: "1 hour", 86400: "1 day"}
+    assert written == {one.name: spans[int(one.every.total_seconds())] for one in upkeep.STEPS}
+    assert len(set(STEPS)) == len(STEPS)
 
 
 def test_every_step_is_done_and_noted(keeping, superuser):

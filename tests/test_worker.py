@@ -154,7 +154,8 @@ def test_a_killed_worker_leaves_its_jobs_to_others(bench: Bench) -> None:
     job = bench.enqueue(image, behave="sleep", until=door)
     bench.start()
     first = bench.holder(job)
-    until(bench.begun, "the analysis begins")
+    said = "select %s = any (computing) from workers"
+    until(lambda: bench.begun() and bench.value(said, [job]), "its worker says it computes it")
     computing = bench.computing()
     os.kill(first, signal.SIGKILL)
     bench.runs[0].process.wait()

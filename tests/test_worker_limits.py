@@ -163,3 +163,13 @@ def test_limits_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
 def test_a_limit_is_said_in_the_units_of_people(bench: Bench) -> None:
     assert bench.cli("worker", "run", "--memory-limit", "much").status == 2
     assert jobs.list_jobs(bench.services) == []
+
+
+def test_a_worker_takes_nothing_heavier_than_its_capacity(bench: Bench) -> None:
+    heavy = bench.enqueue(bench.add_image(), weight=40, priority=10)
+    light = bench.enqueue(bench.add_image(), weight=30)
+    bench.drain("--capacity", "30")
+    assert (bench.status(heavy), bench.status(light)) == ("queued", "completed")
+    for none in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(InvalidInputError, match="megapixels"):
+            Options(capacity=none)

@@ -8,7 +8,7 @@ is there already, which is nearer to what the peers do.
 from __future__ import annotations
 
 import os
-import random
+import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +18,22 @@ from line import PAUSE, Starts, answer, go, serve
 
 from negspace import jobs
 from negspace.database import Database, Jsonb, PoolSize, connect, rows
+from negspace.errors import NegspaceError
+from negspace.worker import Options
+from negspace.worker.claimer import Claimer
+from negspace.worker.leases import Claimed
+from negspace.worker.reach import Identity
 
 BATCH = 500
 WANTED = jobs.Wanted("negative_space", "1.0.0", {"sigma_px": 2})
 ALGORITHMS = ["negative_space@1.0.0"]
+ENQUEUE: LiteralString = "select outcome from enqueue_jobs(%s)"
+WRITERS = 32
+EXPECTED: LiteralString = (
+    "select id, estimated_completion_at as at, completed_at from processing_queue"
+    " where id = any (%s)"
+)
+LEARNED = 20  # jobs that end before the estimates are looked at
 RESULT = {
     "negative_space_data": {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5},
     "anomalies": [],
@@ -128,34 +140,104 @@ def copy(address: str, count: int) -> None:
 
 
 def latency(address: str, count: int) -> None:
-    ours, starts, started, over = Ours(address), Starts(), threading.Event(), threading.Event()
+    """With the claimer that workers have: it listens, and looks when it is told."""
+    starts, started, held = Starts(), threading.Event(), list[Claimed]()
+    ours = Ours(address)
+    options = Options()
+    identity = Identity(ours.name, tuple(ALGORITHMS), address, options)
 
-    def work() -> None:
-        pause = 0.05
-        while not over.is_set():
-            if held := ours.claim(1):
-                starts.started()
-                ours.complete(held)
-                pause = 0.05
-                started.set()
-                continue
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            pause = min(2 * pause, 1.0)
+    def claimed(found: Sequence[Claimed]) -> None:
+        starts.started()
+        held[:] = found
+        started.set()
 
-    wanted = images(address, count)
-    worker = threading.Thread(target=work)
+    def failed(error: NegspaceError) -> None:
+        raise error
+
+    claimer = Claimer(identity, claimed, drained=lambda: None, failed=failed)
+    wanted = images(address, count + 1)
     with Database(address, pool=PoolSize(1, 1)) as database:
+        claimer.start()
+        claimer.want(1)
         go()
-        worker.start()
+        time.sleep(2 * options.poll)  # until it has found out that it is told
         for image in wanted:
             time.sleep(PAUSE)
             starts.come()
             jobs.enqueue(database, [image], WANTED)
             started.wait(30)
             started.clear()
-    over.set()
-    worker.join()
-    answer(count, ms=starts.ms)
+            ours.complete(
+                [{"id": h.id, "attempt": h.attempt, "lease_token": h.token} for h in held]
+            )
+            claimer.want(1)
+    claimer.stop()
+    claimer.join()
+    answer(count, ms=starts.ms[1:])
+
+
+def writing(sleeper: bool) -> Callable[[str, int], None]:
+    """Many who enqueue one job a transaction, while a worker sleeps and nothing wakes it."""
+
+    def write(address: str, count: int) -> None:
+        wanted = images(address, count)
+        if sleeper:
+            ours = Ours(address)
+            ours.connection.execute("listen negspace_jobs")
+            ours.connection.execute("select rest_worker(%s, true)", [ours.name])
+        ready = threading.Barrier(WRITERS + 1)
+
+        def write_some(mine: Sequence[int]) -> None:
+            with connect(address, autocommit=True) as connection:
+                connection.execute("select")
+                ready.wait()
+                for image in mine:
+                    connection.execute(ENQUEUE, [[image]])
+
+        threads = [
+            threading.Thread(target=write_some, args=(wanted[n::WRITERS],)) for n in range(WRITERS)
+        ]
+        for thread in threads:
+            thread.start()
+        go()
+        ready.wait()
+        for thread in threads:
+            thread.join()
+        answer(count)
+
+    return write
+
+
+def estimate(address: str, count: int) -> None:
+    """Jobs of 20 ms one after another: how far from their end they were expected to end."""
+    ours = Ours(address)
+    wanted = images(address, count + LEARNED)
+    result = RESULT | {"processing_time_ms": 20}
+
+    def work() -> None:
+        while held := ours.claim(1):
+            time.sleep(0.02)
+            ours.connection.execute(ours.COMPLETE, [ends(held, result)])
+
+    with Database(address, pool=PoolSize(1, 1)) as database:
+        go()
+        jobs.enqueue(database, wanted[:LEARNED], WANTED)
+        work()
+        ours.connection.execute("select measure_algorithms()")
+        queued = jobs.enqueue(database, wanted[LEARNED:], WANTED)
+        ids = [one.job_id for one in queued]
+        first = {row["id"]: row["at"] for row in rows(ours.connection, EXPECTED, [ids])}
+        work()
+    ended = rows(ours.connection, EXPECTED, [ids])
+    errors = {
+        "when it was asked for": [abs(first[row["id"]] - row["completed_at"]) for row in ended],
+        "when it was begun": [abs(row["at"] - row["completed_at"]) for row in ended],
+    }
+    medians = {
+        when: statistics.median(error.total_seconds() * 1000 for error in found)
+        for when, found in errors.items()
+    }
+    answer(count, **medians)
 
 
 if __name__ == "__main__":
@@ -166,5 +248,8 @@ if __name__ == "__main__":
             "drain": draining(bare=False),
             "drain-bare": draining(bare=True),
             "latency": latency,
+            "writers": writing(sleeper=False),
+            "writers-wake": writing(sleeper=True),
+            "estimate": estimate,
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +11,9 @@ from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.meter import Cost
 from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, DriverError, System
 
-from negspace.database import connect, rows
+from negspace.database import connect
+
+RUNS = ("drain", "two", "dirty", "enqueue", "writers", "estimate", "latency")
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class Size:
     finished: int = 500_000
     dead: int = 100_000
     starts: int = 200
+    writers: int = 4_000
+    waits: int = 100
 
 
 @dataclass
@@ -36,7 +40,9 @@ class Result:
     two: Cost | None = None
     dirty: Cost | None = None
     latencies: list[float] = field(default_factory=list)
-    estimate: float | None = None  # milliseconds; median error of estimated_completion_at
+    asleep: Cost | None = None  # many who enqueue, workers that sleep, wake-ups sent
+    awake: Cost | None = None  # the same, and nobody to wake
+    estimate: dict[str, float] = field(default_factory=dict)  # of estimated_completion_at
     failure: str | None = None
 
     def latency(self, percentile: int) -> float | None:
@@ -51,9 +57,10 @@ class Result:
 class Course:
     """Runs systems over the ground."""
 
-    def __init__(self, ground: Ground, size: Size) -> None:
+    def __init__(self, ground: Ground, size: Size, only: Collection[str] = RUNS) -> None:
         self._ground = ground
         self._size = size
+        self._only = only
 
     def run(self, system: System) -> Result:
         """Everything that applies to the system."""
@@ -68,18 +75,43 @@ class Course:
         return result
 
     def _fill(self, system: System, result: Result) -> None:
+        only = self._only
         self._ground.prepare(system)
-        result.drain = self._repeated(system, "drain, 1 process", self._drain)
-        result.two = self._repeated(system, "drain, 2 processes", self._drain_two)
-        result.dirty = self._repeated(system, "dirty drain", self._dirty)
+        if "drain" in only:
+            result.drain = self._repeated(system, "drain, 1 process", self._drain)
+        if "two" in only:
+            result.two = self._repeated(system, "drain, 2 processes", self._drain_two)
+        if "dirty" in only:
+            self._ground.prepare_finished(system, self._size.finished)
+            result.dirty = self._repeated(system, "dirty drain", self._dirty)
         if system is BARE:
             return
-        result.enqueue = self._repeated(system, "enqueue", self._enqueue)
+        if "enqueue" in only:
+            result.enqueue = self._repeated(system, "enqueue", self._enqueue)
         if system is OURS:
-            result.copy = self._repeated(system, "COPY", self._copy)
-            result.estimate = self._estimate()
+            self._fill_ours(result)
+        if "latency" in only:
+            self._fill_latency(system, result)
+
+    def _fill_ours(self, result: Result) -> None:
+        only = self._only
+        if "enqueue" in only:
+            result.copy = self._repeated(OURS, "COPY", self._copy)
+        if "writers" in only:
+            result.awake = self._repeated(OURS, "32 writers, nobody sleeps", self._writers)
+            result.asleep = self._repeated(OURS, "32 writers, a worker sleeps", self._waking)
+        if "estimate" in only:
+            with self._ground.copied(OURS) as name:
+                told = self._ground.told(OURS, "estimate", name, self._size.waits)
+            result.estimate = {key: value for key, value in told.items() if key != "jobs"}
+            self._say(
+                OURS, "estimates", ", ".join(f"{k} {v:.0f}" for k, v in result.estimate.items())
+            )
+
+    def _fill_latency(self, system: System, result: Result) -> None:
         with self._ground.copied(system) as name:
-            result.latencies = self._ground.latencies(system, name, self._size.starts)
+            told = self._ground.told(system, "latency", name, self._size.starts)
+        result.latencies = told.get("ms", [])
         if result.latencies:
             self._say(
                 system,
@@ -90,7 +122,7 @@ class Course:
     def _repeated(self, system: System, what: str, run: Callable[[System], Cost]) -> Cost:
         """The median of the repeats; one alone where a run is very long."""
         costs: list[Cost] = []
-        while len(costs) < self._size.repeats and (not costs or costs[-1].seconds < 20):
+        while len(costs) < self._size.repeats and (not costs or costs[-1].seconds < 10):
             costs.append(run(system))
         costs.sort(key=lambda cost: cost.rate)
         cost = costs[(len(costs) - 1) // 2]
@@ -115,30 +147,20 @@ class Course:
             self._ground.enqueue(system, name)
             return self._ground.measure(system, system.drain, name, 0, processes=processes)
 
-    def _estimate(self) -> float | None:
-        """How far from their end jobs were expected to end, once some of their like had ended."""
-        query = (
-            "select percentile_cont(0.5) within group (order by abs(extract(epoch from"
-            " completed_at - estimated_completion_at))) * 1000 as ms from (select * from"
-            " processing_queue where status = 'completed' order by id offset %s) q"
-        )
-        with self._ground.copied(OURS) as name:
-            self._ground.enqueue(OURS, name)
-            self._ground.measure(OURS, OURS.drain, name, 0)
-            with self._ground.superuser(name) as connection:
-                found = rows(connection, query, [self._size.jobs // 2])
-        self._say(OURS, "estimated_completion_at", f"median error {found[0]['ms']:.0f} ms")
-        return found[0]["ms"]
+    def _writers(self, system: System, verb: str = "writers") -> Cost:
+        with self._ground.copied(system) as name:
+            return self._ground.measure(system, verb, name, self._size.writers)
+
+    def _waking(self, system: System) -> Cost:
+        return self._writers(system, "writers-wake")
 
     def _drain_two(self, system: System) -> Cost:
         return self._drain(system, 2)
 
     def _dirty(self, system: System) -> Cost:
         """An old snapshot is held, much is finished, much is dead, the statistics know nothing."""
-        with self._ground.copied(system) as name, self._snapshot(name):
+        with self._ground.copied(system, finished=True) as name, self._snapshot(name):
             with self._ground.superuser(name) as connection:
-                if system.finished:
-                    connection.execute(system.finished.encode(), {"n": self._size.finished})
                 for statement in system.dead:
                     connection.execute(statement.encode(), {"n": self._size.dead})
                 connection.execute("analyze")

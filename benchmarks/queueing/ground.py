@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.queueing.meter import Cost, Meter
 from benchmarks.queueing.systems import BARE, OURS, Driver, DriverError, System
@@ -73,15 +74,30 @@ class Ground:
             connection.execute("vacuum analyze")
         self._wait_until_left(name)
 
-    @contextmanager
-    def copied(self, system: System) -> Generator[str]:
-        """A fresh copy's name, for one run."""
-        name = f"run_{next(self._numbers)}"
+    def prepare_finished(self, system: System, count: int) -> None:
+        """The database that dirty runs are copied from: so many jobs have ended."""
+        name = f"{self._template(system)}_finished"
+        if rows(self.admin, "select from pg_database where datname = %s", [name]):
+            return
+        self._copy(self._template(system), name)
+        with self.superuser(name) as connection:
+            if system.finished:
+                connection.execute(system.finished.encode(), {"n": count})
+                connection.execute("vacuum analyze")
+        self._wait_until_left(name)
+
+    def _copy(self, template: str, name: str) -> None:
         self.admin.execute(
-            sql.SQL("create database {} template {}").format(
-                sql.Identifier(name), sql.Identifier(self._template(system))
+            sql.SQL("create database {} template {} owner negspace_owner").format(
+                sql.Identifier(name), sql.Identifier(template)
             )
         )
+
+    @contextmanager
+    def copied(self, system: System, *, finished: bool = False) -> Generator[str]:
+        """A fresh copy's name, for one run."""
+        name = f"run_{next(self._numbers)}"
+        self._copy(self._template(system) + "_finished" * finished, name)
         try:
             yield name
         finally:
@@ -119,14 +135,14 @@ class Ground:
         *,
         processes: int = 1,
         address: str | None = None,
-        patience: float = 60.0,
+        patience: float = 25.0,
     ) -> Cost:
         """The cost of what drivers do at once; broken off when patience ends."""
         where = address or self.address(system, name)
         drivers = [Driver(system, verb, where, count) for _ in range(processes)]
         for driver in drivers:
             driver.ready()
-        before = self._meter.read(name)
+        before = self._meter.read(name)  # what they did to get ready is behind them
         for driver in drivers:
             driver.go()
         deadline = time.monotonic() + patience
@@ -144,19 +160,19 @@ class Ground:
         return Cost(
             jobs=jobs,
             seconds=after.at - before.at - idle,
-            cpu=after.cpu - before.cpu,
+            cpu=last.cpu - before.cpu,  # backends that ended with the work are in it
             wal=after.wal - before.wal,
             commits=last.commits - before.commits,
         )
 
-    def latencies(self, system: System, name: str, count: int) -> list[float]:
-        """Milliseconds from enqueue to start, each time of an idle worker."""
-        driver = Driver(system, "latency", self.address(system, name), count)
+    def told(self, system: System, verb: str, name: str, count: int) -> dict[str, Any]:
+        """What a driver says of what it measured itself; nothing where it takes too long."""
+        driver = Driver(system, verb, self.address(system, name), count)
         driver.ready()
         driver.go()
-        answer = driver.answer_by(time.monotonic() + 120)
+        answer = driver.answer_by(time.monotonic() + 60)
         driver.end()
-        return answer["ms"] if answer else []
+        return answer or {}
 
     def _done(self, system: System, name: str) -> int:
         if not system.done:

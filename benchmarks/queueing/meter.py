@@ -62,17 +62,38 @@ class Meter:
         return Reading(time.perf_counter(), self._cpu(), row["wal"], row["commits"])
 
     def _cpu(self) -> float:
-        """Seconds of the postmaster's children, those that have ended included."""
-        ticks = 0
+        """Seconds of the postmaster's children, those that have ended included.
+
+        A child that ends between the looks at it and at the postmaster would be counted twice or
+        not at all, so it is looked again until no child has ended meanwhile.
+        """
+        while True:
+            ended = self._ticks(self._postmaster, slice(13, 15))  # that were waited for
+            alive = sum(self._ticks(child, slice(11, 13)) for child in self._children())
+            if ended == self._ticks(self._postmaster, slice(13, 15)) and not self._zombies():
+                return (ended + alive) / TICKS
+            time.sleep(0.01)
+
+    def _children(self) -> list[int]:
+        found: list[int] = []
         for folder in Path("/proc").iterdir():
-            if not folder.name.isdigit():
-                continue
-            try:
-                fields = (folder / "stat").read_text().rpartition(") ")[2].split()
-            except OSError:
-                continue  # ended meanwhile
-            if int(folder.name) == self._postmaster:
-                ticks += sum(map(int, fields[13:15]))  # children that were waited for
-            elif int(fields[1]) == self._postmaster:
-                ticks += sum(map(int, fields[11:13]))
-        return ticks / TICKS
+            if folder.name.isdigit():
+                fields = _fields(int(folder.name))
+                if fields and int(fields[1]) == self._postmaster:
+                    found.append(int(folder.name))
+        return found
+
+    def _zombies(self) -> bool:
+        return any((_fields(child) or "Z")[0] == "Z" for child in self._children())
+
+    @staticmethod
+    def _ticks(process: int, which: slice) -> int:
+        return sum(map(int, _fields(process)[which]))
+
+
+def _fields(process: int) -> list[str]:
+    """What follows a process's name in its stat; nothing where it has ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return []

@@ -54,9 +54,12 @@ def goals(results: list[Result]) -> list[Line]:
         *least("dirty drain", ours.dirty, ours.drain, "our clean one", 0.9),
         *most("idle latency p50", ours.latency(50), reference.latency(50), 2.5),
         *most("idle latency p99", ours.latency(99), reference.latency(99), 10.0),
+        *least("32 writers, a worker sleeps", ours.asleep, ours.awake, "nobody sleeps", 0.9),
     ]
-    if ours.estimate is not None:
-        lines.append(Line(ESTIMATE, ours.estimate, None, "its median", None, None, None))
+    lines += [
+        Line(f"{ESTIMATE} {when}, ms", error, None, "its median", None, None, None)
+        for when, error in ours.estimate.items()
+    ]
     for result in results[3:]:
         lines += [
             Line(f"{what} against {result.system.name}", mine.rate, theirs.rate,
@@ -74,14 +77,16 @@ def goals(results: list[Result]) -> list[Line]:
 
 def heading(version: str | None, size: Size, missing: dict[str, str], results: list[Result]) -> str:
     """What the tables hold."""
-    estimate = "".join(f"{r.estimate:,.0f} ms" for r in results if r.estimate is not None)
+    said = [f"{when} by {ms:,.0f} ms" for r in results for when, ms in r.estimate.items()]
     text = (
         f"PostgreSQL {version}, fsync on; {size.jobs:,} jobs that do nothing, medians of"
         f" {size.repeats}. Dirty: a snapshot held, {size.finished:,} finished jobs, {size.dead:,}"
         " dead ones, statistics of an empty queue. Latency: from enqueue to start. Small: CPU of"
-        " the server, WAL, commits, each per job. Jobs that run for no time end at once, so what"
-        f" their estimated_completion_at is wrong by, {estimate}, is the time a batch takes."
+        " the server, WAL, commits, each per job."
     )
+    if said:
+        text += f" estimated_completion_at of {size.waits} jobs of 20 ms, one after another, is"
+        text += f" wrong {' and '.join(said)} (medians; all of them take {size.waits * 20:,} ms)."
     for result in results:
         if result.failure:
             missing = missing | {result.system.name: result.failure}
@@ -114,8 +119,13 @@ def systems_table(results: list[Result]) -> str:
                 *("–" if time is None else f"{time:,.1f} ms" for time in times),
             ]
         )
-        if result.copy:
-            body.append(["plain COPY into our table", _cost(result.copy), *["–"] * 5])
+        for name, cost in (
+            ("plain COPY into our table", result.copy),
+            ("ours, 32 writers of one job each, nobody sleeps", result.awake),
+            ("… and a worker sleeps, who is told", result.asleep),
+        ):
+            if cost:
+                body.append([name, _cost(cost), *["–"] * 5])
     return _rows(head, body)
 
 

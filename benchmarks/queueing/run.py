@@ -6,9 +6,10 @@ import argparse
 import json
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
-from benchmarks.queueing.course import Course, Size
+from benchmarks.queueing.course import RUNS, Course, Size
 from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.page import goals, goals_table, heading, systems_table, write_page
 from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, REFERENCE, install
@@ -32,8 +33,13 @@ def main(description: str) -> None:
     options.add_argument("--quick", action="store_true")
     options.add_argument("--json", type=Path)
     options.add_argument("--peers")
+    options.add_argument("--only", default=",".join(RUNS), metavar="RUNS")
     options.add_argument("--page", action="store_true")
     given = options.parse_args()
+    began = time.monotonic()
+    only = given.only.split(",")
+    if unknown := set(only) - set(RUNS):
+        options.error(f"no run {', '.join(unknown)}; there are {', '.join(RUNS)}")
     names = list(PEER_SYSTEMS) if given.peers is None and not given.quick else []
     if given.peers:
         names = given.peers.split(",")
@@ -43,14 +49,14 @@ def main(description: str) -> None:
     for name, why in missing.items():
         print(f"{name} can't be installed: {why}")
     systems = [OURS, BARE, REFERENCE, *(PEER_SYSTEMS[n] for n in names if n not in missing)]
-    size = Size(2_000, 1, 50_000, 10_000, 40) if given.quick else Size()
+    size = Size(2_000, 1, 20_000, 5_000, 40, 640, 40) if given.quick else Size()
     home = Path(tempfile.mkdtemp(prefix="negspace-queue-"))
     home.chmod(0o711)
     try:
         found = server.ensure(
             settings.load({"NEGSPACE_HOME": str(home)}), progress=print, options=OPTIONS
         )
-        course = Course(Ground(found, size.jobs), size)
+        course = Course(Ground(found, size.jobs), size, only)
         results = [course.run(system) for system in systems]
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
@@ -61,7 +67,8 @@ def main(description: str) -> None:
     if given.json:
         given.json.write_text(json.dumps([vars(one) for one in lines], indent=2), encoding="utf-8")
     print(tables)
-    if given.page or not given.quick:
+    print(f"in {(time.monotonic() - began) / 60:.1f} minutes")
+    if given.page or (not given.quick and len(only) == len(RUNS)):
         write_page(text)
     missed = [line.name for line in lines if line.holds is False]
     print("all goals hold" if not missed else f"missed: {', '.join(missed)}")

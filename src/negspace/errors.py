@@ -107,6 +107,12 @@ class UnavailableError(NegspaceError):
     exit_status = 5
 
 
+class ReadOnlyServerError(UnavailableError):
+    """A server was reached that takes no writes: a standby, or one that is set so."""
+
+    code = "read_only_server"
+
+
 class ServerError(UnavailableError):
     """The embedded server can't be made, started or stopped."""
 
@@ -168,7 +174,7 @@ _STATES: dict[str, type[NegspaceError]] = {
     "23502": ConstraintError,
     "23514": ConstraintError,
     "42501": AccessError,
-    "25006": RefusedError,
+    "25006": ReadOnlyServerError,
     "22P02": InvalidInputError,
     "22003": InvalidInputError,
     "22007": InvalidInputError,
@@ -188,6 +194,24 @@ _CLASSES: dict[str, type[NegspaceError]] = {
 }
 
 _NOT_UNAVAILABLE = {"57014"}  # a cancelled or timed-out statement: the server is there
+
+# What to do, where PostgreSQL doesn't say.
+_HINTS: dict[str | None, str] = {
+    None: "is the server up, and the way to it? What was not acknowledged may be repeated",
+    "25006": "name the primary; with several hosts add target_session_attrs=read-write,"
+    " and negspace --replica is for reading",
+    "53100": "make room on the server's disk; what was committed is kept, and this may be repeated",
+    "53200": "see the server's memory: shared_buffers, work_mem and how many connections there are",
+    "53300": "raise max_connections, lower DB_POOL_MAX, or put PgBouncer in between",
+    "53400": "raise the limit that the message names, such as temp_file_limit",
+    "55P03": "somebody holds a lock for long: negspace doctor, or pg_stat_activity, says who",
+    "57014": "a statement_timeout of the server, database or role ended it;"
+    " raise it for this role, or ask for less",
+    "57P01": "the server stops or restarts; what was not acknowledged may be repeated",
+    "57P02": "the server crashed and recovers; what was not acknowledged may be repeated",
+    "57P03": "the server starts, recovers or stops; wait until it takes connections",
+    "57P05": "idle_session_timeout ended the connection; repeat it",
+}
 
 
 def from_sqlstate(
@@ -215,6 +239,7 @@ def from_sqlstate(
         details["constraint"] = constraint
     if detail and sqlstate not in _DETAIL_QUOTES_ROW:
         details["detail"] = detail
+    hint = hint or _HINTS.get(sqlstate)
     if sqlstate is None:
         return UnavailableError(message, hint=hint, **details)
     found = _NEGSPACE_STATES.get(sqlstate) or _STATES.get(sqlstate)

@@ -122,6 +122,8 @@ _VARIABLES: Final = (
     _Variable("DB_POOL_IDLE_TIMEOUT", _seconds, 30.0, "seconds an idle connection is kept"),
     _Variable("DATABASE_URL", _url, None, "all of DB_HOST … DB_PASSWORD in one", True),
     _Variable("NEGSPACE_OWNER_URL", _url, None, "the owner's connection, for migrations"),
+    _Variable("NEGSPACE_REPLICA_URL", _url, None, "a standby, for negspace --replica"),
+    _Variable("NEGSPACE_REPLICA_MAX_LAG", _seconds, 60.0, "seconds it may be behind"),
     _Variable("NEGSPACE_HOME", _path, None, "folder of the embedded server and of the images"),
     _Variable("NEGSPACE_STORAGE", _path, None, "folder of the image files"),
     _Variable("NEGSPACE_SERVER_USER", _text, None, "whom the embedded server runs as, under root"),
@@ -153,6 +155,8 @@ class Settings:
     db_pool_idle_timeout: float
     database_url: Secret | None
     owner_url: Secret | None
+    replica_url: Secret | None
+    replica_max_lag: float
     home: Path | None
     storage: Path | None
     server_user: str | None

@@ -118,7 +118,7 @@ def verify(
 @contextmanager
 def _snapshot(database: Database) -> Generator[Connection]:
     """One moment of the database, for all of it; nobody waits for this."""
-    with translated(), database.connect(autocommit=True) as connection:
+    with translated(), database.reading.connect(autocommit=True) as connection:
         connection.execute("begin isolation level repeatable read read only")
         connection.execute("set local search_path = pg_catalog, public")
         yield connection

@@ -132,7 +132,7 @@ def _embedded(settings: Settings) -> Layout:
     if not settings.embedded:
         raise RefusedError(
             "the archive of another server is its administrator's",
-            hint="negspace backup receive follows its log, where the role may replicate",
+            hint="pg_receivewal follows its log; negspace backup restore --wal takes that folder",
         )
     return layout_of(settings)
 

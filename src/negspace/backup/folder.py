@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -60,25 +60,35 @@ class Folder:
             BackupError: A manifest is damaged.
             NotFoundError: There is no such folder.
         """
-        if not self.path.is_dir():
-            raise NotFoundError(
-                f"there is no folder {self.path}", hint="negspace backup create makes it"
-            )
-        found = sorted(path.parent for path in self.path.glob("[0-9]*/manifest.json"))
-        return [read_manifest(folder) for folder in found]
+        return [read_manifest(folder) for folder in self._folders()]
+
+    def readable(self) -> list[Backup]:
+        """Those whose manifest is whole: a damaged one is in nobody's way."""
+        found: list[Backup] = []
+        for folder in self._folders():
+            with suppress(BackupError):
+                found.append(read_manifest(folder))
+        return found
 
     def find(self, name: str | None) -> Backup:
         """The backup of that name, or the newest.
 
         Raises:
             NotFoundError: There is none.
+            BackupError: Its manifest is damaged.
         """
-        there = self.backups()
-        for backup in reversed(there):
-            if name is None or backup.name == name:
-                return backup
+        for folder in reversed(self._folders()):
+            if name is None or folder.name == name:
+                return read_manifest(folder)
         what = f"no backup {name}" if name else "no backup"
         raise NotFoundError(f"{what} in {self.path}", hint=f"negspace backup list {self.path}")
+
+    def _folders(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise NotFoundError(
+                f"there is no folder {self.path}", hint="negspace backup create makes it"
+            )
+        return sorted(path.parent for path in self.path.glob("[0-9]*/manifest.json"))
 
     def chain(self, backup: Backup) -> list[Backup]:
         """What restores a backup: the full one first, then each incremental one, itself last."""
@@ -101,14 +111,14 @@ class Folder:
             if not self.path.is_dir():
                 self.path.mkdir(parents=True)
                 self.path.chmod(0o711 if os.geteuid() == 0 else 0o700)
-            strange = [
-                path.name
-                for path in sorted(self.path.iterdir())
-                if not path.name.startswith(".")
-                and path.name not in {"files", "archive", "lock"}
-                and not (path / "manifest.json").is_file()
-            ]
-        if strange and not (self.path / "lock").exists():
+            if not (self.path / "lock").exists():
+                self._see_empty()
+                (self.path / "lock").touch(0o600)
+            self.files.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def _see_empty(self) -> None:
+        strange = [path.name for path in sorted(self.path.iterdir()) if path.name[0] != "."]
+        if strange:
             raise RefusedError(
                 f"{self.path} is no folder of backups: it holds {strange[0]}",
                 hint="name a new or an empty folder",

@@ -202,7 +202,7 @@ def read_manifest(folder: Path) -> Backup:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackupError(
             f"{path} can't be read: {error}",
-            hint="the backup is not whole; take another one",
+            hint="the backup is not whole: remove its folder, and take another one",
         ) from error
 
 

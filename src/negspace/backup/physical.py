@@ -15,7 +15,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, LiteralString
 
 from negspace import database
 from negspace.backup.manifest import Position
@@ -25,11 +25,10 @@ from negspace.backup.tools import Progress, Tools, failed
 from negspace.database import only, translated
 from negspace.errors import BackupError
 
-_STARTED: Final = re.compile(r"starting log streaming")
 _START: Final = re.compile(r"START WAL LOCATION: \S+ \(file ([0-9A-F]{24})\)")
 _TIMELINE: Final = re.compile(r"START TIMELINE: (\d+)")
 _LOOK: Final = 0.05  # seconds between two looks at how far the log is received
-_LONGEST: Final = 120.0  # seconds for the rest of the log to arrive
+_LONGEST: Final = 120.0  # seconds for the log to arrive
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def following_log(source: Source, wal: Path) -> Generator[Log]:
     """Receive the server's log into a folder while the block runs."""
     wal.mkdir(mode=0o700)
     name = f"negspace_{secrets.token_hex(8)}"
-    arguments = ["-D", str(wal), "--synchronous", "--no-loop", "--status-interval=1", "-v", "-w"]
+    arguments = ["-D", str(wal), "--synchronous", "--no-loop", "--status-interval=1", "-w"]
     with (
         translated(),
         database.connect(source.address, autocommit=True) as connection,
@@ -63,13 +62,12 @@ class Log:
         self._folder = folder
 
     def wait_for_begin(self) -> None:
-        """Return once it arrives."""
-        said = ""
-        for line in self._process.stderr or ():
-            if _STARTED.search(line):
-                return
-            said += line
-        raise self._failed(said)
+        """Return once it arrives.
+
+        Raises:
+            BackupError: It doesn't.
+        """
+        self._wait_until("r.state = 'streaming'", "")
 
     def end_after(self, moment: Moment) -> None:
         """Wait until the moment has arrived, and end.
@@ -77,17 +75,7 @@ class Log:
         Raises:
             BackupError: It didn't arrive.
         """
-        patience = time.monotonic() + _LONGEST
-        with translated(), database.connect(self._source.address, autocommit=True) as connection:
-            while not self._arrived(connection, moment):
-                if self._process.poll() is not None:
-                    raise self._failed(self._process.communicate()[1])
-                if time.monotonic() > patience:
-                    raise BackupError(
-                        f"the server's log didn't arrive within {_LONGEST:.0f} s",
-                        hint="is the network or the disk slow? try again",
-                    )
-                time.sleep(_LOOK)
+        self._wait_until("r.flush_lsn >= %s::pg_lsn", moment.after)
         self._process.send_signal(signal.SIGINT)
         said = self._process.communicate()[1]
         if self._process.returncode not in (0, -signal.SIGINT):
@@ -96,14 +84,23 @@ class Log:
             partial.rename(partial.with_suffix(""))
             _sync(partial.with_suffix(""))
 
-    def _arrived(self, connection: database.Connection, moment: Moment) -> bool:
-        row = only(
-            connection,
-            "select coalesce(bool_or(r.flush_lsn >= %s::pg_lsn), false) as there"
-            " from pg_stat_replication r where r.application_name = %s",
-            [moment.after, self._name],
+    def _wait_until(self, condition: LiteralString, lsn: str) -> None:
+        """Wait for something that the server knows of its sender."""
+        query: LiteralString = (
+            "select from pg_stat_replication r where r.application_name = %s and " + condition
         )
-        return bool(row and row["there"])
+        asked = [self._name, lsn] if lsn else [self._name]
+        patience = time.monotonic() + _LONGEST
+        with translated(), database.connect(self._source.address, autocommit=True) as connection:
+            while only(connection, query, asked) is None:
+                if self._process.poll() is not None:
+                    raise self._failed(self._process.communicate()[1])
+                if time.monotonic() > patience:
+                    raise BackupError(
+                        f"the server's log didn't arrive within {_LONGEST:.0f} s",
+                        hint="is the network or the disk slow? try again",
+                    )
+                time.sleep(_LOOK)
 
     def _failed(self, said: str) -> BackupError:
         return failed("pg_receivewal", self._source.tools.binaries, said)

@@ -234,7 +234,7 @@ def _chosen(there: Folder, name: str | None, to: Target) -> Backup:
                 hint="name an older one, or none: the right one is found",
             )
     else:
-        old = [one for one in there.backups() if one.taken_at <= to and one.kind != "dump"]
+        old = [one for one in there.readable() if one.taken_at <= to and one.kind != "dump"]
         if not old:
             raise NotFoundError(
                 f"no physical backup in {there.path} is older than that",

@@ -6,7 +6,7 @@ removed. So whoever copies the files after the moment of the database has all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,28 +69,14 @@ def create(
         with there.new(started) as work, moment.files_held(source.address):
             kind: Kind = "dump" if source.form == "dump" else "incremental" if parent else "full"
             say(f"taking a {kind} backup of {source.origin.database} …")
-            if source.form == "dump":
+            if kind == "dump":
                 taken = _dump(source, work, say)
             else:
                 taken = _copy(source, work, patience, there.of(parent) if parent else None, say)
             copied = _copy_files(settings, there, work, say)
-            made = Backup(
-                name=there.name_for(started),
-                kind=kind,
-                parent=parent.name if parent else None,
-                why_dump=source.why_dump,
-                started_at=started,
-                taken_at=taken.moment.taken_at,
-                origin=source.origin,
-                position=taken.position,
-                facts=taken.facts,
-                exact=taken.moment.exact,
-                files=len(copied.files),
-                file_bytes=copied.file_bytes,
-                damaged=copied.damaged,
-                checksums=_checksums(work),
-                program=__version__,
-            )
+            base = parent.name if parent else None
+            made = _described(there.name_for(started), kind, base, started, source, taken, copied)
+            made = replace(made, checksums=_checksums(work))
             with writing(there.path):
                 write_manifest(work, made)
             there.keep(work, made.name)
@@ -110,10 +96,38 @@ def copy_files(settings: Settings, folder: Path, *, progress: Progress | None = 
         FileError: A file can't be read or written.
     """
     there = Folder(folder.absolute())
-    there.backups()
+    there.readable()  # or there is no such folder
     with there.locked():
         storage = Storage(server.storage_folder(settings))
         return files.copy(storage.files(), [storage], there.files, progress or _silent)
+
+
+def _described(
+    name: str,
+    kind: Kind,
+    parent: str | None,
+    started: datetime,
+    source: Source,
+    taken: _Taken,
+    copied: Copied,
+) -> Backup:
+    return Backup(
+        name=name,
+        kind=kind,
+        parent=parent,
+        why_dump=source.why_dump,
+        started_at=started,
+        taken_at=taken.moment.taken_at,
+        origin=source.origin,
+        position=taken.position,
+        facts=taken.facts,
+        exact=taken.moment.exact,
+        files=len(copied.files),
+        file_bytes=copied.file_bytes,
+        damaged=copied.damaged,
+        checksums={},
+        program=__version__,
+    )
 
 
 def _silent(_: str) -> None:
@@ -136,7 +150,7 @@ def _parent(there: Folder, source: Source) -> Backup:
             f"PostgreSQL {source.origin.major} takes no incremental backups; 17 and newer do",
             hint="leave --incremental out",
         )
-    for backup in reversed(there.backups()):
+    for backup in reversed(there.readable()):
         if backup.kind != "dump" and backup.origin.system == source.origin.system:
             return backup
     raise RefusedError(
@@ -147,7 +161,7 @@ def _parent(there: Folder, source: Source) -> Backup:
 
 def _see_same_server(there: Folder, source: Source) -> None:
     """Refuse to mix servers: their logs and their moments in time would be mixed, too."""
-    for backup in there.backups():
+    for backup in there.readable():
         if backup.origin.system != source.origin.system:
             raise RefusedError(
                 f"{there.path} holds backups of another server, {backup.name} for one",

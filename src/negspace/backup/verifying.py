@@ -62,9 +62,8 @@ def verify(
         RefusedError: Another negspace is at work in the folder.
     """
     there, say, began = Folder(folder.absolute()), progress or _silent, time.monotonic()
-    there.backups()
+    backup = there.find(name)
     with there.locked():
-        backup = there.find(name)
         found = _Found()
         try:
             _see_checksums(there, backup, say)
@@ -72,7 +71,8 @@ def verify(
                 found.server = restoring.bring_up(there, backup, target, None, say)
                 _compare(there, backup, target, found, say)
         except NegspaceError as error:
-            found.problems.append(f"it can't be restored: {error.message}")
+            hint = f" ({error.hint})" if error.hint else ""
+            found.problems.append(f"it can't be restored: {error.message}{hint}")
         result = Verification(
             name=backup.name,
             verified_at=datetime.now(UTC),
@@ -117,7 +117,7 @@ def _scratch(settings: Settings, there: Folder, scratch: Path | None) -> Generat
         yield target
     finally:
         server.stop(target, mode="immediate")
-        shutil.rmtree(place)
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _compare(there: Folder, backup: Backup, target: Settings, found: _Found, say: Progress) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import click
 
 from negspace import __version__
-from negspace.errors import NegspaceError
+from negspace.errors import InvalidInputError, NegspaceError
 
 NOUNS: Final[dict[str, str]] = {
     "analyze": "Analyse one image file; needs no database.",
@@ -44,6 +44,9 @@ NOUNS: Final[dict[str, str]] = {
     "users": "Accounts.",
     "worker": "Run worker processes.",
 }
+
+# These look at one server, or at none.
+_WITHOUT_REPLICA: Final = {"analyze", "demo", "dev", "doctor", "migrate", "server", "settings"}
 
 
 class LazyGroup(click.Group):
@@ -118,14 +121,23 @@ def configure_logging(verbose: int, log_json: bool) -> None:
 @click.option(
     "--as", "user", metavar="EMAIL", help="The user who acts, as the audit trail names it."
 )
+@click.option(
+    "--replica", is_flag=True, help="Read from NEGSPACE_REPLICA_URL; write to the primary."
+)
 @click.pass_context
-def negspace(ctx: click.Context, verbose: int, log_json: bool, user: str | None) -> None:
+def negspace(
+    ctx: click.Context, verbose: int, log_json: bool, user: str | None, replica: bool
+) -> None:
     """The PostgreSQL system of record for image analysis.
 
     With no DB_* variable and no DATABASE_URL set, negspace runs a PostgreSQL of its own.
     """
     configure_logging(verbose, log_json)
-    ctx.obj = {"user": user, "logging": (verbose, log_json)}
+    ctx.obj = {"user": user, "logging": (verbose, log_json), "replica": replica}
+    if replica and ctx.invoked_subcommand in _WITHOUT_REPLICA:
+        raise InvalidInputError(
+            f"negspace {ctx.invoked_subcommand} reads no replica", hint="leave --replica out"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

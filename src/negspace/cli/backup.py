@@ -85,7 +85,7 @@ def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
 
 
 @group.command()
-@click.argument("folder", metavar="DIR", type=_HERE)
+@click.argument("folder", metavar="DIR", type=_DIR)
 @output.json_option
 def files(folder: Path, as_json: bool) -> int:
     """Copy new image files alone, between two backups; from cron, where the log is archived."""
@@ -100,7 +100,7 @@ def files(folder: Path, as_json: bool) -> int:
 
 
 @group.command()
-@click.argument("folder", metavar="DIR", type=_HERE)
+@click.argument("folder", metavar="DIR", type=_DIR)
 @name_option
 @click.option("--scratch", type=_HERE, help="Where the scratch server lies; in DIR by default.")
 @output.json_option
@@ -132,7 +132,7 @@ def _show_verification(found: Verification) -> None:
 
 
 @group.command("list")
-@click.argument("folder", metavar="DIR", type=_HERE)
+@click.argument("folder", metavar="DIR", type=_DIR)
 @output.json_option
 def list_(folder: Path, as_json: bool) -> None:
     """List the backups in DIR, and whether they are proven."""
@@ -170,7 +170,7 @@ def _target(text: str) -> datetime | Literal["latest"]:
 
 
 @group.command()
-@click.argument("folder", metavar="DIR", type=_HERE)
+@click.argument("folder", metavar="DIR", type=_DIR)
 @click.argument("home", metavar="HOME", type=_DIR)
 @name_option
 @click.option(
@@ -219,7 +219,7 @@ def restore(
 
 
 @group.command()
-@click.argument("folder", metavar="DIR", type=_HERE)
+@click.argument("folder", metavar="DIR", type=_DIR)
 @click.option("--keep", type=click.IntRange(min=1), metavar="N", help="So many newest stay.")
 @click.option("--older-than", type=span, metavar="SPAN", help="Younger ones stay; such as 30d.")
 @click.option("--dry-run", is_flag=True, help="Show what would go.")

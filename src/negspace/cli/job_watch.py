@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -48,20 +50,48 @@ def watch(every: float, once: bool, as_json: bool) -> int:
         if once:
             _show(queue_state.read(database), as_json=as_json)
             return 0
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            _watch(_looks(database, every), as_json=as_json)
-        except KeyboardInterrupt:
-            pass  # how one leaves it
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        with _leaving() as told:
+            _watch(_looks(database, every, told), as_json=as_json)
     return 0
 
 
-def _looks(database: Database, every: float) -> Iterator[QueueState | UnavailableError]:
+@dataclass
+class _Told:
+    """Whether to leave. No lock, so that a signal may come at any moment."""
+
+    leave: bool = False
+
+
+@contextmanager
+def _leaving() -> Generator[_Told]:
+    """Leave the block at SIGINT or SIGTERM.
+
+    An interrupt may be lost where Python can't raise it, as in a finaliser; what was told isn't.
+    """
+    told = _Told()
+
+    def leave(number: int, frame: object) -> None:
+        del number, frame
+        told.leave = True
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, leave) for number in numbers]
+    try:
+        yield told
+    except KeyboardInterrupt:
+        pass  # how one leaves it
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _looks(
+    database: Database, every: float, told: _Told
+) -> Iterator[QueueState | UnavailableError]:
     """What is seen at each look; an error once where there is no server, which is waited for."""
     away = False
-    while True:
+    while not told.leave:
         began = time.monotonic()
         try:
             yield queue_state.read(database)

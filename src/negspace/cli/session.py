@@ -70,8 +70,12 @@ def opened() -> Generator[Session]:
     """
     given = settings.load()
     actor = Actor(ip_address=_address(), user_agent=program_agent())
-    with server.open_database(given, actor=actor, progress=output.note) as database:
-        email = click.get_current_context().find_root().obj["user"] or given.user
+    asked = click.get_current_context().find_root().obj
+    opening = server.open_database(
+        given, replica=asked["replica"], actor=actor, progress=output.note
+    )
+    with opening as database:
+        email = asked["user"] or given.user
         if email is None:
             yield Session(given, database, None)
             return

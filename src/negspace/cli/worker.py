@@ -9,6 +9,7 @@ import click
 
 from negspace import settings
 from negspace.cli import configure_logging, output, session
+from negspace.errors import InvalidInputError
 from negspace.worker.options import Options
 
 
@@ -57,6 +58,12 @@ def group() -> None:
     type=click.IntRange(1),
     help="Memory that a job's process may have in use; no limit where it is left out.",
 )
+@click.option(
+    "--capacity",
+    metavar="MP",
+    type=float,
+    help="Megapixels of the heaviest job that it takes; any where it is left out.",
+)
 @output.json_option
 @click.pass_context
 def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: Any) -> None:
@@ -66,6 +73,8 @@ def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: An
     """
     from negspace import worker
 
+    if ctx.find_root().obj["replica"]:
+        raise InvalidInputError("a worker reads no replica", hint="leave --replica out")
     options = Options(memory_limit=memory_limit and memory_limit * 1_000_000, **given)
     verbose, log_json = ctx.find_root().obj["logging"]
     prepare = partial(configure_logging, verbose + 1, log_json)  # each job is a line

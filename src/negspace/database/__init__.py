@@ -6,8 +6,10 @@ trail), and turns what PostgreSQL raises into ``negspace.errors``.
 
     address      what the settings name, as connection strings
     connection   one connection: opened, and asked
+    watch        how it notices that nobody is there any more
     failure      what PostgreSQL raised
     pool         transactions of one actor
+    repeating    trying again, while servers fail over
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from negspace.database.address import (
     conninfo,
     in_database,
     libpq_environment,
+    replica_conninfo,
     with_password_of,
 )
 from negspace.database.connection import (
-    CONNECT_TIMEOUT,
     Answer,
     Connection,
     Query,
     Row,
     connect,
+    examined,
     only,
     ping,
     rows,
@@ -48,6 +51,8 @@ from negspace.database.pool import (
     Proof,
     program_agent,
 )
+from negspace.database.repeating import again, is_transient
+from negspace.database.watch import CONNECT_TIMEOUT
 
 __all__ = [
     "CONNECT_TIMEOUT",
@@ -62,16 +67,20 @@ __all__ = [
     "Proof",
     "Query",
     "Row",
+    "again",
     "attempt",
     "connect",
     "conninfo",
     "diagnosis",
+    "examined",
     "execute",
     "in_database",
+    "is_transient",
     "libpq_environment",
     "only",
     "ping",
     "program_agent",
+    "replica_conninfo",
     "rows",
     "sql",
     "translate",

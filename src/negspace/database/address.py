@@ -12,7 +12,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from negspace.errors import SettingsError
 
 if TYPE_CHECKING:
-    from negspace.settings import Settings
+    from negspace.settings import Secret, Settings
 
 
 def conninfo(settings: Settings, *, owner: bool = False) -> str:
@@ -28,25 +28,44 @@ def conninfo(settings: Settings, *, owner: bool = False) -> str:
     Raises:
         SettingsError: The address can't be read, or TLS is asked for in two ways.
     """
-    address = settings.owner_url if owner and settings.owner_url else settings.database_url
-    if address is not None:
-        name = "DATABASE_URL" if address is settings.database_url else "NEGSPACE_OWNER_URL"
-        try:
-            given = conninfo_to_dict(address.reveal())
-        except psycopg.ProgrammingError:
-            raise SettingsError(
-                f"{name} can't be read",
-                hint="it takes postgresql://user:password@host:5432/database",
-                variable=name,
-            ) from None
-    else:
-        given = {
-            "host": settings.db_host,
-            "port": settings.db_port,
-            "dbname": settings.db_name,
-            "user": settings.db_user,
-            "password": settings.db_password.reveal(),
-        }
+    if owner and settings.owner_url is not None:
+        return _of_url(settings, settings.owner_url, "NEGSPACE_OWNER_URL")
+    if settings.database_url is not None:
+        return _of_url(settings, settings.database_url, "DATABASE_URL")
+    given = {
+        "host": settings.db_host,
+        "port": settings.db_port,
+        "dbname": settings.db_name,
+        "user": settings.db_user,
+        "password": settings.db_password.reveal(),
+    }
+    return make_conninfo("", **(_tls(settings, given) | given))
+
+
+def replica_conninfo(settings: Settings) -> str:
+    """The same of the standby that ``NEGSPACE_REPLICA_URL`` names.
+
+    Raises:
+        SettingsError: None is named, or as ``conninfo``.
+    """
+    if settings.replica_url is None:
+        raise SettingsError(
+            "no replica is named",
+            hint="set NEGSPACE_REPLICA_URL, or leave --replica out",
+            variable="NEGSPACE_REPLICA_URL",
+        )
+    return _of_url(settings, settings.replica_url, "NEGSPACE_REPLICA_URL")
+
+
+def _of_url(settings: Settings, address: Secret, name: str) -> str:
+    try:
+        given = conninfo_to_dict(address.reveal())
+    except psycopg.ProgrammingError:
+        raise SettingsError(
+            f"{name} can't be read",
+            hint="it takes postgresql://user:password@host:5432/database",
+            variable=name,
+        ) from None
     return make_conninfo("", **(_tls(settings, given) | given))
 
 

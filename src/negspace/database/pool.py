@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from psycopg.rows import dict_row
 
 from negspace.database.connection import Connection, Query, Row, connect, only
 from negspace.database.failure import translated
+from negspace.database.watch import Watched, parameters_of
 from negspace.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -71,11 +71,69 @@ class PoolSize:
         )
 
 
+class _Pool:
+    """The connections that one ``Database`` and its views for other actors share."""
+
+    def __init__(self, address: str, size: PoolSize) -> None:
+        self._address = address
+        self.size = size
+        self._pool: ConnectionPool[Connection] | None = None
+        self._opening = threading.Lock()
+
+    @contextmanager
+    def leased(self) -> Generator[Connection]:
+        """One of them, of this thread alone inside the block."""
+        from psycopg_pool import PoolTimeout
+
+        with self._opening:
+            pool = self._opened()
+        try:
+            with pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            connect(self._address).close()  # says why, where the server isn't there
+            raise UnavailableError(
+                f"no free connection within {self.size.acquire_timeout:g} s",
+                hint="raise DB_POOL_MAX, or see what holds the connections",
+            ) from None
+
+    def _opened(self) -> ConnectionPool[Connection]:
+        from psycopg_pool import ConnectionPool
+
+        if self._pool is None:
+            connect(self._address).close()  # fails at once, and says why, where a pool would wait
+            self._pool = ConnectionPool[Connection](
+                connection_class=Watched[Row],
+                min_size=self.size.minimum,
+                max_size=self.size.maximum,
+                timeout=self.size.acquire_timeout,
+                max_idle=self.size.idle_timeout,
+                kwargs=parameters_of(self._address)
+                | {"prepare_threshold": None, "row_factory": dict_row},
+                check=_see_alive,
+                open=True,
+            )
+        return self._pool
+
+    def close(self) -> None:
+        with self._opening:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+
+
 class Database:
     """A pool of connections to one database, for one actor at a time.
 
     Safe to share between threads; not across ``fork``. Close it, or use it as a context
     manager.
+
+    Attributes:
+        address: Where it connects to.
+        actor: Whom its transactions are attributed to.
+        replica: Where read-only transactions go instead, or None. It is opened by whoever
+            names it and closed with this one. The address itself is not connected to before
+            something is to be written.
     """
 
     def __init__(
@@ -84,15 +142,15 @@ class Database:
         *,
         actor: Actor | None = None,
         pool: PoolSize | None = None,
+        replica: Database | None = None,
         proof: Proof | None = None,
     ) -> None:
         self.address = address
         self.actor = actor or Actor(user_agent=program_agent())
+        self.replica = replica
         self._proof = proof
-        self._size = pool or PoolSize()
-        self._pool: ConnectionPool[Connection] | None = None
+        self._pool = _Pool(address, pool or PoolSize())
         self._lent = False
-        self._opening = threading.Lock()
 
     def acting_as(self, actor: Actor, *, proof: Proof | None = None) -> Database:
         """A view of the same pool whose transactions are attributed to ``actor``.
@@ -101,19 +159,23 @@ class Database:
             actor: Who acts, as far as it is known without proof.
             proof: What each transaction proves of it; None: nothing.
         """
-        with self._opening:
-            other = Database(self.address, actor=actor, pool=self._size, proof=proof)
-            other._pool, other._lent = self._opened(), True
-            return other
+        reader = self.replica.acting_as(actor, proof=proof) if self.replica is not None else None
+        other = Database(self.address, actor=actor, replica=reader, proof=proof)
+        other._pool, other._lent = self._pool, True
+        return other
 
     @contextmanager
     def transaction(self, *, read_only: bool = False) -> Generator[Connection]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
+        Args:
+            read_only: Nothing can be written in it; it goes to the replica where there is one.
+
         Raises:
             NegspaceError: What PostgreSQL raised, or the pool had no connection in time.
         """
-        with translated(), self._leased() as connection, connection.transaction():
+        pool = self.reading._pool if read_only else self._pool
+        with translated(), pool.leased() as connection, connection.transaction():
             if read_only:
                 connection.execute("set transaction read only")
             self._state_actor(connection)
@@ -129,7 +191,7 @@ class Database:
         Raises:
             NegspaceError: As ``transaction`` does.
         """
-        with translated(), self._leased() as connection:
+        with translated(), self._pool.leased() as connection:
             connection.autocommit = True
             try:
                 return only(connection, query, parameters)
@@ -137,17 +199,21 @@ class Database:
                 if not connection.closed:
                     connection.autocommit = False
 
+    @property
+    def reading(self) -> Database:
+        """Where read-only transactions go: the replica, or this one."""
+        return self if self.replica is None else self.replica
+
     def connect(self, *, autocommit: bool = False) -> Connection:
         """A connection of its own, outside the pool; the caller closes it."""
         return connect(self.address, autocommit=autocommit)
 
     def close(self) -> None:
         """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
-        with self._opening:
-            if self._pool is not None:
-                if not self._lent:
-                    self._pool.close()
-                self._pool = None
+        if self.replica is not None:
+            self.replica.close()
+        if not self._lent:
+            self._pool.close()
 
     def __enter__(self) -> Database:
         return self
@@ -174,44 +240,6 @@ class Database:
                 )
             ],
         )
-
-    @contextmanager
-    def _leased(self) -> Generator[Connection]:
-        from psycopg_pool import PoolTimeout
-
-        with self._opening:
-            pool = self._opened()
-        try:
-            with pool.connection() as connection:
-                yield connection
-        except PoolTimeout:
-            connect(self.address).close()  # says why, where the server isn't there
-            raise UnavailableError(
-                f"no free connection within {self._size.acquire_timeout:g} s",
-                hint="raise DB_POOL_MAX, or see what holds the connections",
-            ) from None
-
-    def _opened(self) -> ConnectionPool[Connection]:
-        from psycopg_pool import ConnectionPool
-
-        if self._pool is None:
-            connect(self.address).close()  # fails at once, and says why, where a pool would wait
-            self._pool = ConnectionPool[Connection](
-                self.address,
-                connection_class=psycopg.Connection[Row],
-                min_size=self._size.minimum,
-                max_size=self._size.maximum,
-                timeout=self._size.acquire_timeout,
-                max_idle=self._size.idle_timeout,
-                kwargs={
-                    "prepare_threshold": None,
-                    "row_factory": dict_row,
-                    "application_name": "negspace",
-                },
-                check=_see_alive,
-                open=True,
-            )
-        return self._pool
 
 
 def _see_alive(connection: Connection) -> None:

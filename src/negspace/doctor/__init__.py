@@ -18,7 +18,7 @@ from negspace import database, server
 from negspace.database import Connection
 from negspace.doctor import configuration, connecting, keeping, queue, schema, security, vacuum
 from negspace.doctor.examining import Check, Fault, Finding, Limits, Patient, run
-from negspace.errors import NegspaceError
+from negspace.errors import AccessError, NegspaceError
 from negspace.settings import Settings
 from negspace.storage import Storage
 
@@ -119,14 +119,17 @@ _HIDDEN: Final[LiteralString] = (
 
 
 def _opened(operator: str) -> Connection:
-    """At three in the morning it must not wait behind what it looks for."""
+    """A connection that sees every row: findings about a part would be false comfort."""
     connection = database.connect(operator, autocommit=True, application_name="negspace doctor")
     with database.translated():
-        connection.execute("set default_transaction_read_only = on")
-        if database.rows(connection, _HIDDEN):  # rather refused than shown a part
-            connection.execute("set row_security = off")
-        connection.execute("set lock_timeout = '2s'")
-        connection.execute("set statement_timeout = '1min'")
+        hidden = database.examined(connection, _HIDDEN)
+    if hidden:
+        who = connection.info.user
+        connection.close()
+        raise AccessError(
+            f"{who} sees only the rows that are shown to it",
+            hint="name the owner: NEGSPACE_OWNER_URL; or log in as operator_role: DB_USER",
+        )
     return connection
 
 

@@ -119,7 +119,7 @@ class Patient:
 
     def rows(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """All rows of a query, as the operator."""
-        return database.rows(self.reached, query, given)
+        return database.examined(self.reached, query, given)
 
     def row(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> Row:
         """The one row of a query, as the operator."""

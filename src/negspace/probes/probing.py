@@ -32,7 +32,7 @@ class Ground:
 
     def rows(self, query: Query, given: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
         """All rows of a query, as the operator."""
-        return database.rows(self.operator, query, given)
+        return database.examined(self.operator, query, given)
 
 
 @dataclass(frozen=True)

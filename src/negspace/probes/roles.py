@@ -82,9 +82,9 @@ def _partitions(ground: Ground) -> Iterator[Leak]:
 
 def _attempts(ground: Ground) -> Iterator[Leak]:
     with database.connect(ground.services, autocommit=True) as services:
-        services.execute("set lock_timeout = '2s'")
         for what, statement in _FORBIDDEN.items():
             with services.transaction(force_rollback=True):
+                services.execute("set local lock_timeout = '2s'")
                 failure = database.attempt(services, statement)
             if failure is None:
                 yield Leak(f"the services can {what}")

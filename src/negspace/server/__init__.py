@@ -154,6 +154,7 @@ def open_database(
     settings: Settings,
     *,
     owner: bool = False,
+    replica: bool = False,
     actor: Actor | None = None,
     progress: Progress | None = None,
 ) -> Database:
@@ -161,10 +162,25 @@ def open_database(
 
     Makes the monthly partitions that are missing, so that no insert fails for want of one.
 
+    Args:
+        settings: From ``settings.load()``.
+        owner: As the owner.
+        replica: Read-only transactions go to the standby of ``NEGSPACE_REPLICA_URL``; the
+            primary is reached when something is to be written, and not before.
+        actor: Who acts.
+        progress: Called with a line at a time while the embedded server starts.
+
     Raises:
         RefusedError: Its schema is absent, older or newer than this negspace; says what to do.
-        NegspaceError: It can't be reached.
+        NegspaceError: It can't be reached; or the replica, or that is too far behind.
     """
+    if replica:
+        from negspace.server.replica import open_replica
+
+        reader = open_replica(settings, actor=actor, progress=progress)
+        where = address(settings, owner=owner, progress=progress)
+        size = database.PoolSize.of(settings)
+        return Database(where, actor=actor, pool=size, replica=reader)
     where = address(settings, owner=owner, progress=progress)
     opened = Database(where, actor=actor, pool=database.PoolSize.of(settings))
     try:

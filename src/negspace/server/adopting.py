@@ -114,7 +114,7 @@ def adopt(settings: Settings, adoption: Adoption, *, progress: Progress) -> None
                 _adopt(settings, layout, adoption, progress)
         except BaseException:
             postmaster.end(layout, "immediate", progress)
-            shutil.rmtree(layout.home)
+            shutil.rmtree(layout.home, ignore_errors=True)  # the reason is what matters
             if not made:
                 make_home(layout)
             raise

@@ -114,8 +114,14 @@ comment on sequence public.queue_mark_9 is 'Low-water mark of priority 9.';
 create sequence public.queue_next_sweep as bigint;
 comment on sequence public.queue_next_sweep is 'When the marks are to be brought up to date again, in microseconds since 1970.';
 
+create sequence public.queue_next_wakeup as bigint;
+comment on sequence public.queue_next_wakeup is 'When sleeping workers may be told of jobs again, in microseconds since 1970.';
+
 create sequence public.queue_next_whole_sweep as bigint;
 comment on sequence public.queue_next_whole_sweep is 'When that is to be done from zero, in microseconds since 1970.';
+
+create sequence public.queue_untold as bigint;
+comment on sequence public.queue_untold is 'One more than the jobs that came since and that nobody was told of.';
 
 CREATE OR REPLACE FUNCTION public.account_scopes(role public.user_role)
  RETURNS text[]
@@ -2015,8 +2021,9 @@ AS $function$
 begin
     -- Nearly always the event was written in this transaction, and now() is its time; where
     -- it was not, its number tells.
-    if not exists (select from public.security_audit a
-                   where a.id = new.audit_id and a."timestamp" = new.audit_timestamp) then
+    select a."timestamp" into new.audit_timestamp
+    from public.security_audit a where a.id = new.audit_id and a."timestamp" = now();
+    if not found then
         select a."timestamp" into new.audit_timestamp
         from public.security_audit a where a.id = new.audit_id;
         if not found then
@@ -2361,7 +2368,7 @@ begin
                case when insert_jobs.use_cache then '{}' else '{"use_cache": false}' end::jsonb,
                insert_jobs.deadline_at, insert_jobs.job_group,
                greatest(a.at, insert_jobs.scheduled_at)
-                   + (pace.ms_per_job * (pace.jobs_ahead + a.place - 1) / pace.live_workers
+                   + (pace.ms_per_job * (coalesce(pace.jobs_before[insert_jobs.priority], pace.jobs_ahead) + a.place - 1) / pace.live_workers
                       + coalesce(pace.ms_per_megapixel * a.weight::double precision, pace.ms_per_job)) * interval '1 millisecond'
         from (
             -- a microsecond apart, so that their order is that of their times
@@ -2803,10 +2810,14 @@ begin
     if not pg_try_advisory_xact_lock(hashtextextended('negspace.measure_algorithms', 0)) then
         return 0;
     end if;
-    insert into public.algorithm_speeds as s (algorithm_name, algorithm_version, ms_per_job, ms_per_megapixel, jobs_ahead, live_workers)
+    insert into public.algorithm_speeds as s (algorithm_name, algorithm_version, ms_per_job, ms_per_megapixel, jobs_ahead, jobs_before, live_workers)
     select a.algorithm_name, a.algorithm_version, m.ms_per_job, m.ms_per_megapixel,
            coalesce((select sum(d.job_count) from public.queue_depth d
                      where d.algorithm_name = a.algorithm_name and d.status in ('queued', 'processing', 'retrying')), 0),
+           array(select coalesce((select sum(d.job_count)::bigint from public.queue_depth d
+                                  where d.algorithm_name = a.algorithm_name
+                                    and (d.status = 'processing' or d.status in ('queued', 'retrying') and d.priority >= p.priority)), 0)
+                 from generate_series(1, 10) as p (priority) order by p.priority),
            k.workers
     from (select v.algorithm, count(*) as workers
           from public.workers w cross join lateral unnest(w.algorithms) as v (algorithm)
@@ -2827,11 +2838,13 @@ begin
     where m.ms_per_job is not null
     on conflict (algorithm_name, algorithm_version) do update
         set ms_per_job = excluded.ms_per_job, ms_per_megapixel = excluded.ms_per_megapixel,
-            jobs_ahead = excluded.jobs_ahead, live_workers = excluded.live_workers, measured_at = now()
+            jobs_ahead = excluded.jobs_ahead, jobs_before = excluded.jobs_before, live_workers = excluded.live_workers, measured_at = now()
         where abs(excluded.ms_per_job - s.ms_per_job) > s.ms_per_job / 20
            or abs(excluded.ms_per_megapixel - s.ms_per_megapixel) > s.ms_per_megapixel / 20
            or (excluded.ms_per_megapixel is null) <> (s.ms_per_megapixel is null)
            or abs(excluded.jobs_ahead - s.jobs_ahead) > s.jobs_ahead / 20
+           or exists (select from unnest(excluded.jobs_before, s.jobs_before) as b (now, before)
+                      where abs(b.now - coalesce(b.before, 0)) > coalesce(b.before, 0) / 20)
            or excluded.live_workers <> s.live_workers;
     get diagnostics measured = row_count;
     return measured;
@@ -3887,13 +3900,20 @@ revoke execute on function public.rescue_jobs(interval,integer) from public;
 
 CREATE OR REPLACE FUNCTION public.rest_worker(worker text, resting boolean)
  RETURNS void
- LANGUAGE sql
+ LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+begin
     update public.workers w
     set sleeping_since = case when rest_worker.resting then clock_timestamp() end
-    where w.id = rest_worker.worker
+    where w.id = rest_worker.worker;
+    -- Who falls asleep has heard nothing yet; who wakes tells the others what came meanwhile.
+    perform setval('public.queue_next_wakeup', 1);
+    if not rest_worker.resting then
+        perform public.wake_workers(0);
+    end if;
+end
 $function$;
 comment on function public.rest_worker(worker text, resting boolean) is 'A worker that found nothing says that it sleeps, commits, looks once more and then listens to negspace_jobs; it says so when it is awake again. Only sleepers are woken.';
 grant execute on function public.rest_worker(text,boolean) to operator_role;
@@ -4486,6 +4506,7 @@ CREATE OR REPLACE FUNCTION public.settle_images(images bigint[], outcome public.
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
     -- The caller holds the images' row locks, so that of two jobs that end at once the second
@@ -4515,11 +4536,13 @@ revoke execute on function public.settle_images(bigint[],public.analysis_status,
 
 CREATE OR REPLACE FUNCTION public.sha256_hex(content text)
  RETURNS text
- LANGUAGE sql
+ LANGUAGE plpgsql
  IMMUTABLE PARALLEL SAFE STRICT
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select encode(sha256(convert_to(content, 'UTF8')), 'hex')
+begin
+    return encode(sha256(convert_to(content, 'UTF8')), 'hex');
+end
 $function$;
 comment on function public.sha256_hex(content text) is 'SHA-256 of a text''s UTF-8 bytes, 64 hexadecimal digits. Immutable, which convert_to() alone is not: a database''s encoding never changes.';
 
@@ -4873,21 +4896,30 @@ CREATE OR REPLACE FUNCTION public.wake_workers(jobs bigint)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
+declare
+    now_us constant bigint := public.as_microseconds(clock_timestamp());
+    due    constant bigint := (select last_value from public.queue_next_wakeup);
+    untold constant bigint := (select last_value from public.queue_untold) - 1;
 begin
     -- NOTIFY makes transactions commit one after the other. So it is sent only when somebody
-    -- sleeps, and by one transaction at a time: the others' jobs are found by whom it wakes.
-    if jobs > 0
+    -- sleeps, once in 5 ms, and by one transaction at a time: the others' jobs are found by whom
+    -- it wakes, and counted in the next one. A clock that was set back leaves a time too far ahead.
+    if jobs + untold > 0
        and exists (select from public.workers w
                    where w.sleeping_since is not null and w.stopped_at is null
-                     and w.heartbeat_at > clock_timestamp() - interval '1 minute')
-       and pg_try_advisory_xact_lock(hashtextextended('negspace.wake_workers', 0)) then
-        perform pg_notify('negspace_jobs', jobs::text);
-        return true;
+                     and w.heartbeat_at > clock_timestamp() - interval '1 minute') then
+        if (due <= now_us or due > now_us + 1000000)
+           and pg_try_advisory_xact_lock(hashtextextended('negspace.wake_workers', 0)) then
+            perform setval('public.queue_next_wakeup', now_us + 5000), setval('public.queue_untold', 1);
+            perform pg_notify('negspace_jobs', (jobs + untold)::text);
+            return true;
+        end if;
+        perform setval('public.queue_untold', least(untold + jobs, 1000000) + 1) where jobs > 0;
     end if;
     return false;
 end
 $function$;
-comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
+comment on function public.wake_workers(jobs bigint) is 'Tells sleeping workers, on channel negspace_jobs, how many jobs came, when this transaction commits; at most once in 5 ms, or until one that was told says so. Returns whether it does. A worker polls as well: a wake-up may be lost, a job never.';
 grant execute on function public.wake_workers(bigint) to operator_role;
 revoke execute on function public.wake_workers(bigint) from public;
 
@@ -4974,6 +5006,7 @@ create table public.algorithm_speeds (
     jobs_ahead        bigint                   not null default 0,
     live_workers      integer                  not null default 0,
     measured_at       timestamp with time zone not null default now(),
+    jobs_before       bigint[],
     constraint algorithm_speeds_pkey PRIMARY KEY (algorithm_name, algorithm_version),
     constraint algorithm_speeds_jobs_ahead_not_negative CHECK (jobs_ahead >= 0),
     constraint algorithm_speeds_live_workers_not_negative CHECK (live_workers >= 0),
@@ -4985,9 +5018,10 @@ comment on column public.algorithm_speeds.algorithm_name is 'The analyser.';
 comment on column public.algorithm_speeds.algorithm_version is 'Its version.';
 comment on column public.algorithm_speeds.ms_per_job is 'Mean of its newest 200 results, in milliseconds.';
 comment on column public.algorithm_speeds.ms_per_megapixel is 'The same by megapixel of their images; null where no size is known.';
-comment on column public.algorithm_speeds.jobs_ahead is 'How many jobs of it wait or run.';
+comment on column public.algorithm_speeds.jobs_ahead is 'How many jobs of it wait or run, of all priorities.';
 comment on column public.algorithm_speeds.live_workers is 'How many workers that live have it.';
 comment on column public.algorithm_speeds.measured_at is 'When that was last worked out, and had changed by a twentieth or more.';
+comment on column public.algorithm_speeds.jobs_before is 'How many jobs of it are before a new one, for each priority from 1 to 10: those that run, and those that wait and are as urgent or more.';
 grant select on public.algorithm_speeds to operator_role;
 
 create table public.analysis_cache (
@@ -5399,7 +5433,7 @@ grant select on public.audit_holds to app_user;
 create table public.audit_log_details (
     id                bigint                   not null generated always as identity,
     audit_id          bigint                   not null,
-    audit_timestamp   timestamp with time zone not null default now(),
+    audit_timestamp   timestamp with time zone not null,
     event_name        text                     not null,
     event_description text,
     event_data        jsonb                    not null default '{}'::jsonb,
@@ -5460,8 +5494,8 @@ CREATE TRIGGER audit_log_details_append_only BEFORE DELETE OR UPDATE ON public.a
 alter table public.audit_log_details enable always trigger audit_log_details_append_only;
 comment on trigger audit_log_details_append_only on public.audit_log_details is 'No detail is ever changed or removed.';
 
-CREATE TRIGGER audit_log_details_find_timestamp BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.find_audit_timestamp();
-comment on trigger audit_log_details_find_timestamp on public.audit_log_details is 'Fills audit_timestamp.';
+CREATE TRIGGER audit_log_details_find_timestamp BEFORE INSERT ON public.audit_log_details FOR EACH ROW WHEN (new.audit_timestamp IS NULL) EXECUTE FUNCTION public.find_audit_timestamp();
+comment on trigger audit_log_details_find_timestamp on public.audit_log_details is 'Fills audit_timestamp where it wasn''t given.';
 
 CREATE TRIGGER audit_log_details_hash BEFORE INSERT ON public.audit_log_details FOR EACH ROW EXECUTE FUNCTION public.hash_audit_row();
 alter table public.audit_log_details enable always trigger audit_log_details_hash;
@@ -6715,6 +6749,7 @@ CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAU
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -7006,23 +7041,25 @@ CREATE OR REPLACE FUNCTION public.record_job_events(held public.processing_queue
  RETURNS void
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 declare
     -- drawn before the rows are written, so that details find their event without a join
     events constant bigint[] := array(select nextval('public.security_audit_id_seq') from unnest(held));
+    moment constant timestamptz := now();  -- of both, so that nobody has to look for it
 begin
     insert into public.security_audit (
         id, user_id, api_key_id, action, resource_type, resource_id, status, ip_address,
-        user_agent, request_id, error_message, changes_after
+        user_agent, request_id, error_message, changes_after, "timestamp"
     )
     overriding system value
     select events[h.ordinality], coalesce(c.user_id, h.user_id), c.api_key_id, 'run_analysis', 'image',
            h.image_id::text, record_job_events.outcome, c.ip_address, c.user_agent, c.request_id,
-           reasons ->> h.id::text, changes -> h.id::text
+           reasons ->> h.id::text, changes -> h.id::text, moment
     from public.audit_context() c
     cross join unnest(held) with ordinality h;
-    insert into public.audit_log_details (audit_id, event_name, event_data, duration_ms, success_count, failure_count)
-    select events[h.ordinality],
+    insert into public.audit_log_details (audit_id, audit_timestamp, event_name, event_data, duration_ms, success_count, failure_count)
+    select events[h.ordinality], moment,
            case when record_job_events.outcome = 'success' then 'job_completed' else 'job_failed' end,
            jsonb_build_object('job_id', h.id, 'algorithm', h.algorithm_name, 'version', h.algorithm_version,
                               'attempt', h.attempt, 'worker_id', h.worker_id),
@@ -7072,7 +7109,7 @@ AS $function$
             negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
             quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
             optimization_suggestions jsonb, cache_ttl_seconds integer)
-    ), prints as (
+    ), prints as materialized (  -- once for each analyser and its parameters, not once for each job
         select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
         from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
     ), stored as (

@@ -72,7 +72,7 @@ STEPS: Final = (
     ),
     Step(
         "cache size",
-        _MINUTE,
+        _HOUR,
         "answers and values removed",
         lambda keep: cache.trim(keep.database, keep.policy.cache_bytes),
     ),
@@ -83,6 +83,7 @@ STEPS: Final = (
         lambda keep: duties.purge_job_logs(keep.database, keep.policy.job_logs),
     ),
     Step("jobs", _DAY, "old months dropped", duties.drop_ended_jobs),
+    Step("samples", _DAY, "old months dropped", duties.drop_samples, needs="owner"),
     Step("keys", _HOUR, "keys' uses counted", lambda keep: keys.count_uses(keep.database)),
     Step(
         "accounts",
@@ -97,7 +98,6 @@ STEPS: Final = (
         lambda keep: users.refresh_login_counters(keep.database),
     ),
     Step("tokens", _HOUR, "old tokens removed", lambda keep: recovery.purge(keep.database)),
-    Step("samples", _DAY, "old months dropped", duties.drop_samples, needs="owner"),
     Step(
         "duplicates",
         _MINUTE,

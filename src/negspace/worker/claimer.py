@@ -18,13 +18,14 @@ from negspace.worker.wakeups import Wakeups
 log = logging.getLogger("negspace.worker")
 
 _FIRST_POLL: Final = 0.05  # seconds; doubled up to Options.poll while there is nothing to do
+_LATE: Final = 0.05  # seconds: who enqueued just before we slept, and told nobody, has committed
 
 
 class Claimer(threading.Thread):
     """Claims until it is ended.
 
     Attributes:
-        asleep: Whether it waits for a wake-up, or for the next poll.
+        asleep: Whether it waits for a wake-up or the next poll, and has looked for late commits.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Claimer(threading.Thread):
         self._reach.database.close()
 
     def _work(self) -> None:
-        pause, ended = _FIRST_POLL, self._reach.ended
+        pause, late, ended = _FIRST_POLL, False, self._reach.ended
         while not ended.is_set():
             how_many = self._next_wish()
             if ended.is_set():
@@ -116,10 +117,12 @@ class Claimer(threading.Thread):
                 self._drained()
                 return
             if self._rest(resting=True):
+                late = True
                 continue  # a job may have come before we were known to sleep
-            if self._before is not None:
-                pause = self._identity.options.poll  # it will be woken
-            self._sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  jitter
+            if self._before is not None:  # it will be woken
+                pause = _LATE if late else self._identity.options.poll
+            self._sleep(pause * random.uniform(0.5, 1.5), asleep=not late)  # noqa: S311  jitter
+            late = False
             pause = min(2 * pause, self._identity.options.poll)
 
     def _next_wish(self) -> int:
@@ -142,15 +145,15 @@ class Claimer(threading.Thread):
             self._before = before if resting else None
         return new and resting
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float, *, asleep: bool) -> None:
         with self._changed:
-            self.asleep = True
+            self.asleep = asleep
             self._changed.wait_for(lambda: self._woken, seconds)
             self.asleep = False
 
     def _claim(self, how_many: int) -> list[Claimed]:
-        who = self._identity
-        return leases.claim(self._reach.database, who.worker, who.algorithms, how_many)
+        who, most = self._identity, self._identity.options.capacity
+        return leases.claim(self._reach.database, who.worker, who.algorithms, how_many, most)
 
     def _say_resting(self, resting: bool | None) -> int:
         who = self._identity
@@ -158,4 +161,5 @@ class Claimer(threading.Thread):
         return leases.rest(self._reach.database, who.worker, lease, resting=resting)
 
     def _is_drained(self) -> bool:
-        return leases.is_drained(self._reach.database, self._identity.algorithms)
+        who = self._identity
+        return leases.is_drained(self._reach.database, who.algorithms, who.options.capacity)

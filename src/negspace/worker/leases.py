@@ -158,11 +158,23 @@ class End:
 
 
 def claim(
-    database: Database, worker: str, algorithms: Sequence[str], how_many: int
+    database: Database,
+    worker: str,
+    algorithms: Sequence[str],
+    how_many: int,
+    capacity: float | None = None,
 ) -> list[Claimed]:
-    """The most urgent jobs that one of the analysers can do, now held by the worker."""
+    """The most urgent jobs that one of the analysers can do, now held by the worker.
+
+    Args:
+        database: Where.
+        worker: Who.
+        algorithms: Its analysers, as ``name@version``.
+        how_many: So many at most.
+        capacity: None heavier than so many megapixels; None: any.
+    """
     query: LiteralString = (
-        "with claimed as materialized (select * from claim_jobs(%s, %s, %s))"
+        "with claimed as materialized (select * from claim_jobs(%s, %s, %s, %s::numeric))"
         " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path, i.file_hash,"
         " i.original_filename,"
         " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
@@ -179,23 +191,30 @@ def claim(
         " order by c.priority desc, c.scheduled_at, c.id"
     )
     with database.transaction() as connection:
-        found = rows(connection, query, [worker, how_many, list(algorithms)])
+        found = rows(connection, query, [worker, how_many, list(algorithms), capacity])
     now = time.monotonic()
     lefts = [row.pop("seconds_left") for row in found]
     deadlines = [None if left is None else now + left for left in lefts]
     return [Claimed(**row, deadline=at) for row, at in zip(found, deadlines, strict=True)]
 
 
-def is_drained(database: Database, algorithms: Sequence[str]) -> bool:
-    """Whether no job of these analysers runs or waits, planned ones that aren't due left out."""
+def is_drained(
+    database: Database, algorithms: Sequence[str], capacity: float | None = None
+) -> bool:
+    """Whether no job of these analysers runs or waits that is no heavier than the capacity.
+
+    Planned ones that aren't due are left out.
+    """
     query = (
         "select exists (select from processing_queue"
         " where status in ('queued', 'processing', 'retrying')"
         " and algorithm_name || '@' || algorithm_version = any (%s)"
+        " and (%s::numeric is null or complexity_score is null or complexity_score <= %s)"
         " and (status <> 'queued' or scheduled_at <= clock_timestamp())) as left"
     )
+    given = [list(algorithms), capacity, capacity]
     with database.transaction(read_only=True) as connection:
-        row = only(connection, query, [list(algorithms)])
+        row = only(connection, query, given)
     return row is not None and not row["left"]
 
 

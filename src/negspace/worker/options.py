@@ -23,6 +23,7 @@ class Options:
         poll: Seconds at most between two looks for jobs, while there are none.
         time_limit: Seconds that a job may be computed for.
         memory_limit: Bytes that a computing process may have in use; None: no limit.
+        capacity: Megapixels of the largest image that it takes; None: any.
 
     Raises:
         InvalidInputError: A value makes no sense.
@@ -35,6 +36,7 @@ class Options:
     poll: float = 1.0
     time_limit: float = 3600.0
     memory_limit: int | None = None
+    capacity: float | None = None
 
     def __post_init__(self) -> None:
         if self.processes < 1:
@@ -58,6 +60,11 @@ class Options:
             raise InvalidInputError(
                 f"a job can't be given {self.time_limit:g} s",
                 hint="the time limit is above 0 and at most 30 days; 3600 where it is left out",
+            )
+        if self.capacity is not None and not 0 < self.capacity < float("inf"):
+            raise InvalidInputError(
+                f"a worker can't take {self.capacity:g} megapixels",
+                hint="a number above 0; leave it out to take images of any size",
             )
         if self.memory_limit is None:
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from negspace.database import Actor, Database, PoolSize
+from negspace.database import Actor, Database, PoolSize, is_transient
 from negspace.errors import DatabaseError, UnavailableError
 from negspace.worker.options import Options
 
@@ -96,11 +96,6 @@ class Reach:
     def reached(self) -> None:
         """The server answers."""
         self._waits = 0
-
-
-def is_transient(error: DatabaseError) -> bool:
-    """Whether the same transaction may succeed now: it met another one (SQLSTATE class 40)."""
-    return str(error.details.get("sqlstate", "")).startswith("40")
 
 
 def _jittered(seconds: float) -> float:

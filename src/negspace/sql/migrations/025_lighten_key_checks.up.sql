@@ -1,5 +1,5 @@
--- A check of a key is quicker by a fifth: the row that every request writes has no foreign key any
--- more, which PostgreSQL looked at each time. A trigger removes it with its key instead.
+-- A check of a key does less: the row that every request writes has no foreign key any more. A
+-- trigger removes it with its key instead.
 
 -- negspace: allow ban-drop-constraint in this file because a trigger does what it did
 

@@ -1,0 +1,229 @@
+"""A primary that is killed while workers work and enqueuers enqueue, and what became of it all.
+
+Shared by the test and by benchmarks/failover.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from bench import Bench, until
+from conftest import TestDatabase, at, migrate_up
+from negspace import database, jobs, server
+from negspace.database import Database, PoolSize, again
+from negspace.server import Server
+from standby import copied, killed, several, started, synchronous, told
+
+NAP = 20  # milliseconds that a job takes
+PAUSE = 0.02  # seconds between two jobs of an enqueuer
+UNNOTICED = 1.0  # seconds until whoever promotes the standby has noticed
+
+
+class Pair:
+    """A primary and its synchronous standby, and the next pair after it."""
+
+    def __init__(self, home: Path, say: Callable[[str], None]) -> None:
+        self._home, self._say = home, say
+        self._names = iter(f"node{n}" for n in range(100))
+        self.primary = started(home / next(self._names))
+        migrate_up(self.database)
+        self.standby: Server | None = None
+        self._free_port: int | None = None
+        self.address = ""
+
+    @property
+    def database(self) -> TestDatabase:
+        """The primary's, by addresses of its own."""
+        urls = [self.primary.url(role) for role in ("owner", "app", "superuser")]
+        return TestDatabase("negative_space", *urls)
+
+    def follow(self) -> None:
+        """Give the primary a synchronous standby."""
+        name = next(self._names)
+        copied(self.primary, self._home / name, name, self._free_port)
+        self.standby = started(self._home / name)
+        # or it would wait for a standby of its own as soon as it is promoted
+        told(self.standby, "alter system set synchronous_standby_names = ''")
+        told(self.standby, "select pg_reload_conf()")
+        synchronous(self.primary, name)
+        self.address = several([self.primary, self.standby])
+        self._say(f"{name} is synchronous")
+
+    def close(self) -> None:
+        """Its servers are stopped with the folder that they lie in."""
+
+    def fail_over(self) -> None:
+        """Kill the primary, wait until that was noticed, promote the standby."""
+        assert self.standby
+        killed(self.primary)
+        time.sleep(UNNOTICED)
+        told(self.standby, "select pg_promote()")
+        server.stop(at(self.primary.home), mode="immediate")
+        shutil.rmtree(self.primary.home)
+        self._free_port = self.primary.port  # the next one is found by the same address
+        self.primary, self.standby = self.standby, None
+
+
+@dataclass
+class Enqueuer(threading.Thread):
+    """Asks for one job after another; remembers which were acknowledged, and when.
+
+    Attributes:
+        images: What to enqueue; shared with the others.
+        acknowledged: Image and moment, by the monotonic clock.
+    """
+
+    address: str
+    images: Iterator[int]
+    wanted: jobs.Wanted
+    over: threading.Event
+    acknowledged: list[tuple[int, float]] = field(default_factory=list)
+    repeated: int = 0
+    error: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(daemon=True)
+
+    __hash__ = threading.Thread.__hash__
+
+    def run(self) -> None:
+        with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=5)) as services:
+            try:
+                for image in self.images:
+                    again(lambda image=image: self._ask(services, image), on_wait=self._count)
+                    self.acknowledged.append((image, time.monotonic()))
+                    if self.over.wait(PAUSE):
+                        return
+            except BaseException as error:
+                self.error = error
+
+    def _ask(self, services: Database, image: int) -> None:
+        jobs.enqueue(services, [image], self.wanted)
+
+    def _count(self, _: object) -> None:
+        self.repeated += 1
+
+
+class Failing(Protocol):
+    """Two servers of which one takes writes."""
+
+    primary: Server
+    standby: Server | None
+    address: str
+
+    @property
+    def database(self) -> TestDatabase: ...
+
+    def follow(self) -> None: ...
+
+    def fail_over(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What became of it; ``gaps`` are seconds from each kill to the next acknowledgement."""
+
+    failovers: int
+    acknowledged: int
+    lost: int
+    doubled: int
+    in_doubt: int
+    gaps: list[float]
+    tries: int
+
+
+def course(
+    pair: Failing, folder: Path, *, failovers: int, workers: int, enqueuers: int, between: float
+) -> Counted:
+    """Run it: the pair is made anew after each failover, and nobody stops meanwhile."""
+    pair.follow()
+    bench = Bench(pair.database, folder, Database(pair.address, pool=PoolSize(0, 2)))
+    images = iter(bench.add_images(round(failovers * (between + 8) * enqueuers / PAUSE / 2)))
+    lock = threading.Lock()
+
+    def shared() -> Iterator[int]:
+        while True:
+            with lock:
+                image = next(images, None)
+            if image is None:
+                return
+            yield image
+
+    over = threading.Event()
+    wanted = jobs.wanted("rehearsal", parameters={"behave": "nap", "ms": NAP})
+    asking = [Enqueuer(pair.address, shared(), wanted, over) for _ in range(enqueuers)]
+    try:
+        for _ in range(workers):
+            bench.start(DATABASE_URL=pair.address)
+        for one in asking:
+            one.start()
+        gaps = [_one_failover(pair, asking, between) for _ in range(failovers)]
+        over.set()
+        for one in asking:
+            one.join()
+            assert one.error is None, one.error
+        return _counted(pair, bench, asking, gaps)
+    finally:
+        over.set()
+        bench.close()
+
+
+def _one_failover(pair: Failing, asking: list[Enqueuer], between: float) -> float:
+    if pair.standby is None:
+        pair.follow()
+    time.sleep(between)
+    began = time.monotonic()
+    pair.fail_over()
+
+    def first() -> float | None:
+        later = [when for one in asking for _, when in one.acknowledged if when > began + 0.2]
+        return min(later, default=None)
+
+    found = until(first, "somebody is acknowledged again")
+    time.sleep(between)
+    return found - began
+
+
+def _left(bench: Bench) -> str:
+    """What waits, and what the workers said last."""
+    standing = bench.all(
+        "select status::text, count(*), min(error_message) from processing_queue group by 1"
+    )
+    said = [run.said[-1500:] for run in bench.runs]
+    return "\n".join(["jobs end", *map(str, standing), *said])
+
+
+def _counted(pair: Failing, bench: Bench, asking: list[Enqueuer], gaps: list[float]) -> Counted:
+    bench.owner.close()
+    bench.owner = database.connect(pair.primary.url("superuser"), autocommit=True)
+    waiting = "select count(*) from processing_queue where status <> 'completed'"
+    while left := bench.value(waiting):
+        bench.hurry()
+        until(lambda left=left: bench.value(waiting) < left, _left(bench))
+    acknowledged = [image for one in asking for image, _ in one.acknowledged]
+    done = {
+        row["image"]: row
+        for row in bench.all(
+            "select i.id as image,"
+            " (select count(*) from analysis_results r where r.image_id = i.id) as results,"
+            " (select count(*) from processing_queue q where q.image_id = i.id) as jobs,"
+            " (select count(*) from security_audit a where a.action = 'run_analysis'"
+            "   and a.status = 'success' and a.resource_id = i.id::text) as events"
+            " from images i"
+        )
+    }
+    return Counted(
+        failovers=len(gaps),
+        acknowledged=len(acknowledged),
+        lost=sum(done.get(image, {"results": 0})["results"] == 0 for image in acknowledged),
+        doubled=sum(max(row["results"], row["jobs"], row["events"]) > 1 for row in done.values()),
+        in_doubt=sum(one.repeated for one in asking),
+        gaps=[round(gap, 2) for gap in gaps],
+        tries=bench.value("select sum(attempt)::integer from processing_queue"),
+    )
