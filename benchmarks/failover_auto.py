@@ -31,8 +31,9 @@ class Node:
     password: str
     version: str = "15, pg_auto_failover"
 
-    def url(self, role: str = "app", *, name: str = "negative_space") -> str:
-        user = {"app": "app_user", "owner": "negspace_owner", "superuser": "postgres"}[role]
+    def url(self, role: str = "operator", *, name: str = "negative_space") -> str:
+        users = {"owner": "negspace_owner", "operator": "operator_role", "app": "app_user"}
+        user = users.get(role, "postgres")
         return f"postgresql://{user}:{self.password}@127.0.0.1:{self.port}/{name}"
 
 
@@ -70,7 +71,7 @@ class Auto:
 
     @property
     def database(self) -> TestDatabase:
-        urls = [self.primary.url(role) for role in ("owner", "app", "superuser")]
+        urls = [self.primary.url(role) for role in ("owner", "operator", "app", "superuser")]
         return TestDatabase("negative_space", *urls)
 
     def follow(self) -> None:

@@ -40,7 +40,7 @@ class Pair:
     @property
     def database(self) -> TestDatabase:
         """The primary's, by addresses of its own."""
-        urls = [self.primary.url(role) for role in ("owner", "app", "superuser")]
+        urls = [self.primary.url(role) for role in ("owner", "operator", "app", "superuser")]
         return TestDatabase("negative_space", *urls)
 
     def follow(self) -> None:

@@ -108,7 +108,10 @@ class Maker:
                 timestamp=self.time(),
             )
             for _ in range(self.random.choice([0, 0, 0, 1, 2])):
-                duration = self.maybe(self.random.randrange(10**6) / 1000)
                 add(
-                    self.connection, "audit_log_details", audit_id=event["id"], duration_ms=duration
+                    self.connection,
+                    "audit_log_details",
+                    audit_id=event["id"],
+                    audit_timestamp=event["timestamp"],
+                    duration_ms=self.maybe(self.random.randrange(10**6) / 1000),
                 )

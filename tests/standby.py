@@ -90,7 +90,7 @@ def killed(found: Server) -> None:
             continue
 
 
-def several(servers: list[Server], role: str = "app", **parameters: str) -> str:
+def several(servers: list[Server], role: str = "operator", **parameters: str) -> str:
     """One address of all of them, for whichever takes writes."""
     user, secret = servers[0].url(role).split("//")[1].split("@")[0].split(":")  # type: ignore[arg-type]
     hosts = ",".join(f"127.0.0.1:{found.port}" for found in servers)

@@ -299,7 +299,8 @@ def test_the_server_restarts_under_every_command(home, tmp_path, monkeypatch, mo
 
 def own_bench(found: server.Server, folder: Path) -> Bench:
     made = TestDatabase(
-        "negative_space", found.url("owner"), found.url("app"), found.url("superuser")
+        "negative_space",
+        *(found.url(role) for role in ("owner", "operator", "app", "superuser")),
     )
     migrate_up(made)
     return Bench(made, folder, Database(made.app, pool=PoolSize(0, 2)))

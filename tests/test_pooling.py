@@ -46,7 +46,7 @@ def ports(postgres: Postgres) -> Iterator[tuple[int, int]]:
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as other,
-        pgbouncer(postgres.server.url("app"), Path(one)) as app,
+        pgbouncer(postgres.server.url("operator"), Path(one)) as app,
         pgbouncer(postgres.server.url("owner"), Path(other)) as owner,
     ):
         yield app, owner

@@ -33,13 +33,13 @@ class Pair:
     @property
     def reading(self) -> dict[str, str]:
         """The replica is there; the primary is not."""
-        return {"DATABASE_URL": ABSENT, "NEGSPACE_REPLICA_URL": self.standby.url("app")}
+        return {"DATABASE_URL": ABSENT, "NEGSPACE_REPLICA_URL": self.standby.url("operator")}
 
     @property
     def both(self) -> dict[str, str]:
         return {
-            "DATABASE_URL": self.primary.url("app"),
-            "NEGSPACE_REPLICA_URL": self.standby.url("app"),
+            "DATABASE_URL": self.primary.url("operator"),
+            "NEGSPACE_REPLICA_URL": self.standby.url("operator"),
         }
 
 
@@ -169,7 +169,7 @@ def test_a_replica_that_is_behind_says_how_far_and_from_some_point_on_is_refused
 
 
 def test_writing_to_a_standby_says_what_to_do(filled, cli, tmp_path):
-    env = {"DATABASE_URL": filled.standby.url("app"), "NEGSPACE_USER": "ada@example.org"}
+    env = {"DATABASE_URL": filled.standby.url("operator"), "NEGSPACE_USER": "ada@example.org"}
     ran = cli("jobs", "enqueue", "1", "--json", env=env)
     assert (ran.status, ran.error["code"]) == (5, "read_only_server")
     assert "target_session_attrs=read-write" in ran.error["hint"]
