@@ -135,7 +135,7 @@ class Auto:
     def _prepare(self) -> None:
         """The roles and the database, by the trusted loopback."""
         with database.connect(self.primary.url("superuser", name="postgres"), autocommit=True) as c:
-            for role in ("negspace_owner createrole", "app_user"):
+            for role in ("negspace_owner createrole", "app_user", "operator_role"):
                 c.execute(f"create role {role} login password '{self._password}'".encode())
             c.execute(f"alter role postgres password '{self._password}'".encode())
             c.execute("create database negative_space owner negspace_owner")

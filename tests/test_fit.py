@@ -8,7 +8,7 @@ import pytest
 
 from conftest import MIGRATIONS
 from negspace import database as db
-from negspace import fit, migrate, server
+from negspace import fit, migrate, server, settings
 from negspace.errors import RefusedError
 from test_schema_sql import SQL, load
 
@@ -100,3 +100,13 @@ def test_another_programs_ledger_is_no_schema_of_ours(empty_database, tmp_path):
     write(tmp_path, "001_something_else", "create table t (id bigint);", "drop table t;")
     assert migrate.up(empty_database.owner, tmp_path).ok
     assert "no schema of negspace" in refusal(empty_database).message
+
+
+@pytest.mark.parametrize("verb", [("images", "list"), ("worker", "run", "--drain")], ids=" ".join)
+def test_a_login_that_would_be_shown_nothing_is_refused(cli, database, verb):
+    refused = cli(*verb, env={"DATABASE_URL": database.web})
+    assert refused.status == 4
+    assert "sees only the rows of whom it proves to act for" in refused.err
+    assert "operator_role" in refused.err
+    with server.open_database(settings.load({"DATABASE_URL": database.web})) as opened:
+        assert opened.ask("select count(*) as n from images") == {"n": 0}

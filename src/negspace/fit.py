@@ -13,9 +13,9 @@ from typing import Final, LiteralString
 
 from negspace import __version__
 from negspace.database import Connection, Database, only
-from negspace.errors import NegspaceError, RefusedError
+from negspace.errors import AccessError, NegspaceError, RefusedError
 
-__all__ = ["MIGRATIONS", "explained", "lacking", "see", "unknown"]
+__all__ = ["MIGRATIONS", "explained", "lacking", "see", "see_operator", "sees_all_rows", "unknown"]
 
 MIGRATIONS: Final = Path(__file__).parent / "sql" / "migrations"
 
@@ -49,6 +49,27 @@ def see(connection: Connection, folder: Path = MIGRATIONS) -> None:
     older = lacking(names, folder)
     if older:
         raise _older(older)
+
+
+def sees_all_rows(connection: Connection) -> bool:
+    """Whether the login is the operator's or the owner's, to whom row security hides nothing."""
+    row = only(connection, "select public.sees_all_rows() as yes")
+    return bool(row and row["yes"])
+
+
+def see_operator(database: Database) -> None:
+    """Refuse a login that would be shown nothing, which would look like an empty database.
+
+    Raises:
+        AccessError: It is a role of services for people.
+    """
+    with database.transaction(read_only=True) as connection:
+        if not sees_all_rows(connection):
+            raise AccessError(
+                f"{connection.info.user} is a role of services: it sees only the rows of whom it"
+                " proves to act for",
+                hint="the command line and workers log in as operator_role: DB_USER, DATABASE_URL",
+            )
 
 
 def unknown(names: Collection[str], folder: Path = MIGRATIONS) -> list[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from negspace import server, settings, users
+from negspace import fit, server, settings, users
 from negspace.cli import output
 from negspace.database import Actor, Database, program_agent
 from negspace.errors import AccessError, InvalidInputError
@@ -75,6 +75,7 @@ def opened() -> Generator[Session]:
         given, replica=asked["replica"], actor=actor, progress=output.note
     )
     with opening as database:
+        fit.see_operator(database)
         email = asked["user"] or given.user
         if email is None:
             yield Session(given, database, None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from negspace import analysis, server, upkeep
+from negspace import analysis, fit, server, upkeep
 from negspace.database import Database
 from negspace.errors import AnalysisError, NegspaceError, UnavailableError
 from negspace.settings import Settings
@@ -77,6 +77,7 @@ def run(
     storage = Storage(server.storage_folder(settings))
     setup = Setup(storage, settings, prepare)
     with server.open_database(settings, progress=progress) as database:
+        fit.see_operator(database)
         identity = Identity(name, algorithms, database.address, options)
         upkeep.ensure_partitions(database)
         registry.register(database, name, identity.hostname, os.getpid(), algorithms)
