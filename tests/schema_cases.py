@@ -580,7 +580,7 @@ FOREIGN_KEYS: dict[str, Case] = (
     | {
         "audit_log_details_audit_id_fkey": Case(
             "audit_log_details",
-            [{"audit_id": -1}],
+            [{"audit_id": -1, "audit_timestamp": "now"}],
             [{}],
             # it says the same before the key is asked
             before="drop trigger audit_log_details_find_timestamp on audit_log_details",

@@ -130,9 +130,9 @@ def _event(connection: Connection, given: Row) -> Row:
 
 
 def _details(connection: Connection, given: Row) -> Row:
-    row: Row = {"event_name": "job_completed", "audit_timestamp": "now"}
+    row: Row = {"event_name": "job_completed"}
     if "audit_id" not in given:
-        row["audit_id"] = add(connection, "security_audit")["id"]
+        row |= {"audit_id": add(connection, "security_audit")["id"], "audit_timestamp": "now"}
     return row
 
 

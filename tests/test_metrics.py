@@ -120,11 +120,12 @@ def test_threads_share_a_recorder_and_lose_nothing(bench: Bench) -> None:
 def test_what_could_not_be_recorded_stays_collected(bench: Bench) -> None:
     recorder = Recorder(bench.services)
     recorder.add(Sample("n", 1))
-    address, bench.services.address = bench.services.address, "postgresql://127.0.0.1:1/none"
-    bench.services.close()
+    pool = bench.services._pool
+    address, pool._address = pool._address, "postgresql://127.0.0.1:1/none"
+    pool.close()
     with pytest.raises(UnavailableError):
         recorder.flush()
-    bench.services.address = address
+    pool._address = address
     assert recorder.flush() == 1
     assert recorder.flush() == 0
 

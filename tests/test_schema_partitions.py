@@ -197,7 +197,7 @@ def test_the_audit_trail_cant_be_changed(schema, replica):
         for later in range(4):
             at = month(now(connection), later)
             event = add(connection, "security_audit", timestamp=at)["id"]
-            add(connection, "audit_log_details", audit_id=event, created_at=at)
+            add(connection, "audit_log_details", audit_id=event, audit_timestamp=at, created_at=at)
         relations = audit_relations(connection)
         assert len(relations) == 2 + 2 * 4
         for relation in relations:

@@ -37,7 +37,7 @@ _NAMES: Final = """
     ban-alter-sequence-values ban-alter-system-options ban-alter-view-options ban-char-field
     ban-concurrent-index-creation-in-transaction ban-create-domain-with-constraint
     ban-create-policy ban-detach-inheritance ban-disable-trigger ban-drop-column
-    ban-drop-constraint ban-drop-database ban-drop-domain ban-drop-extension
+    ban-drop-constraint ban-drop-database ban-drop-default ban-drop-domain ban-drop-extension
     ban-drop-function ban-drop-generated-expression ban-drop-index ban-drop-not-null
     ban-drop-policy ban-drop-schema ban-drop-sequence ban-drop-table ban-drop-type
     ban-drop-view ban-new-write-restriction ban-replace-view-function ban-replica-identity
