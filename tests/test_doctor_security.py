@@ -48,6 +48,7 @@ def test_policies_that_hold_for_some(database, env):
         database.owner,
         "create policy p on queue_limits using (true)",
         "alter table workers enable row level security",
+        "create policy p on workers using (true)",
     )
     assert faults("row security", env) == [
         "row security of queue_limits is off, in spite of its policies",

@@ -71,11 +71,11 @@ def test_a_replication_slot_without_a_reader(other):
 
 def test_the_default_password(other):
     made, env = other
-    change(made.url("superuser"), "alter role operator_role password 'change_me_in_production'")
+    change(made.url("superuser"), "alter role app_user password 'change_me_in_production'")
     where = {"DB_HOST": "127.0.0.1", "DB_PORT": str(made.port)}
     by_default = where | {k: env[k] for k in ("NEGSPACE_STORAGE", "NEGSPACE_OWNER_URL")}
     assert "is the default" in faults("password", by_default)[0]
-    change(made.url("superuser"), "alter role operator_role password 'another'")
+    change(made.url("superuser"), "alter role app_user password 'another'")
     assert well("password", by_default | {"DB_PASSWORD": "another"})
 
 
