@@ -121,15 +121,16 @@ _HIDDEN: Final[LiteralString] = (
 def _opened(operator: str) -> Connection:
     """A connection that sees every row: findings about a part would be false comfort."""
     connection = database.connect(operator, autocommit=True, application_name="negspace doctor")
-    with database.translated():
-        hidden = database.examined(connection, _HIDDEN)
-    if hidden:
-        who = connection.info.user
+    try:
+        with database.translated():
+            if database.examined(connection, _HIDDEN):
+                raise AccessError(
+                    f"{connection.info.user} sees only the rows that are shown to it",
+                    hint="name the owner: NEGSPACE_OWNER_URL; or log in as operator_role: DB_USER",
+                )
+    except BaseException:
         connection.close()
-        raise AccessError(
-            f"{who} sees only the rows that are shown to it",
-            hint="name the owner: NEGSPACE_OWNER_URL; or log in as operator_role: DB_USER",
-        )
+        raise
     return connection
 
 
