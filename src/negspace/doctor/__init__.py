@@ -123,14 +123,17 @@ def _opened(operator: str) -> Connection:
     connection = database.connect(operator, autocommit=True, application_name="negspace doctor")
     try:
         with database.translated():
-            if database.examined(connection, _HIDDEN):
-                raise AccessError(
-                    f"{connection.info.user} sees only the rows that are shown to it",
-                    hint="name the owner: NEGSPACE_OWNER_URL; or log in as operator_role: DB_USER",
-                )
+            hidden = database.examined(connection, _HIDDEN)
     except BaseException:
         connection.close()
         raise
+    if hidden:
+        who = connection.info.user
+        connection.close()
+        raise AccessError(
+            f"{who} sees only the rows that are shown to it",
+            hint="name the owner: NEGSPACE_OWNER_URL; or log in as operator_role: DB_USER",
+        )
     return connection
 
 
