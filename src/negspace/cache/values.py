@@ -107,15 +107,7 @@ class Cache:
         if row is not None:
             self._uses.hit(key)
             return row["value"]
-        found = self._find(key, stale, patience)
-        if found["state"] == "compute":
-            self._uses.miss()
-            return self._compute(key, str(found["token"]), compute, ttl, stale)
-        if found["state"] == "stale":
-            self._uses.stale(key)
-        else:
-            self._uses.miss()  # it was waited for
-        return found["value"]
+        return self._found_or_computed(key, compute, ttl, stale, patience)
 
     def flush(self) -> None:
         """Count what was read so far; it happens by itself every 10 s while values are read."""
@@ -130,6 +122,24 @@ class Cache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _found_or_computed(
+        self,
+        key: str,
+        compute: Callable[[], Any],
+        ttl: timedelta,
+        stale: timedelta,
+        patience: timedelta,
+    ) -> Any:
+        found = self._find(key, stale, patience)
+        if found["state"] == "compute":
+            self._uses.miss()
+            return self._compute(key, str(found["token"]), compute, ttl, stale)
+        if found["state"] == "stale":
+            self._uses.stale(key)
+        else:
+            self._uses.miss()  # it was waited for
+        return found["value"]
 
     def _find(self, key: str, stale: timedelta, patience: timedelta) -> Row:
         """A value, or the right to compute it."""

@@ -64,22 +64,7 @@ def write(
     with database.transaction() as connection:
         purpose = "a report of an account's duplicates, with thumbnails"
         connection.execute("select record_export('user', %s, %s)", [str(user_id), purpose])
-    near = sorted(
-        review(database, user_id=user_id, everything=True), key=lambda group: not group.undecided
-    )
-    exact = report(database, user_id=user_id)
-    wanted = {i for group in near[:most_groups] for i in group.image_ids[:_MOST_PICTURES]}
-    wanted |= {one.original_id for one in exact[:most_groups]}
-    html = _template().render(
-        made_at=datetime.now(UTC),
-        near=near[:most_groups],
-        exact=exact[:most_groups],
-        left_out=max(0, len(near) - most_groups) + max(0, len(exact) - most_groups),
-        counts=_counts(near, exact),
-        most_pictures=_MOST_PICTURES,
-        most_pairs=_MOST_PAIRS,
-        shown={i: _shown(database, storage, i) for i in sorted(wanted)},
-    )
+    html = _drawn(database, storage, user_id, most_groups)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(html, encoding="utf-8")
@@ -89,6 +74,25 @@ def write(
             hint="name a file in a folder that is writable",
         ) from error
     return path
+
+
+def _drawn(database: Database, storage: Storage, user_id: int, most_groups: int) -> str:
+    near = sorted(
+        review(database, user_id=user_id, everything=True), key=lambda group: not group.undecided
+    )
+    exact = report(database, user_id=user_id)
+    wanted = {i for group in near[:most_groups] for i in group.image_ids[:_MOST_PICTURES]}
+    wanted |= {one.original_id for one in exact[:most_groups]}
+    return _template().render(
+        made_at=datetime.now(UTC),
+        near=near[:most_groups],
+        exact=exact[:most_groups],
+        left_out=max(0, len(near) - most_groups) + max(0, len(exact) - most_groups),
+        counts=_counts(near, exact),
+        most_pictures=_MOST_PICTURES,
+        most_pairs=_MOST_PAIRS,
+        shown={i: _shown(database, storage, i) for i in sorted(wanted)},
+    )
 
 
 def _counts(near: list[Group], exact: list[Duplicates]) -> dict[str, int]:
