@@ -12,4 +12,3 @@ def test_nothing_acknowledged_is_lost_and_nothing_done_twice(home, tmp_path, mon
     counted = course(pair, tmp_path, failovers=1, workers=1, enqueuers=2, between=1.5)
     assert counted.acknowledged > 20
     assert (counted.failovers, counted.lost, counted.doubled) == (1, 0, 0)
-    assert counted.in_doubt >= 1  # somebody met the failover, and repeated
