@@ -88,12 +88,13 @@ def test_rows_of_triggers_count_and_reads_do_not(address, tmp_path):
 
 
 def test_wal_is_told_by_the_owner_alone(address, tmp_path):
-    rehearsal = rehearse(address, tmp_path)
-    seen = lines(rehearsal)
-    rewritten, read = seen[3].wal_bytes, seen[1].wal_bytes
+    # The whole server's: autovacuum may write beside one of the reads, hardly beside each.
+    rehearsals = [rehearse(address, tmp_path) for _ in range(4)]
+    rehearsal = rehearsals[0]
+    rewritten = lines(rehearsal)[3].wal_bytes
+    reads = [lines(one)[1].wal_bytes for one in rehearsals]
     assert rewritten is not None
-    assert read is not None
-    assert rewritten > 8192 > read
+    assert rewritten > 8192 > min(read for read in reads if read is not None)
     assert rehearsal.wal_bytes
     assert "the whole server's" in rehearsal.notes[0]
 
