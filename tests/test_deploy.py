@@ -16,7 +16,6 @@ import pytest
 from bench import until
 from conftest import clean_environment
 from negspace import settings
-from negspace.cli import NOUNS
 from negspace.database import connect, conninfo, rows
 
 ROOT = Path(__file__).parent.parent
@@ -89,7 +88,6 @@ def test_a_start_that_cannot_help_is_not_repeated(home, cli):
     assert str(gone.status) not in excepted  # no database yet: tried again
 
 
-@pytest.mark.skipif("maintain" not in NOUNS, reason="there is no negspace maintain here yet")
 def test_the_maintenance_unit_does_its_work(database, home):
     done = subprocess.run(
         command("negspace-maintain.service"),
