@@ -51,10 +51,6 @@ def families(connection: Connection) -> list[Family]:
     ]
     oldest = queue_state.oldest_waiting(connection)
     [workers] = rows(connection, _WORKERS, [queue_state.HEARD])
-    failed = [
-        (row, {"algorithm": row["algorithm_name"], "error": row["error_class"]})
-        for row in rows(connection, _FAILURES)
-    ]
     living = [Value(workers[state], {"state": state}) for state in ("running", "silent")]
     return [
         Family("negspace_queue_jobs", "gauge", "Jobs by status, ended ones while kept.", depth),
@@ -76,6 +72,16 @@ def families(connection: Connection) -> list[Family]:
             "Jobs that workers completed.",
             [Value(workers["completed"], {})],
         ),
+        *_failed(connection),
+    ]
+
+
+def _failed(connection: Connection) -> list[Family]:
+    failed = [
+        (row, {"algorithm": row["algorithm_name"], "error": row["error_class"]})
+        for row in rows(connection, _FAILURES)
+    ]
+    return [
         Family(
             "negspace_queue_tries_failed_total",
             "counter",
