@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from bench import until
 from conftest import at
+from negspace import cli as faces
 from negspace import server, settings
+from negspace.cli import session
 from negspace.database import Database
 from negspace.errors import SettingsError
 from negspace.server import Server
 from standby import asked, caught_up, environment, pair, several, told
 from test_migrate_docs import examples
 
-ROOT = Path(__file__).parent.parent
+PAGE = Path(__file__).parent.parent / "docs/failover.md"
 ABSENT = "postgresql://app_user:x@127.0.0.1:1/negative_space"
 
 
@@ -198,10 +203,26 @@ def test_every_host_is_tried_for_the_one_that_takes_writes(filled, cli):
 
 
 def test_the_python_example_of_the_page_runs(filled):
-    (code,) = examples("python", ROOT / "docs/failover.md")
+    (code,) = examples("python", PAGE)
     address = several([filled.standby, filled.primary])
     with Database(address) as opened:
         found: dict[str, Any] = {"database": opened, "image": 1}
         exec(code, found)
         exec(code, found)
     assert found["answers"][0].outcome == "waiting"
+
+
+def test_the_page_names_the_commands_that_repeat():
+    (row,) = re.findall(r"^\| repeat by themselves \|(.+)\|$", PAGE.read_text(), re.MULTILINE)
+    found = {
+        f"{noun} {verb}"
+        for noun in faces.NOUNS
+        for verb, command in nested(noun)
+        if getattr(command.callback, "__code__", None) is session.repeated(print).__code__
+    }
+    assert set(re.findall(r"`(.+?)`", row)) == found
+
+
+def nested(noun: str) -> list[tuple[str, click.Command]]:
+    group = import_module(f"negspace.cli.{noun}").group
+    return list(group.commands.items()) if isinstance(group, click.Group) else []
