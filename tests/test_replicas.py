@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import click
@@ -17,11 +20,12 @@ import pytest
 from bench import until
 from conftest import at
 from negspace import cli as faces
-from negspace import server, settings
+from negspace import database, server, settings
 from negspace.cli import session
 from negspace.database import Database
 from negspace.errors import SettingsError
 from negspace.server import Server
+from negspace.server.replica import seconds_behind
 from standby import asked, caught_up, environment, pair, several, told
 from test_migrate_docs import examples
 
@@ -168,6 +172,56 @@ def test_a_replica_that_is_behind_says_how_far_and_from_some_point_on_is_refused
     caught_up(filled.primary, filled.standby)
     again = cli("--replica", "jobs", "list", env=strict)
     assert (again.status, again.err) == (0, "")
+
+
+@contextmanager
+def applied_late(servers: Pair) -> Iterator[None]:
+    """The standby replays a commit an hour after it was made."""
+    told(servers.standby, "alter system set recovery_min_apply_delay = '1h'")
+    told(servers.standby, "select pg_reload_conf()")
+    setting = "select setting <> '0' from pg_settings where name = 'recovery_min_apply_delay'"
+    until(lambda: asked(servers.standby, setting), "it is told")
+    try:
+        yield
+    finally:
+        told(servers.standby, "alter system reset recovery_min_apply_delay")
+        told(servers.standby, "select pg_reload_conf()")
+        caught_up(servers.primary, servers.standby)
+
+
+def test_a_replica_that_lacks_one_small_commit_is_behind(filled):
+    """Some hundred bytes are enough: no amount of the log is too little to count."""
+    with applied_late(filled), database.connect(filled.standby.url("operator")) as reading:
+        assert seconds_behind(reading) == 0
+        told(filled.primary, "comment on database negative_space is 'late'")
+        missing = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
+        until(lambda: asked(filled.standby, missing), "it lacks the commit")
+        assert seconds_behind(reading) > 0
+
+
+def test_the_rest_of_a_record_that_nobody_has_committed_is_not_missing(filled):
+    """The primary keeps the rest of a record until somebody commits: that is no lag."""
+    torn = (
+        "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
+        " and mod(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0'), 8192) = 0"
+    )
+    told(filled.primary, "create table noted (a text)")
+    with (
+        database.connect(filled.standby.url("operator"), autocommit=True) as reading,
+        database.connect(filled.primary.url("superuser")) as writing,
+    ):
+
+        def is_torn() -> bool:
+            writing.execute("insert into noted values (repeat('x', 1000))")
+            time.sleep(0.5)  # the log's writer has sent whole pages by then
+            return bool(asked(filled.standby, torn))
+
+        until(is_torn, "what was received ends within a record")
+        committing = Timer(2, writing.commit)
+        committing.start()
+        assert seconds_behind(reading) == 0
+        committing.join()
+    told(filled.primary, "drop table noted")
 
 
 # ── several hosts ────────────────────────────────────────────────────────────────────────
