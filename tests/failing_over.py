@@ -124,11 +124,12 @@ class Enqueuer(threading.Thread):
     __hash__ = threading.Thread.__hash__
 
     def run(self) -> None:
-        with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=5)) as services:
+        with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=1)) as services:
             try:
                 while not self.over.wait(PAUSE):
                     image = self.images.next()
-                    again(lambda image=image: self._ask(services, image), on_wait=self._count)
+                    again(lambda image=image: self._ask(services, image), of=services,
+                          on_wait=self._count)  # fmt: skip
                     self.acknowledged.append((image, time.monotonic()))
             except BaseException as error:
                 self.error = error

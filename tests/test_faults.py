@@ -21,7 +21,7 @@ import pytest
 from bench import PATIENCE, PLUGIN, Bench, called, png, until
 from conftest import Ran, TestDatabase, at, clean_environment, migrate_up, programs
 from negspace import database, server
-from negspace.database import Database, PoolSize, again
+from negspace.database import Actor, Database, PoolSize, again
 from negspace.errors import NegspaceError, UnavailableError
 from stalling import Way, by, way_to
 
@@ -462,6 +462,23 @@ def test_a_step_is_repeated_while_no_server_takes_it():
     assert (len(tries), len(told)) == (3, 1)
     with pytest.raises(UnavailableError, match="not yet"):
         again(lambda: tries.clear() or step(), patience=0.2)
+
+
+def test_a_repeated_step_has_a_new_connection(platform):
+    """By then another server may take writes: who keeps the connection never meets it."""
+    sessions: list[int] = []
+
+    def step() -> None:
+        with platform.services.acting_as(Actor()).transaction() as connection:
+            row = database.only(connection, "select pg_backend_pid() as process")
+        sessions.append(row["process"])
+        if len(sessions) % 2:
+            raise UnavailableError("not yet")
+
+    again(step, of=platform.services.acting_as(Actor()))
+    assert len(set(sessions)) == 2
+    again(step)
+    assert len(set(sessions)) == 2
 
 
 def test_the_page_has_every_symptom_that_is_caused_here():
