@@ -124,7 +124,7 @@ class Enqueuer(threading.Thread):
     __hash__ = threading.Thread.__hash__
 
     def run(self) -> None:
-        with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=1)) as services:
+        with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=5)) as services:
             try:
                 while not self.over.wait(PAUSE):
                     image = self.images.next()

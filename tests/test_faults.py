@@ -285,11 +285,14 @@ def sessions(bench: Bench) -> int:
 
 ENDING = [
     "images add new.png",
-    "jobs list",
+    "keys create ada@example.org --name laptop",
+    "results export --purpose test",
+    "results show 1 --purpose test",
     "metrics record depth 1",
     "cache purge --all --yes",
-    "users list",
+    "jobs cancel 1",
     "audit verify",
+    *READING,
 ]
 REPEATED = [
     "jobs enqueue 1 --no-cache",
@@ -314,7 +317,8 @@ def test_the_server_restarts_under_every_command(home, tmp_path, monkeypatch, mo
         until(lambda: bench.value("select count(*) from workers") == 1, "the worker has begun")
         holder = database.connect(found.url("superuser"))
         holder.execute("lock table users, images, processing_queue, security_audit")
-        holder.execute("lock table performance_metrics, analysis_cache, audit_seals")
+        holder.execute("lock table performance_metrics, analysis_cache, audit_seals, api_keys")
+        holder.execute("lock table analysis_results, workers")
         waiting = {line: started_command(bench, line) for line in WAITING}
         query = (
             "select count(*) from pg_stat_activity"
