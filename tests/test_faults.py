@@ -287,12 +287,14 @@ ENDING = [
     "images add new.png",
     "keys create ada@example.org --name laptop",
     "results export --purpose test",
-    "results show 1 --purpose test",
     "metrics record depth 1",
     "cache purge --all --yes",
-    "jobs cancel 1",
     "audit verify",
-    *READING,
+    "users list",
+    "images check",
+    "jobs list",
+    "results list",
+    "worker list",
 ]
 REPEATED = [
     "jobs enqueue 1 --no-cache",
