@@ -6,11 +6,13 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 from conftest import clean_environment
-from negspace.cli import NOUNS, JsonLines
+from negspace.cli import NOUNS, JsonLines, negspace
 
 
 def test_help_lists_every_noun_and_imports_nothing_heavy(home):
@@ -34,6 +36,32 @@ def test_every_noun_of_the_server_explains_itself(cli):
         ran = cli(*arguments, "--help")
         assert (ran.status, ran.err) == (0, "")
         assert ran.out.startswith("Usage: negspace")
+
+
+def verbs(group: click.Group, path: str) -> Iterator[tuple[str, click.Command, int]]:
+    """Every command below the group, and the room that a list of 80 columns has for its help."""
+    context = click.Context(group)
+    names = group.list_commands(context)
+    for name in names:
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command, 80 - 2 - 6 - max(map(len, names))
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{path} {name}")
+
+
+def test_every_verb_has_json_and_every_option_says_what_it_is():
+    for path, command, room in verbs(negspace, "negspace"):
+        assert command.help, path
+        if path.count(" ") > 1:  # the list of nouns has texts of its own
+            assert not command.get_short_help_str(room).endswith("..."), (path, room)
+        if isinstance(command, click.Group):
+            continue
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        if path != "negspace server psql":  # which becomes psql
+            assert any("--json" in option.opts for option in options), path
+        for option in options:
+            assert option.help or isinstance(option.type, click.Choice), (path, option.name)
 
 
 @pytest.mark.parametrize(

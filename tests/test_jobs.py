@@ -550,7 +550,7 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     status = bench.cli("jobs", "status", "--json").json
     assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
     assert [one["id"] for one in status["workers"]] == [worker]
-    assert "1 workers run" in bench.cli("jobs", "status").out
+    assert "running: 1 worker\n" in bench.cli("jobs", "status").out
     assert worker in bench.cli("worker", "list").out
 
     bench.owner.execute(
@@ -561,4 +561,4 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     assert bench.cli(*purge, "--dry-run", "--json").json == {"jobs": 1, "removed": False}
     refused = bench.cli(*purge)
     assert (refused.status, "--yes" in refused.err) == (4, True)
-    assert "1 jobs were removed" in bench.cli(*purge, "--yes").out
+    assert "removed 1 job\n" in bench.cli(*purge, "--yes").out

@@ -26,7 +26,7 @@ def seal(as_json: bool) -> None:
     if as_json:
         output.show_json({"seals": made})
         return
-    output.show_text(f"sealed: {made} new {'seal' if made == 1 else 'seals'}")
+    output.show_text(f"sealed: {output.counted(made, 'new seal')}")
     output.note("next: negspace audit anchor FILE --key KEY")
 
 
@@ -35,7 +35,7 @@ def seal(as_json: bool) -> None:
 @click.option("--public-key", type=_FILE, help="FILE.pub of the key that must have signed it.")
 @output.json_option
 def verify(anchor_file: Path | None, public_key: Path | None, as_json: bool) -> int:
-    """Hash every event anew, and name the first that is not what was sealed.
+    """Hash every event anew and name what is not as sealed.
 
     Exit status 3 where something is wrong.
     """
@@ -53,7 +53,7 @@ def verify(anchor_file: Path | None, public_key: Path | None, as_json: bool) -> 
 @click.argument("file", type=_FILE)
 @output.json_option
 def keygen(file: Path, as_json: bool) -> None:
-    """Make the key that signs anchors: FILE for whoever signs, FILE.pub for who checks."""
+    """Make the key that signs anchors. FILE is for whoever signs, FILE.pub for who checks."""
     public = audit.keygen(file)
     if as_json:
         output.show_json({"file": file, "public_key": public})
@@ -80,11 +80,11 @@ def anchor(file: Path, key: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("event", type=int)
-@click.option("-o", "--output", "target", type=_FILE, help="Write the proof there.")
+@click.option("-o", "--output", "target", type=_FILE, help="Write the proof there; else to stdout.")
 @click.option("--page", type=_FILE, help="Write the program that checks proofs there, too.")
 @output.json_option
 def prove(event: int, target: Path | None, page: Path | None, as_json: bool) -> None:
-    """Write a proof that an event was sealed as it is, to be checked without a database.
+    """Write a proof that an event was sealed as it is. It is checked without a database.
 
     The program that checks it is one page that needs nothing but Python.
     """

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -19,6 +18,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def json_option(command: Command) -> Command:
     """The ``--json`` that every verb has."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def limit_option(command: Command) -> Command:
+    """The ``--limit`` of what may be long."""
+    return click.option(
+        "-n",
+        "--limit",
+        type=click.IntRange(1, 10_000),
+        default=50,
+        show_default=True,
+        help="How many at most.",
+    )(command)
 
 
 def plain(value: object) -> Any:
@@ -91,12 +102,12 @@ def show_rows(
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    plained: list[dict[str, Any]] = [plain(row) for row in rows]
+    fields = [_fields(row) for row in rows]
     for column in columns:
-        numeric = all(isinstance(r[column], int | float | None) for r in plained)
+        numeric = all(isinstance(r[column], int | float | Decimal | None) for r in fields)
         justify = "right" if numeric else "left"
         table.add_column(column.replace("_", " "), justify=justify, overflow="fold")
-    for row in plained:
+    for row in fields:
         table.add_row(*(cell(row[column]) for column in columns))
     show_rich(table)
 
@@ -134,7 +145,7 @@ def show_fields(value: object, *, as_json: bool) -> None:
     if as_json:
         show_json(value)
         return
-    fields: dict[str, Any] = plain(value)
+    fields = _fields(value)
     width = max(map(len, fields), default=0)
     for name, content in fields.items():
         click.echo(f"{name.replace('_', ' '):<{width}}  {cell(content)}")
@@ -155,8 +166,18 @@ def show_rich(renderable: object) -> None:
     show_part(text)
 
 
+def _fields(value: object) -> dict[str, Any]:
+    """The fields of a dataclass, or a mapping, by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return dict(cast("Mapping[str, Any]", value))
+
+
 def cell(value: object) -> str:
-    """A value as a table shows it."""
+    """A value as a table shows it; times to the second, in a form that options take."""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    value = plain(value)
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -165,6 +186,9 @@ def cell(value: object) -> str:
         return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Path):
-        return str(value)
     return str(value)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: ``1 job``, ``2 jobs``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
