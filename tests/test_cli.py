@@ -7,12 +7,14 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import click
 import pytest
 
 from conftest import clean_environment
-from negspace.cli import NOUNS, JsonLines, negspace
+from negspace.cli import NOUNS, JsonLines, negspace, output, times
 
 
 def test_help_lists_every_noun_and_imports_nothing_heavy(home):
@@ -97,6 +99,43 @@ def test_with_json_an_error_is_json_on_stderr(cli):
         "hint": "did you mean DB_PORT?",
         "variable": "DB_PROT",
     }
+
+
+def test_with_json_misuse_is_json_too(cli):
+    ran = cli("server", "stop", "--json", "--mode", "x")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.error["code"] == "invalid_input"
+    assert "'x' is not one of" in ran.error["message"]
+    assert ran.error["hint"] == "negspace server stop --help"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (0.123456, "0.1235"),
+        (Decimal("2.50"), "2.5"),
+        (datetime(2026, 1, 31, 12, 0, 0, 5, UTC), "2026-01-31 12:00:00+00:00"),
+        (["read:images", "read:results"], "read:images, read:results"),
+        ([], "–"),
+        ({"width": 4}, '{"width": 4}'),
+        ([{"a": 1}], '[{"a": 1}]'),
+    ],
+)
+def test_a_value_as_a_table_shows_it(value, shown):
+    assert output.cell(value) == shown
+
+
+def test_a_time_that_is_shown_is_a_time_that_options_take():
+    moment = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+    assert times.past(output.cell(moment)) == moment
+
+
+def test_nouns_agree_with_their_numbers():
+    said = [output.counted(n, "try", "tries") for n in (0, 1, 2000)]
+    assert said == ["0 tries", "1 try", "2,000 tries"]
+    assert output.counted(2, "job") == "2 jobs"
 
 
 def test_a_reader_who_goes_away_is_no_failure(home):

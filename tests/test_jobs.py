@@ -551,6 +551,12 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
     assert [one["id"] for one in status["workers"]] == [worker]
     assert "running: 1 worker\n" in bench.cli("jobs", "status").out
+    limit = bench.cli("jobs", "limit", "2", "--group", "night", "--json").json
+    assert limit == {"job_group": "night", "max_running": 2, "running": 0}
+    [stands] = bench.cli("jobs", "status", "--json").json["limits"]
+    assert stands == {"user_email": None} | limit
+    assert "night" in bench.cli("jobs", "status").out
+    assert "whose jobs?" in bench.cli("jobs", "limit", "2").err
     assert worker in bench.cli("worker", "list").out
 
     bench.owner.execute(

@@ -64,7 +64,7 @@ def limits(database: Database) -> list[Limit]:
 
 def limit_running(
     database: Database, most: int | None, *, user: int | None = None, group: str | None = None
-) -> int:
+) -> int | None:
     """Set how many jobs of a user, or of a group, may run at once; those that run go on.
 
     Args:
@@ -74,7 +74,7 @@ def limit_running(
         group: Or the ``job_group`` of the jobs.
 
     Returns:
-        How many of them run now.
+        How many of them run now; None where there is no limit any more.
 
     Raises:
         InvalidInputError: Not one of both is named, or the number is negative.
@@ -84,7 +84,7 @@ def limit_running(
     with database.transaction() as connection:
         query = "select limit_running_jobs(%s::integer, %s, %s) as n"
         row = only(connection, query, [most, user, group])
-    return row["n"] if row else 0
+    return row["n"] if row else None
 
 
 def drop_months(database: Database, older_than: timedelta) -> list[str]:

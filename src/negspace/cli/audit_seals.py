@@ -131,4 +131,7 @@ def _write(target: Path, text: str) -> None:
     except FileExistsError:
         raise AlreadyExistsError(f"{target} is there already", hint="name another file") from None
     except OSError as error:
-        raise FileError(f"can't write {target}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't write {target}: {error.strerror or error}",
+            hint="name a file in a folder that exists and is writable",
+        ) from error

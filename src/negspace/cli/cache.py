@@ -55,12 +55,12 @@ def purge(
             count = _expired(database, dry_run=dry_run)
         elif values is not None:
             count = cache.count_values(database, values)
-            if not dry_run:
+            if count and not dry_run:
                 see_wanted(output.counted(count, "value"), yes=yes)
                 count = cache.purge_values(database, values)
         else:
             count = cache.count(database, analyzer, version)
-            if not dry_run:
+            if count and not dry_run:
                 see_wanted(output.counted(count, "answer"), yes=yes)
                 count = cache.purge(database, algorithm=analyzer, version=version)
     if as_json:

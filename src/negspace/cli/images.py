@@ -246,6 +246,8 @@ def _show_outcomes(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     output.show_rows(
         table, ["file", "status", "image", "reason"], as_json=False, empty="no files there"
     )
+    for hint in dict.fromkeys(o.error.hint for o in outcomes if o.error and o.error.hint):
+        output.note(f"hint: {hint}")
     numbers = [outcome.image.id for outcome in outcomes if outcome.image]
     if numbers:
         output.note(f"next: negspace jobs enqueue {' '.join(map(str, numbers[:10]))}")

@@ -14,6 +14,7 @@ from negspace.cli.asking import see_wanted
 from negspace.cli.job_log import log
 from negspace.cli.job_watch import watch
 from negspace.cli.times import ahead, span
+from negspace.errors import InvalidInputError
 from negspace.jobs import Job
 
 
@@ -133,6 +134,8 @@ def limit(most: str, user: str | None, job_group: str | None, as_json: bool) -> 
     """Set how many jobs of a user, or of a group, may run at once."""
     if most != "none" and not most.isdecimal():
         raise click.BadParameter("a number, or none", param_hint="N")
+    if (user is None) == (job_group is None):
+        raise InvalidInputError("whose jobs?", hint="--user USER, or --group NAME")
     number = None if most == "none" else int(most)
     with session.opened() as opened:
         account = None if user is None else users.find(opened.database, user).id

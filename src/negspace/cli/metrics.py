@@ -12,7 +12,7 @@ from negspace import metrics, queue_metrics, server, settings
 from negspace.cli import output, session
 from negspace.cli.asking import see_wanted
 from negspace.cli.images import parsed
-from negspace.cli.times import past, span
+from negspace.cli.times import lasting, past, span
 
 _NUMBERS = ("sample_count", "mean", "minimum", "p50", "p95", "p99", "maximum")
 
@@ -72,7 +72,7 @@ def show(
     columns = ["window_start", *_NUMBERS]
     empty = f"no {name} was measured since then; negspace metrics list shows what was"
     if found:
-        chart = metrics_chart.Chart(f"{name} by {window}, UTC", found)
+        chart = metrics_chart.Chart(f"{name} per {lasting(window.total_seconds())}, UTC", found)
         if file is not None:
             metrics_chart.save(chart, file)
             output.note(f"drawn into {file}")

@@ -296,6 +296,9 @@ def history(count: int | None, as_json: bool) -> None:
     if as_json:
         output.show_json(found)
         return
+    if not found:
+        output.show_text("nothing was run yet")
+        return
     output.show_columns(
         ["id", "when", "batch", "name", "direction", "status", "ms", "by", "error"],
         [
