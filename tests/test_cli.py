@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stderr
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -136,6 +138,21 @@ def test_nouns_agree_with_their_numbers():
     said = [output.counted(n, "try", "tries") for n in (0, 1, 2000)]
     assert said == ["0 tries", "1 try", "2,000 tries"]
     assert output.counted(2, "job") == "2 jobs"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_for_terminals_and_leaves_nothing_behind():
+    with redirect_stderr(Terminal()) as seen, output.counting("{:,} rows") as progress:
+        assert progress is not None
+        progress(1000)
+    assert seen.getvalue() == "\r1,000 rows …\r\x1b[K"
+    with redirect_stderr(io.StringIO()) as seen, output.counting("{:,} rows") as progress:
+        assert progress is None
+    assert seen.getvalue() == ""
 
 
 def test_a_reader_who_goes_away_is_no_failure(home):

@@ -524,6 +524,23 @@ def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
 # ── the command line ─────────────────────────────────────────────────────────────────────
 
 
+def test_all_that_is_pending_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negspace.cli.jobs._PAGE", 2)
+    images = bench.add_images(5)
+    bench.add_image(user=bench.add_user("eve@example.org"))
+    bench.owner.execute("update images set analysis_status = 'failed' where id = %s", [images[1]])
+    pending = ("--as", "ada@example.org", "jobs", "enqueue", "--pending")
+    asked = bench.cli(*pending, "--json").json
+    assert [one["image_id"] for one in asked] == [images[0], *images[2:]]
+    assert bench.cli("jobs", "enqueue", "--pending").status == 2, "whose?"
+    for which in ((), ("--pending", "1")):
+        assert "which images?" in bench.cli("jobs", "enqueue", *which).err
+    bench.owner.execute(
+        "update images set analysis_status = 'failed' where analysis_status = 'pending'"
+    )
+    assert bench.cli(*pending).out == "no image is pending\n"
+
+
 def test_the_command_line(bench: Bench, worker: str) -> None:
     images = bench.add_images(3)
     numbers = [str(image) for image in images]

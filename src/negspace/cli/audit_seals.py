@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from negspace import audit
-from negspace.audit import Anchored, Verification
+from negspace.audit import Verification
 from negspace.cli import output, session
 from negspace.errors import AlreadyExistsError, FileError
 
@@ -21,8 +19,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @output.json_option
 def seal(as_json: bool) -> None:
     """Seal what can't change any more; workers do it every minute."""
-    with session.opened() as opened:
-        made = audit.seal(opened.database, progress=_counter("{:,} seals"))
+    with session.opened() as opened, output.counting("{:,} seals") as progress:
+        made = audit.seal(opened.database, progress=progress)
     if as_json:
         output.show_json({"seals": made})
         return
@@ -40,8 +38,8 @@ def verify(anchor_file: Path | None, public_key: Path | None, as_json: bool) -> 
     Exit status 3 where something is wrong.
     """
     key = audit.read_public_key(public_key) if public_key else None
-    with session.opened() as opened:
-        found = audit.verify(opened.database, anchor_file, key=key, progress=_counter("{:,} rows"))
+    with session.opened() as opened, output.counting("{:,} rows") as progress:
+        found = audit.verify(opened.database, anchor_file, key=key, progress=progress)
     if as_json:
         output.show_json({"fine": found.fine} | output.plain(found))
     else:
@@ -68,8 +66,8 @@ def keygen(file: Path, as_json: bool) -> None:
 @output.json_option
 def anchor(file: Path, key: Path, as_json: bool) -> None:
     """Append the seals that FILE doesn't have yet, signed. Keep it off the database's machine."""
-    with session.opened() as opened:
-        done: Anchored = audit.anchor(opened.database, file, key, progress=_counter("{:,} anchors"))
+    with session.opened() as opened, output.counting("{:,} anchors") as progress:
+        done = audit.anchor(opened.database, file, key, progress=progress)
     if as_json:
         output.show_json(done)
         return
@@ -115,13 +113,6 @@ def _show(found: Verification) -> None:
     if found.fine and found.anchored is None:
         output.note("next: negspace audit anchor FILE --key KEY; without one a superuser's full"
                     " rewrite can't be seen")  # fmt: skip
-
-
-def _counter(words: str) -> Callable[[int], None] | None:
-    """Says how far it is, at a terminal."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda count: click.echo(f"\r{words.format(count)} …", nl=False, err=True)
 
 
 def _write(target: Path, text: str) -> None:

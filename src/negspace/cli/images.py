@@ -169,9 +169,9 @@ def export(image: int, target: Path, purpose: str, overwrite: bool, as_json: boo
 @output.json_option
 def check(read: bool, tidy: bool, as_json: bool) -> int:
     """Compare the stored files with the rows. Exit status 3 where bytes are missing or damaged."""
-    with session.opened() as opened:
+    with session.opened() as opened, output.counting("{:,} files read") as progress:
         storage = opened.storage()
-        found = upkeep.check(opened.database, storage, read=read)
+        found = upkeep.check(opened.database, storage, read=read, progress=progress)
         removed = upkeep.tidy(opened.database, storage) if tidy else []
     shown = output.plain(found) | {"removed": removed}
     if as_json:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Final
 
 import click
 
@@ -15,7 +17,10 @@ from negspace.cli.job_log import log
 from negspace.cli.job_watch import watch
 from negspace.cli.times import ahead, span
 from negspace.errors import InvalidInputError
+from negspace.images import list_images
 from negspace.jobs import Job
+
+_PAGE: Final = 10_000
 
 
 @click.group("jobs")
@@ -28,7 +33,8 @@ group.add_command(watch)
 
 
 @group.command()
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=int)
+@click.argument("images", metavar="IMAGE...", nargs=-1, type=int)
+@click.option("--pending", is_flag=True, help="All images of the acting user that are pending.")
 @click.option("--profile", metavar="NAME", help="A named set of parameters, such as astronomy.")
 @click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a parameter.")
 @click.option("--analyzer", default="negative_space", show_default=True, help="Which analyser.")
@@ -44,6 +50,7 @@ group.add_command(watch)
 @output.json_option
 def enqueue(
     images: tuple[int, ...],
+    pending: bool,
     profile: str | None,
     changes: tuple[str, ...],
     analyzer: str,
@@ -60,7 +67,10 @@ def enqueue(
 
     Asked for by the acting user (--as, NEGSPACE_USER), else by each image's owner.
     """
+    if pending == bool(images):
+        raise InvalidInputError("which images?", hint="their numbers, or --pending")
     with session.opened() as opened:
+        images = images or _pending(opened)
         wanted = jobs.wanted(
             analyzer,
             profile=profile,
@@ -80,7 +90,10 @@ def enqueue(
             weight=weight,
             job_group=job_group,
         )
-    output.show_rows(answers, ["image_id", "job_id", "result_id", "outcome"], as_json=as_json)
+    columns = ["image_id", "job_id", "result_id", "outcome"]
+    output.show_rows(answers, columns, as_json=as_json, empty="no image is pending")
+    if not answers:
+        return
     if any(answer.job_id for answer in answers):
         output.note("next: negspace worker run --drain")
     else:
@@ -223,6 +236,17 @@ def status(as_json: bool) -> None:
     output.show_text(f"\nrunning: {output.counted(len(running), 'worker')}")
     if waiting and not running:
         output.note("next: negspace worker run")
+
+
+def _pending(opened: session.Session) -> tuple[int, ...]:
+    """The acting user's pending images, in the order in which they came."""
+    found: list[int] = []
+    more = partial(
+        list_images, opened.database, user_id=opened.acting_user().id, status="pending", limit=_PAGE
+    )
+    while page := more(before=found[-1] if found else None):
+        found += [image.id for image in page]
+    return tuple(reversed(found))
 
 
 def _row(job: Job) -> dict[str, object]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, cast
@@ -74,6 +75,21 @@ def show_part(text: str) -> None:
 def note(text: str) -> None:
     """Say something that is not the result, on stderr."""
     click.echo(text, err=True)
+
+
+@contextmanager
+def counting(words: str) -> Generator[Callable[[int], None] | None]:
+    """Say on stderr how far something is, as ``words`` have it: ``{:,} rows``.
+
+    Only at a terminal, else None; the line is gone at the end of the block.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda count: click.echo(f"\r{words.format(count)} …", nl=False, err=True)
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def show_rows(
