@@ -8,7 +8,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -153,6 +153,16 @@ def test_progress_is_for_terminals_and_leaves_nothing_behind():
     with redirect_stderr(io.StringIO()) as seen, output.counting("{:,} rows") as progress:
         assert progress is None
     assert seen.getvalue() == ""
+
+
+def test_a_narrow_terminal_wraps_lines_and_folds_no_cells(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    row = {"name": "a name of many letters", "at": "2026-01-31 12:00:00+00:00", "of": None}
+    with redirect_stdout(Terminal()) as seen:
+        output.show_rows([row, row], list(row), as_json=False)
+    head, *lines = seen.getvalue().splitlines()
+    assert lines == ["a name of many letters  2026-01-31 12:00:00+00:00   –"] * 2
+    assert head.removesuffix("\x1b[0m").endswith("of")
 
 
 def test_a_reader_who_goes_away_is_no_failure(home):

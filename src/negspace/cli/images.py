@@ -216,7 +216,7 @@ def _confirmed(found: Sequence[Image], *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise RefusedError(f"{count} would be removed, and nobody can be asked", hint="add --yes")
     _show_images(found, as_json=False)
-    if not click.confirm(f"Remove {count} with their jobs and results?", err=True):
+    if not click.confirm(f"Remove {count}, jobs and results included?", err=True):
         raise RefusedError("nothing was removed")
 
 

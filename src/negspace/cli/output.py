@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_PADDING: Final = re.compile(r" +(?=(\x1b\[0m)?$)")
+_WIDEST: Final = 200  # columns of a table; longer cells are folded
 
 
 def json_option(command: Command) -> Command:
@@ -168,18 +173,17 @@ def show_fields(value: object, *, as_json: bool) -> None:
 
 
 def show_rich(renderable: object) -> None:
-    """Print something rich can draw: as wide as the terminal, or as it needs in a pipe."""
+    """Print something rich can draw, as wide as it needs.
+
+    A terminal that is narrower wraps its lines, which reads better than cells of a few letters.
+    """
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    width = None if terminal else 200
+    width = max(_WIDEST, shutil.get_terminal_size().columns)
     console = Console(width=width, soft_wrap=False, highlight=False, markup=False)
     with console.capture() as captured:  # rich itself exits where nobody reads any more
         console.print(renderable)
-    text = captured.get()
-    if not terminal:
-        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    show_part(text)
+    show_part("".join(f"{_PADDING.sub('', line)}\n" for line in captured.get().splitlines()))
 
 
 def _fields(value: object) -> dict[str, Any]:
