@@ -130,6 +130,10 @@ def retain(owner: Database, before: datetime, anchor_file: Path, folder: Path) -
 
     Returns:
         What became of each, oldest first; what can't leave says why.
+
+    Raises:
+        RefusedError: There is no anchor in the file.
+        FileError: A file can't be read or written.
     """
     known = anchors.read(anchor_file)
     if not known:

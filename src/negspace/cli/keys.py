@@ -120,7 +120,7 @@ def rotate(key: int, overlap: timedelta, as_json: bool) -> None:
     with session.opened() as opened:
         made = keys.rotate(opened.database, key, overlap=overlap)
     _show_new(made, as_json=as_json)
-    output.note(f"next: give it to all who use key {key}, which ends then")
+    output.note(f"next: give it to all who use key {key}, which ends after the overlap")
 
 
 @group.command()
