@@ -78,5 +78,5 @@ def test_the_command_line(bench: Bench) -> None:
     dry = bench.cli("cache", "purge", "--all", "--dry-run", "--json").json
     assert dry == {"answers": 2, "removed": False}
     assert "0 answers" in bench.cli("cache", "purge", "--expired").out
-    assert "2 answers were" in bench.cli("cache", "purge", "--all", "--yes").out
+    assert "removed 2 answers\n" in bench.cli("cache", "purge", "--all", "--yes").out
     assert bench.cli("cache", "stats", "--json").json["entries"] == 0

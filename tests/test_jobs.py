@@ -524,6 +524,23 @@ def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
 # ── the command line ─────────────────────────────────────────────────────────────────────
 
 
+def test_all_that_is_pending_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negspace.cli.jobs._PAGE", 2)
+    images = bench.add_images(5)
+    bench.add_image(user=bench.add_user("eve@example.org"))
+    bench.owner.execute("update images set analysis_status = 'failed' where id = %s", [images[1]])
+    pending = ("--as", "ada@example.org", "jobs", "enqueue", "--pending")
+    asked = bench.cli(*pending, "--json").json
+    assert [one["image_id"] for one in asked] == [images[0], *images[2:]]
+    assert bench.cli("jobs", "enqueue", "--pending").status == 2, "whose?"
+    for which in ((), ("--pending", "1")):
+        assert "which images?" in bench.cli("jobs", "enqueue", *which).err
+    bench.owner.execute(
+        "update images set analysis_status = 'failed' where analysis_status = 'pending'"
+    )
+    assert bench.cli(*pending).out == "no image is pending\n"
+
+
 def test_the_command_line(bench: Bench, worker: str) -> None:
     images = bench.add_images(3)
     numbers = [str(image) for image in images]
@@ -550,7 +567,13 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     status = bench.cli("jobs", "status", "--json").json
     assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
     assert [one["id"] for one in status["workers"]] == [worker]
-    assert "1 workers run" in bench.cli("jobs", "status").out
+    assert "running: 1 worker\n" in bench.cli("jobs", "status").out
+    limit = bench.cli("jobs", "limit", "2", "--group", "night", "--json").json
+    assert limit == {"job_group": "night", "max_running": 2, "running": 0}
+    [stands] = bench.cli("jobs", "status", "--json").json["limits"]
+    assert stands == {"user_email": None} | limit
+    assert "night" in bench.cli("jobs", "status").out
+    assert "whose jobs?" in bench.cli("jobs", "limit", "2").err
     assert worker in bench.cli("worker", "list").out
 
     bench.owner.execute(
@@ -561,4 +584,4 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     assert bench.cli(*purge, "--dry-run", "--json").json == {"jobs": 1, "removed": False}
     refused = bench.cli(*purge)
     assert (refused.status, "--yes" in refused.err) == (4, True)
-    assert "1 jobs were removed" in bench.cli(*purge, "--yes").out
+    assert "removed 1 job\n" in bench.cli(*purge, "--yes").out

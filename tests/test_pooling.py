@@ -15,7 +15,7 @@ import click
 import pytest
 from PIL import Image
 
-from bench import called
+from calling import called
 from conftest import Postgres, TestDatabase, clean_environment, programs
 from negspace import database
 from negspace.cli import NOUNS, negspace
