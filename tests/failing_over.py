@@ -182,6 +182,9 @@ def course(
     try:
         for _ in range(workers):
             bench.start(DATABASE_URL=pair.address)
+        # Who finds no server at its start ends, for whoever started it to try again.
+        registered = "select count(*) from workers"
+        until(lambda: bench.value(registered) == workers, "the workers have begun")
         for one in asking:
             one.start()
         gaps = [_one_failover(pair, asking, between) for _ in range(failovers)]
@@ -223,16 +226,21 @@ def _left(bench: Bench) -> str:
         "select status::text, count(*), min(error_message) from processing_queue group by 1"
     )
     said = [run.said[-1500:] for run in bench.runs]
-    return "\n".join(["jobs end", *map(str, standing), *said])
+    return "\n".join(["jobs end, by workers that stay", *map(str, standing), *said])
 
 
 def _counted(pair: Failing, bench: Bench, asking: list[Enqueuer], gaps: list[float]) -> Counted:
     bench.owner.close()
     bench.owner = database.connect(pair.primary.url("superuser"), autocommit=True)
     waiting = "select count(*) from processing_queue where status <> 'completed'"
+
+    def fewer(than: int) -> bool:
+        assert all(run.process.poll() is None for run in bench.runs), _left(bench)
+        return bench.value(waiting) < than
+
     while left := bench.value(waiting):
         bench.hurry()
-        until(lambda left=left: bench.value(waiting) < left, _left(bench))
+        until(lambda left=left: fewer(left), _left(bench))
     acknowledged = [image for one in asking for image, _ in one.acknowledged]
     done = {
         row["image"]: row
