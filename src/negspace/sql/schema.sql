@@ -3039,7 +3039,7 @@ declare
     shares    integer[];  -- of each priority, how many are among the first how_many
     late      integer[];  -- … and how many of those that had to wait for their time
 begin
-    with waiting as (
+    with waiting as materialized (  -- looked at once, not once for each priority
         select p.priority, w.planned, w.scheduled_at - p.priority * step as turn
         from generate_series(1, 10) as p (priority)
         cross join lateral (
@@ -3072,40 +3072,51 @@ begin
         from waiting w where w.priority = p.priority) c;
     -- The same again with locks, of each list no more than its share: who claims at the same
     -- time takes what comes after in the same lists.
-    return array(
-        select c.id
-        from (
-            select w.id, w.scheduled_at - p.priority * step as turn
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
-                  and q.scheduled_at >= marks[p.priority]
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit shares[p.priority]
-                for update skip locked) w
-            where shares[p.priority] > 0
-            union all
-            select w.id, w.scheduled_at - p.priority * step
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
-                  and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit late[p.priority]
-                for update skip locked) w
-            where late[p.priority] > 0
-        ) c
-        order by c.turn, c.id);
+    for tries_left in reverse 4..0 loop
+        begin
+            return array(
+                select c.id
+                from (
+                    select w.id, w.scheduled_at - p.priority * step as turn
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+                          and q.scheduled_at >= marks[p.priority]
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit shares[p.priority]
+                        for update skip locked) w
+                    where shares[p.priority] > 0
+                    union all
+                    select w.id, w.scheduled_at - p.priority * step
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+                          and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit late[p.priority]
+                        for update skip locked) w
+                    where late[p.priority] > 0
+                ) c
+                order by c.turn, c.id);
+        exception
+            when serialization_failure then
+                -- One of them has ended since this look began: it lies in another partition now, and
+                -- PostgreSQL refuses it there instead of passing it by. Another look doesn't see it.
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
 end
 $function$;
 comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
@@ -3209,17 +3220,27 @@ begin
     if purge_jobs.older_than < interval '0' then
         raise exception 'the age must not be negative, as % is', purge_jobs.older_than using errcode = 'NS004';
     end if;
-    with old as (
-        select q.id, q.created_at from public.processing_queue_ended q
-        where q.completed_at < now() - purge_jobs.older_than
-        limit greatest(purge_jobs.how_many, 0)
-        for update skip locked
-    ), gone as (
-        delete from public.processing_queue_ended q using old
-        where q.id = old.id and q.created_at = old.created_at
-        returning 1
-    )
-    select count(*) into purged from gone;
+    for tries_left in reverse 4..0 loop
+        begin
+            with old as (
+                select q.id, q.created_at from public.processing_queue_ended q
+                where q.completed_at < now() - purge_jobs.older_than
+                limit greatest(purge_jobs.how_many, 0)
+                for update skip locked
+            ), gone as (
+                delete from public.processing_queue_ended q using old
+                where q.id = old.id and q.created_at = old.created_at
+                returning 1
+            )
+            select count(*) into purged from gone;
+            exit;
+        exception
+            when serialization_failure then  -- one of them is tried again, as in next_jobs()
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
     return purged;
 end
 $function$;
@@ -7093,68 +7114,73 @@ revoke execute on function public.record_job_metrics(public.processing_queue,tex
 
 CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb)
  RETURNS jsonb
- LANGUAGE sql
+ LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
-    with done as materialized (
-        select h.id, h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
-               h.parameters_hash, e.negative_space_data, coalesce(e.anomalies, '[]') as anomalies,
-               e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}') as quality_metrics,
-               coalesce(e.provenance, '{}') as provenance, e.visualization_path,
-               coalesce(e.performance_stats, '{}') as performance_stats,
-               coalesce(e.optimization_suggestions, '[]') as optimization_suggestions,
-               coalesce(e.cache_ttl_seconds, 86400) as cache_ttl_seconds
-        from unnest(store_results.held) h
-        cross join lateral jsonb_to_record(store_results.ends -> h.id::text) as e (
-            negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
-            quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
-            optimization_suggestions jsonb, cache_ttl_seconds integer)
-    ), prints as materialized (  -- once for each analyser and its parameters, not once for each job
-        select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
-        from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
-    ), stored as (
-        insert into public.analysis_results (
-            image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
-            negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
-            provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
-            optimization_suggestions
-        )
-        select d.image_id, d.user_id, d.algorithm_name, d.algorithm_version, d.algorithm_parameters,
-               d.negative_space_data, d.anomalies, d.confidence_score, d.processing_time_ms, d.quality_metrics,
-               d.provenance, d.visualization_path, now(), d.cache_ttl_seconds, d.performance_stats,
-               d.optimization_suggestions
-        from done d
-        order by d.id
-        on conflict on constraint analysis_results_identity_key do nothing
-        returning id, image_id, algorithm_name, algorithm_version, parameters_hash
-    ), known as materialized (
-        -- the key as cache_key() makes it, whose call would cost as much as the row
-        -- analysed again on purpose: the same in, the same out
-        select d.*, coalesce(s.id, (
-                   select r.id from public.analysis_results r
-                   where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
-                     and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
-        from done d
-        join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
-        join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
-        left join stored s using (image_id, algorithm_name, algorithm_version, parameters_hash)
-    ), entered as (
-        insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-        select distinct on (k.key) k.key, k.image_id, k.result, k.print,
-               jsonb_build_object(
-                   'negative_space_data', k.negative_space_data, 'anomalies', k.anomalies,
-                   'confidence_score', k.confidence_score, 'processing_time_ms', k.processing_time_ms,
-                   'quality_metrics', k.quality_metrics, 'provenance', k.provenance,
-                   'visualization_path', k.visualization_path),
-               now() + make_interval(secs => k.cache_ttl_seconds)
-        from known k
-        order by k.key
-        on conflict (cache_key) do update
-            set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
-                cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at
+declare
+    -- Drawn before the rows are written, so that nothing has to be joined with what was written:
+    -- the planner knows nothing of the length of a batch, and compared each with each.
+    results bigint[] := array(select nextval('public.analysis_results_id_seq') from unnest(held));
+    prints  constant jsonb := (
+        select jsonb_object_agg(
+            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
+            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
+        from (select h.algorithm_name, h.algorithm_version, h.parameters_hash, min(h.algorithm_parameters::text) as parameters
+              from unnest(held) h group by 1, 2, 3) u);
+    stored  integer;
+begin
+    insert into public.analysis_results (
+        id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
+        negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
+        provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
+        optimization_suggestions
     )
-    select coalesce(jsonb_object_agg(k.id, k.result), '{}') from known k
+    overriding system value
+    select results[h.ordinality], h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
+           e.negative_space_data, coalesce(e.anomalies, '[]'), e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}'),
+           coalesce(e.provenance, '{}'), e.visualization_path, now(), coalesce(e.cache_ttl_seconds, 86400), coalesce(e.performance_stats, '{}'),
+           coalesce(e.optimization_suggestions, '[]')
+    from unnest(held) with ordinality h
+    cross join lateral jsonb_to_record(ends -> h.id::text) as e (
+        negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
+        quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
+        optimization_suggestions jsonb, cache_ttl_seconds integer)
+    order by h.ordinality
+    on conflict on constraint analysis_results_identity_key do nothing;
+    get diagnostics stored = row_count;
+    if stored < cardinality(held) then  -- analysed again on purpose: the same in, the same out
+        results := array(
+            select (select r.id from public.analysis_results r
+                    where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
+                      and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
+            from unnest(held) with ordinality h
+            order by h.ordinality);
+    end if;
+    -- the key as cache_key() makes it, whose call would cost as much as the row
+    insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
+    select distinct on (k.key) k.key, h.image_id, results[h.ordinality], p.print,
+           jsonb_build_object(
+               'negative_space_data', e.given -> 'negative_space_data', 'anomalies', coalesce(nullif(e.given -> 'anomalies', 'null'), '[]'),
+               'confidence_score', (e.given ->> 'confidence_score')::numeric, 'processing_time_ms', (e.given ->> 'processing_time_ms')::integer,
+               'quality_metrics', coalesce(nullif(e.given -> 'quality_metrics', 'null'), '{}'),
+               'provenance', coalesce(nullif(e.given -> 'provenance', 'null'), '{}'), 'visualization_path', e.given ->> 'visualization_path'),
+           now() + make_interval(secs => coalesce((e.given ->> 'cache_ttl_seconds')::integer, 86400))
+    from unnest(held) with ordinality h
+    cross join lateral (select ends -> h.id::text as given offset 0) e
+    cross join lateral (
+        select prints ->> (h.algorithm_name || '@' || h.algorithm_version || ':' || h.parameters_hash) as print offset 0) p
+    cross join lateral (
+        select encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+        from public.images i where i.id = h.image_id) k
+    order by k.key
+    on conflict (cache_key) do update
+        set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
+            cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at;
+    return (
+        select coalesce(jsonb_object_agg(h.id, results[h.ordinality]), '{}')
+        from unnest(held) with ordinality h);
+end
 $function$;
 comment on function public.store_results(held public.processing_queue[], ends jsonb) is 'Stores the results of held jobs and puts them into the cache; returns the results'' numbers by job.';
 revoke execute on function public.store_results(public.processing_queue[],jsonb) from public;
