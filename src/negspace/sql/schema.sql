@@ -455,7 +455,7 @@ begin
         -- the key as cache_key() makes it, whose call for each image would cost as much as its job
         select i.id, i.user_id, i.analysis_status
         from public.images i
-        cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print, 'UTF8')), 'hex') as key) c
+        cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
                or exists (select from public.analysis_results r
@@ -501,7 +501,7 @@ begin
         join public.images i on i.id = h.image_id
         cross join lateral (
             select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                h.algorithm_name, h.algorithm_version, h.algorithm_parameters)) as key) c
+                h.algorithm_name, h.algorithm_version, h.algorithm_parameters), i.user_id) as key) c
         where h.processing_metadata -> 'use_cache' is distinct from 'false'
           and (exists (select from public.analysis_results r
                        where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
@@ -917,15 +917,15 @@ comment on function public.begin_upkeep(step text, every interval, lease interva
 grant execute on function public.begin_upkeep(text,interval,interval,text) to operator_role;
 revoke execute on function public.begin_upkeep(text,interval,interval,text) from public;
 
-CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
+CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text, owner bigint)
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE STRICT
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select public.sha256_hex(file_hash || ':' || algorithm_fingerprint)
+    select public.sha256_hex(file_hash || ':' || algorithm_fingerprint || ':' || owner)
 $function$;
-comment on function public.cache_key(file_hash text, algorithm_fingerprint text) is 'The key of a cached result: SHA-256 of the file''s hash and what the analyser would do.';
+comment on function public.cache_key(file_hash text, algorithm_fingerprint text, owner bigint) is 'The key of a cached result: SHA-256 of the file''s hash, what the analyser would do, and whose image it is.';
 
 CREATE OR REPLACE FUNCTION public.cancel_jobs(jobs bigint[], reason text DEFAULT 'cancelled'::text)
  RETURNS bigint[]
@@ -1159,7 +1159,7 @@ begin
     end if;
 
     insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-    select public.cache_key(i.file_hash, print), held.image_id, result, print,
+    select public.cache_key(i.file_hash, print, i.user_id), held.image_id, result, print,
            jsonb_build_object(
                'negative_space_data', complete_job.negative_space_data, 'anomalies', complete_job.anomalies,
                'confidence_score', complete_job.confidence_score, 'processing_time_ms', complete_job.processing_time_ms,
@@ -3691,12 +3691,17 @@ CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare
-    owner_role constant public.user_role := (select u.role from public.users u where u.id = new.user_id);
-    allowed    constant text[] := public.role_scopes(owner_role);
-    beyond     constant text := (
+    owner_role public.user_role;
+    allowed    text[];
+    beyond     text;
+begin
+    -- Whoever changes the role at this moment goes first. A transaction whose snapshot is from
+    -- before such a change fails here instead of going by the role that was.
+    select u.role into owner_role from public.users u where u.id = new.user_id for share;
+    allowed := public.role_scopes(owner_role);
+    beyond := (
         select string_agg(s.scope, ', ') from jsonb_array_elements_text(new.scopes) as s (scope)
         where s.scope <> all (allowed));
-begin
     if beyond is not null then
         raise exception 'a key of an account in the role % may not have the scope %', owner_role, beyond
             using errcode = 'NS004', hint = format('it may have: %s', array_to_string(allowed, ', '));
@@ -4603,7 +4608,7 @@ begin
     set hit_count = c.hit_count + 1, last_accessed_at = clock_timestamp()
     from public.images i
     where i.id = image
-      and c.cache_key = public.cache_key(i.file_hash, print)
+      and c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
       and c.expires_at > clock_timestamp()
     returning c.* into entry;
 
@@ -5047,7 +5052,7 @@ alter table public.analysis_cache enable row level security;
 alter table public.analysis_cache force row level security;
 comment on table public.analysis_cache is 'Results kept for a time, so that the same bytes with the same analyser and parameters are not computed again.';
 comment on column public.analysis_cache.id is 'Number of the entry.';
-comment on column public.analysis_cache.cache_key is 'What it answers: cache_key() of file hash and algorithm fingerprint.';
+comment on column public.analysis_cache.cache_key is 'What it answers: cache_key() of file hash, algorithm fingerprint and the image''s owner.';
 comment on column public.analysis_cache.image_id is 'The image it was computed for.';
 comment on column public.analysis_cache.analysis_id is 'The result it repeats.';
 comment on column public.analysis_cache.algorithm_fingerprint is 'algorithm_fingerprint() of name, version and resolved parameters.';
@@ -7134,7 +7139,7 @@ AS $function$
                    select r.id from public.analysis_results r
                    where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
                      and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
         from done d
         join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
         join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
