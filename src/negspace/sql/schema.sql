@@ -2020,12 +2020,13 @@ CREATE OR REPLACE FUNCTION public.find_audit_timestamp()
 AS $function$
 begin
     -- Nearly always the event was written in this transaction, and now() is its time; where
-    -- it was not, its number tells.
+    -- it was not, its number tells. Of services the first is asked for: they would add to what
+    -- somebody else did, and learn which events there are.
     select a."timestamp" into new.audit_timestamp
     from public.security_audit a where a.id = new.audit_id and a."timestamp" = now();
     if not found then
         select a."timestamp" into new.audit_timestamp
-        from public.security_audit a where a.id = new.audit_id;
+        from public.security_audit a where a.id = new.audit_id and public.is_trusted_session();
         if not found then
             raise exception 'there is no audit event %', new.audit_id
                 using errcode = 'foreign_key_violation', constraint = 'audit_log_details_audit_id_fkey',
@@ -3414,7 +3415,7 @@ AS $function$
     )
     returning id
 $function$;
-comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number.';
+comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number; of services, to an event of the same transaction.';
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
 

@@ -1,0 +1,53 @@
+-- A key's scopes are compared with a role that can't change meanwhile, and nobody but the operator
+-- adds details to an event that was there before.
+
+
+create or replace function refuse_scopes_beyond_role() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+declare
+    owner_role public.user_role;
+    allowed    text[];
+    beyond     text;
+begin
+    -- Whoever changes the role at this moment goes first. A transaction whose snapshot is from
+    -- before such a change fails here instead of going by the role that was.
+    select u.role into owner_role from public.users u where u.id = new.user_id for share;
+    allowed := public.role_scopes(owner_role);
+    beyond := (
+        select string_agg(s.scope, ', ') from jsonb_array_elements_text(new.scopes) as s (scope)
+        where s.scope <> all (allowed));
+    if beyond is not null then
+        raise exception 'a key of an account in the role % may not have the scope %', owner_role, beyond
+            using errcode = 'NS004', hint = format('it may have: %s', array_to_string(allowed, ', '));
+    end if;
+    return new;
+end
+$$;
+
+create or replace function find_audit_timestamp() returns trigger
+    language plpgsql
+    set search_path = pg_catalog, public, pg_temp
+as $$
+begin
+    -- Nearly always the event was written in this transaction, and now() is its time; where
+    -- it was not, its number tells. Of services the first is asked for: they would add to what
+    -- somebody else did, and learn which events there are.
+    select a."timestamp" into new.audit_timestamp
+    from public.security_audit a where a.id = new.audit_id and a."timestamp" = now();
+    if not found then
+        select a."timestamp" into new.audit_timestamp
+        from public.security_audit a where a.id = new.audit_id and public.is_trusted_session();
+        if not found then
+            raise exception 'there is no audit event %', new.audit_id
+                using errcode = 'foreign_key_violation', constraint = 'audit_log_details_audit_id_fkey',
+                      hint = 'details belong to the event whose number record_event() returned';
+        end if;
+    end if;
+    return new;
+end
+$$;
+
+comment on function record_event_details(bigint, text, text, jsonb, jsonb, numeric, integer, integer) is
+    'Adds details to an event of the audit trail and returns their number; of services, to an event of the same transaction.';
