@@ -1,5 +1,6 @@
--- A key's scopes are compared with a role that can't change meanwhile, and nobody but the operator
--- adds details to an event that was there before.
+-- A key's scopes are compared with a role that can't change meanwhile; nobody but the operator adds
+-- details to an event that was there before; and an image that is taken in for somebody else has its
+-- owner in the event.
 
 
 create or replace function refuse_scopes_beyond_role() returns trigger
@@ -51,3 +52,34 @@ $$;
 
 comment on function record_event_details(bigint, text, text, jsonb, jsonb, numeric, integer, integer) is
     'Adds details to an event of the audit trail and returns their number; of services, to an event of the same transaction.';
+
+create or replace function audit_images() returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, public, pg_temp
+as $$
+declare
+    added constant boolean := tg_op = 'INSERT';
+begin
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select coalesce(c.user_id, case when added then r.user_id end), c.api_key_id,
+           case when added then 'create_image' else 'delete_image' end::public.audit_action,
+           'image', r.id::text, c.ip_address, c.user_agent, c.request_id,
+           case when not added then d.facts || jsonb_build_object('user_id', r.user_id, 'analysis_status', r.analysis_status) end,
+           case when added then d.facts || case
+               when c.user_id <> r.user_id then jsonb_build_object('user_id', r.user_id) else '{}' end
+           end
+    from public.audit_context() c
+    cross join changed r
+    cross join lateral (
+        select jsonb_build_object(
+            'original_filename', r.original_filename, 'file_hash', r.file_hash,
+            'file_size', r.file_size, 'mime_type', r.mime_type) as facts
+    ) d
+    order by r.id;
+    return null;
+end
+$$;

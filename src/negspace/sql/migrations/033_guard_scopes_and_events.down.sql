@@ -44,3 +44,32 @@ $$;
 
 comment on function record_event_details(bigint, text, text, jsonb, jsonb, numeric, integer, integer) is
     'Adds details to an event of the audit trail and returns their number.';
+
+create or replace function audit_images() returns trigger
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, public, pg_temp
+as $$
+declare
+    added constant boolean := tg_op = 'INSERT';
+begin
+    insert into public.security_audit (
+        user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
+        request_id, changes_before, changes_after
+    )
+    select coalesce(c.user_id, case when added then r.user_id end), c.api_key_id,
+           case when added then 'create_image' else 'delete_image' end::public.audit_action,
+           'image', r.id::text, c.ip_address, c.user_agent, c.request_id,
+           case when not added then d.facts || jsonb_build_object('user_id', r.user_id, 'analysis_status', r.analysis_status) end,
+           case when added then d.facts end
+    from public.audit_context() c
+    cross join changed r
+    cross join lateral (
+        select jsonb_build_object(
+            'original_filename', r.original_filename, 'file_hash', r.file_hash,
+            'file_size', r.file_size, 'mime_type', r.mime_type) as facts
+    ) d
+    order by r.id;
+    return null;
+end
+$$;
