@@ -398,11 +398,47 @@ def functions_leak(found: Ground) -> list[str]:
                 try:
                     told.append(str(db.rows(connection, f"select {call}", [number])))
                 except psycopg.Error as error:
-                    told.append(f"{error.sqlstate} {error}".replace(str(number), "N"))
+                    words = f"{error.diag.message_primary} ({error.diag.message_hint})"
+                    told.append(f"{error.sqlstate} {words}".replace(str(number), "N"))
         if told[0] != told[1] or (
             "[]" not in told[0] and not told[0].startswith(("NS003", "42501"))
         ):
             wrong.append(f"{call}: {told}")
+    return wrong
+
+
+FINDINGS = (
+    "select negative_space_data from analysis_results",
+    "select anomalies from analysis_results",
+    "select quality_metrics, provenance from analysis_results",
+    "select r from analysis_results r",
+    "select to_jsonb(r) from analysis_results r",
+    "select from analysis_results where negative_space_data @> '{}'",
+    "update analysis_results set notes = notes returning anomalies",
+    "update analysis_results set notes = negative_space_data::text",
+    "table analysis_results",
+)
+
+
+def findings_leak(found: Ground) -> list[str]:
+    """What an analysis found is shown by read_results() alone, with an event that says why."""
+    wrong, me = [], found.one["analyst"]
+    with acting(found.web, me) as connection:
+        for statement in FINDINGS:
+            try:
+                with connection.transaction():
+                    connection.execute(statement)
+                wrong.append(statement)
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+        shown = db.rows(connection, "select * from read_results(%s, 'why')", [me.rows["images"]])
+        event = db.rows(
+            connection,
+            "select a.user_id, d.event_description from security_audit a"
+            " join audit_log_details d on d.audit_id = a.id where a.action = 'view_results'",
+        )
+        if len(shown) != 1 or event != [{"user_id": me.id, "event_description": "why"}]:
+            wrong.append(f"{len(shown)} results, {event}")
     return wrong
 
 
@@ -471,7 +507,7 @@ def errors_tell(found: Ground) -> list[str]:
         "select from users where email::inet = '::1'",
         "select from images where 1 / (file_size - file_size) = 1",
         "select from images i join users u on (u.email || i.id)::boolean",
-        "select from analysis_results where negative_space_data::text::integer = 0",
+        "select from analysis_results where algorithm_version::integer = 0",
         "select from processing_queue order by (algorithm_name || id)::integer",
     ):
         with acting(found.web, None) as connection:
@@ -542,6 +578,7 @@ CHECKS: dict[str, Callable[[Ground], list[str]]] = {
         cursors_leak,
         planner_leaks,
         functions_leak,
+        findings_leak,
         details_forged,
         errors_tell,
         statistics_leak,
@@ -580,6 +617,10 @@ def test_nothing_else_shows_rows(here: Ground, check: str) -> None:
 
 
 OPEN = "create policy images_open on images for select to app_user using (true)"
+ANYBODYS = """do $$ begin
+    execute replace(pg_get_functiondef('read_results'::regproc),
+                    'public.is_trusted_session()', 'true');
+end $$"""
 ANY_EVENT = """do $$ begin
     execute replace(pg_get_functiondef('find_audit_timestamp'::regproc),
                     'and public.is_trusted_session()', '');
@@ -605,7 +646,9 @@ TWINS: list[tuple[str, str]] = [
     ("cursors_leak", OPEN),
     ("planner_leaks", "alter table processing_queue disable row level security"),
     ("planner_leaks", OPEN),
-    ("functions_leak", OPEN),
+    ("functions_leak", ANYBODYS),
+    ("findings_leak", "grant select on analysis_results to app_user"),
+    ("findings_leak", "grant select (anomalies) on analysis_results to app_user"),
     ("functions_leak", "grant execute on function cancel_jobs(bigint[], text) to app_user"),
     ("functions_leak", "grant execute on function end_sessions(bigint, bigint) to app_user"),
     ("details_forged", ANY_EVENT),
@@ -892,6 +935,8 @@ def test_a_key_reaches_as_far_as_its_scopes(
         assert connection.execute("update images set metadata = metadata").rowcount == 0
     with pytest.raises(AccessError):
         access.who(access.with_key(web, made, scope="read:results"))
+    with pytest.raises(NotFoundError), view.transaction() as connection:
+        connection.execute("select from read_results(%s, 'why')", [me.rows["images"]])
     users.set_role(services, me.id, "viewer")
     wide = access.who(access.with_key(web, me.key))
     assert wide is not None
