@@ -79,9 +79,9 @@ def test_enqueue_queues_once_and_answers_from_the_cache(bench: Bench, worker: st
     result = leases.complete(bench.services, job, completion())
     [answer] = jobs.enqueue(bench.services, [job.image_id], wanted)
     assert (answer.outcome, answer.result_id, answer.job_id) == ("cached", result, None)
-    # the same bytes of somebody else: a row of their own, from the cache, no job
+    # the same bytes again: a row of their own, from the cache, no job
     content = (bench.storage.folder / job.file_path).read_bytes()
-    twin = bench.add_image(content, user=bench.add_user("eve@example.org"))
+    twin = bench.add_image(content)
     [answer] = jobs.enqueue(bench.services, [twin], wanted)
     assert (answer.outcome, answer.job_id) == ("cached", None)
     assert image_status(bench, twin) == "completed"
@@ -158,9 +158,8 @@ def test_two_who_ask_for_the_same_contents_crosswise_dont_deadlock(
     for shade in (900, 901):
         bench.enqueue(bench.add_image(png(shade)))
         leases.complete(bench.services, claimed(bench), completion())
-    ada, eve = bench.add_user("a@example.org"), bench.add_user("e@example.org")
-    ones = [bench.add_image(png(shade), user=ada) for shade in (900, 901)]
-    twos = [bench.add_image(png(shade), user=eve) for shade in (901, 900)]
+    ones = [bench.add_image(png(shade)) for shade in (900, 901)]
+    twos = [bench.add_image(png(shade)) for shade in (901, 900)]
     wanted = jobs.Wanted(
         **bench.all(
             "select distinct algorithm_name, algorithm_version, algorithm_parameters"
@@ -176,7 +175,8 @@ def test_two_who_ask_for_the_same_contents_crosswise_dont_deadlock(
         # whoever comes first has to wait for the entry of the first content
         gate.execute(
             "select from analysis_cache c join images i on c.cache_key ="
-            " cache_key(i.file_hash, c.algorithm_fingerprint) where i.id = %s for update of c",
+            " cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
+            " where i.id = %s for update of c",
             [ones[0]],
         )
         raised = side_by_side(
