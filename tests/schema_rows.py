@@ -262,12 +262,19 @@ def _job_day(connection: Connection, given: Row) -> Row:
         "wait_total": 6.5,
         "buckets": "{500,501}",
         "counts": "{1,2}",
+        "waits": [500] * max(given.get("waited_count", 3), 0),
     }
 
 
 def _job_waits(connection: Connection, given: Row) -> Row:
     month = f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00"
-    return {"month": month, "status": "completed", "bucket": 500, "wait_count": 1}
+    row = {"month": month, "status": "completed", "bucket": 500, "wait_count": 1}
+    return row | {"waits": [500] * max(given.get("wait_count", 1), 0)}
+
+
+def _job_spans(connection: Connection, given: Row) -> Row:
+    month = f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00"
+    return {"month": month, "status": "completed", "span": 50, "wait_count": 1}
 
 
 def _job_change(connection: Connection, given: Row) -> Row:
@@ -342,6 +349,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_summary_progress": _audit_progress,
     "ended_job_days": _job_day,
     "ended_job_waits": _job_waits,
+    "ended_job_spans": _job_spans,
     "ended_job_changes": _job_change,
     "workers": _worker,
     "login_attempts": _try,
