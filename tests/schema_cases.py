@@ -424,12 +424,6 @@ CHECKS: dict[str, Case] = (
         "ended_job_days_counts_match_buckets": Case(
             "ended_job_days", [{"counts": "{1}"}], [{"buckets": "{}", "counts": "{}"}]
         ),
-        "ended_job_days_waits_all_there": Case(
-            "ended_job_days", [{"waits": "{1,2}"}], [{"waits": "{1,2,3}"}]
-        ),
-        "ended_job_waits_waits_all_there": Case(
-            "ended_job_waits", [{"waits": "{}"}], [{"waits": "{7}"}]
-        ),
     }
     | number("audit_user_months", "duration_count", 0)
     | {

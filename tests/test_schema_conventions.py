@@ -268,6 +268,7 @@ PRIVILEGES = {
     "ended_job_days": set(),
     "ended_job_waits": set(),
     "ended_job_spans": set(),
+    "analysis_cache_uses": set(),
     "ended_job_changes": set(),
     "account_tokens": set(),
     "algorithm_speeds": set(),

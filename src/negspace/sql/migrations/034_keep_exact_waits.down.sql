@@ -7,16 +7,12 @@ update rollup_progress set closed_through = null, rows_since = null where table_
 
 drop table ended_job_spans;
 
-alter table ended_job_waits
-    drop constraint ended_job_waits_waits_all_there,
-    drop column waits;
+alter table ended_job_waits drop column waits;
 comment on table  ended_job_waits            is 'The histograms of ended_job_days, added up by month: a twentieth of them to read.';
 comment on column ended_job_waits.bucket     is 'Bucket of the histogram.';
 comment on index ended_job_waits_pkey is 'A month''s histogram; queue_status_summary.';
 
-alter table ended_job_days
-    drop constraint ended_job_days_waits_all_there,
-    drop column waits;
+alter table ended_job_days drop column waits;
 comment on column ended_job_days.buckets      is 'Buckets of the histogram of waits that hold one, ascending, as the metrics have them.';
 
 create or replace function ended_job_summary()

@@ -15,17 +15,11 @@ delete from ended_job_waits;
 delete from ended_job_days;
 update rollup_progress set closed_through = null where table_name = 'processing_queue';
 
-alter table ended_job_days
-    add column waits bigint[] not null default '{}',
-    -- negspace: allow constraint-missing-not-valid because the table is empty
-    add constraint ended_job_days_waits_all_there check (cardinality(waits) = waited_count);
+alter table ended_job_days add column waits bigint[] not null default '{}';
 comment on column ended_job_days.waits   is 'The waits themselves in microseconds, ascending.';
 comment on column ended_job_days.buckets is 'Buckets that hold a wait, ascending: split_waits().';
 
-alter table ended_job_waits
-    add column waits bigint[] not null default '{}',
-    -- negspace: allow constraint-missing-not-valid because the table is empty
-    add constraint ended_job_waits_waits_all_there check (cardinality(waits) = wait_count);
+alter table ended_job_waits add column waits bigint[] not null default '{}';
 comment on table  ended_job_waits        is 'The waits of ended_job_days by month and bucket.';
 comment on column ended_job_waits.bucket is 'Bucket: split_waits().';
 comment on column ended_job_waits.waits  is 'The waits themselves in microseconds, ascending.';
@@ -200,6 +194,10 @@ begin
         execute format('select exists (select from public.%I q where q.completed_at >= now() - $1)', month.name)
         into young using drop_ended_months.older_than;
         continue when young;
+        -- … and those of that month that still wait will end in it.
+        continue when exists (
+            select from public.processing_queue_hot q
+            where date_trunc('month', q.created_at, 'UTC') = to_date(right(month.name, 6), 'YYYYMM')::timestamp at time zone 'UTC');
         -- Dropping takes the foreign keys off their tables as well. A quarter of a second, well
         -- below deadlock_timeout: who is in the way goes on, this one comes again.
         begin
