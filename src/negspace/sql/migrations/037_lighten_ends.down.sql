@@ -150,7 +150,7 @@ as $$
                    select r.id from public.analysis_results r
                    where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
                      and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
         from done d
         join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
         join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))

@@ -194,7 +194,7 @@ begin
     cross join lateral (
         select prints ->> (h.algorithm_name || '@' || h.algorithm_version || ':' || h.parameters_hash) as print offset 0) p
     cross join lateral (
-        select encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+        select encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
         from public.images i where i.id = h.image_id) k
     order by k.key
     on conflict (cache_key) do update
