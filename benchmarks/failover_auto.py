@@ -30,7 +30,7 @@ class Node:
     folder: Path
     port: int
     password: str
-    version: str = "15, pg_auto_failover"
+    version: str = "15"
 
     def url(self, role: str = "operator", *, name: str = "negative_space") -> str:
         users = {"owner": "negspace_owner", "operator": "operator_role", "app": "app_user"}
@@ -95,7 +95,7 @@ class Auto:
         self._say(f"the primary is {self.primary.folder.name}")
 
     def fail_over(self) -> float:
-        """Kill the primary's postmaster; pg_autoctl notices. When that was, as ``Pair``'s."""
+        """Kill the primary, but for its keeper, which notices. When that was, as ``Pair``'s."""
         folder = self.primary.folder
         process = int((folder / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()

@@ -128,7 +128,8 @@ class Enqueuer(threading.Thread):
             try:
                 while not self.over.wait(PAUSE):
                     image = self.images.next()
-                    again(lambda image=image: self._ask(services, image), on_wait=self._count)
+                    again(lambda image=image: self._ask(services, image), of=services,
+                          on_wait=self._count)  # fmt: skip
                     self.acknowledged.append((image, time.monotonic()))
             except BaseException as error:
                 self.error = error

@@ -22,7 +22,7 @@ from bench import PATIENCE, PLUGIN, Bench, png, until
 from calling import Ran, called
 from conftest import TestDatabase, at, clean_environment, migrate_up, programs
 from negspace import database, server
-from negspace.database import Database, PoolSize, again
+from negspace.database import Actor, Database, PoolSize, again
 from negspace.errors import NegspaceError, UnavailableError
 from stalling import Way, by, way_to
 
@@ -286,11 +286,14 @@ def sessions(bench: Bench) -> int:
 
 ENDING = [
     "images add new.png",
-    "jobs list",
+    "keys create ada@example.org --name laptop",
+    "results export --purpose test",
+    "results show 1 --purpose test",
     "metrics record depth 1",
     "cache purge --all --yes",
-    "users list",
+    "jobs cancel 1",
     "audit verify",
+    *READING,
 ]
 REPEATED = [
     "jobs enqueue 1 --no-cache",
@@ -315,7 +318,8 @@ def test_the_server_restarts_under_every_command(home, tmp_path, monkeypatch, mo
         until(lambda: bench.value("select count(*) from workers") == 1, "the worker has begun")
         holder = database.connect(found.url("superuser"))
         holder.execute("lock table users, images, processing_queue, security_audit")
-        holder.execute("lock table performance_metrics, analysis_cache, audit_seals")
+        holder.execute("lock table performance_metrics, analysis_cache, audit_seals, api_keys")
+        holder.execute("lock table analysis_results, workers")
         waiting = {line: started_command(bench, line) for line in WAITING}
         query = (
             "select count(*) from pg_stat_activity"
@@ -463,6 +467,23 @@ def test_a_step_is_repeated_while_no_server_takes_it():
     assert (len(tries), len(told)) == (3, 1)
     with pytest.raises(UnavailableError, match="not yet"):
         again(lambda: tries.clear() or step(), patience=0.2)
+
+
+def test_a_repeated_step_has_a_new_connection(platform):
+    """By then another server may take writes: who keeps the connection never meets it."""
+    sessions: list[int] = []
+
+    def step() -> None:
+        with platform.services.acting_as(Actor()).transaction() as connection:
+            row = database.only(connection, "select pg_backend_pid() as process")
+        sessions.append(row["process"])
+        if len(sessions) % 2:
+            raise UnavailableError("not yet")
+
+    again(step, of=platform.services.acting_as(Actor()))
+    assert len(set(sessions)) == 2
+    again(step)
+    assert len(set(sessions)) == 2
 
 
 def test_the_page_has_every_symptom_that_is_caused_here():

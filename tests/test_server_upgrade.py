@@ -129,6 +129,21 @@ def test_the_page_does_what_it_says(plant, home):
     assert server.ensure(plant.settings).status == "running"
 
 
+def test_a_dump_is_restored_on_a_newer_one(plant, home, monkeypatch):
+    taken = backup.create(plant.settings, home / "backups", form="dump")
+    assert taken.origin.version == OLD.version
+    monkeypatch.setenv("PATH", os.environ["PATH"].partition(os.pathsep)[2])
+    monkeypatch.delenv("POSTGRES_UNDER_TEST")
+    found = backup.verify(plant.settings, home / "backups")
+    assert (found.server, found.problems) == (NEWEST.version, ())
+    assert found.seals == taken.facts.seals > 0
+    done = backup.restore(plant.settings, home / "backups", home / "restored")
+    assert done.version == NEWEST.version
+    with server.open_database(at(done.home)) as services:
+        assert audit.verify(services).fine
+        assert audit.seal(services) >= 0
+
+
 def test_what_fails_leaves_the_old_one(plant, home, monkeypatch):
     def worse(*_: object) -> None:
         raise BackupError("it doesn't hold the same")

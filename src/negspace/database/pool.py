@@ -211,6 +211,10 @@ class Database:
         """A connection of its own, outside the pool; the caller closes it."""
         return connect(self.address, autocommit=autocommit)
 
+    def drop_connections(self) -> None:
+        """Let the next transaction connect anew, of this one and of all that share its pool."""
+        self._pool.close()
+
     def close(self) -> None:
         """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
         if self.replica is not None:
