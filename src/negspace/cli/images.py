@@ -105,7 +105,7 @@ def show(image: int, as_json: bool) -> None:
         return
     output.show_fields(found, as_json=False)
     output.show_text()
-    newest = {k: v for k, v in output.plain(stands).items() if k not in output.plain(found)}
+    newest = {k: v for k, v in vars(stands).items() if k not in vars(found)}
     output.show_fields(newest, as_json=False)
 
 
