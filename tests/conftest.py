@@ -105,6 +105,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.close(alone)
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What ``-n auto`` means: half of the time tests wait, for locks, leases and processes."""
+    cores = os.cpu_count() or 1
+    return min(cores * 3 // 2, cores + 4)
+
+
 def pytest_configure_node(node: Any) -> None:
     """Tell an xdist worker the folder of the run."""
     node.workerinput["negspace_run"] = str(node.config.stash[RUN])

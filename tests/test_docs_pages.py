@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 import skimage
 
-import schema_rows
 from conftest import clean_environment
 from negspace import database as db
-from negspace import migrate, sessions, users
+from negspace import migrate
 from negspace.database import Database
 from negspace.generate import Plan, generate
 from test_migrate_docs import examples
@@ -118,19 +117,6 @@ def test_a_python_example_runs(page, bench, monkeypatch):
     names = dict(given)
     exec(compile(code, page, "exec"), names)
     assert set(names) - set(given) - {"__builtins__"}, "something came of it"
-
-
-def test_a_service_s_example_shows_who_holds_the_session(database, services):
-    ada = users.add(services, "ada@example.org", "correct horse", role="analyst", cost=4)
-    with db.connect(database.owner) as connection:
-        schema_rows.add(connection, "images", user_id=ada.id, original_filename="hers.png")
-        schema_rows.add(connection, "images", original_filename="another's.png")
-    session = sessions.login(services, ada.email, "correct horse", cost=4)
-    (code,) = examples("python", DOCS / "security.md")
-    with Database(database.web) as web:
-        names = {"database": web, "token": session.token.reveal()}
-        exec(compile(code, "docs/security.md", "exec"), names)
-    assert [row["original_filename"] for row in names["found"]] == ["hers.png"]
 
 
 def test_the_linter_s_example_runs(empty_database, tmp_path, monkeypatch):

@@ -231,7 +231,7 @@ def restore(
         storage=storage,
         progress=output.note,
     )
-    shown = output.plain(done) | {"missing": len(done.missing)}
+    shown = vars(done) | {"missing": len(done.missing)}
     output.show_fields(done if as_json else shown, as_json=as_json)
     for path in done.missing[:_SHOWN]:
         output.note(f"missing or damaged: {path}")

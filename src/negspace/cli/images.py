@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +16,8 @@ from negspace.cli import output, session
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.images import Image
 from negspace.intake import Outcome
+
+_NONE: Final = "no images; negspace images add FILE takes one in"
 
 
 @click.group("images")
@@ -83,7 +86,7 @@ def list_(
         [_row(image) for image in found],
         columns,
         as_json=False,
-        empty="no images; negspace images add FILE takes one in",
+        empty="no such images" if user or status or duplicates is not None else _NONE,
     )
     if len(found) == limit:
         output.note(f"older ones: --before {found[-1].id}")
@@ -102,7 +105,7 @@ def show(image: int, as_json: bool) -> None:
         return
     output.show_fields(found, as_json=False)
     output.show_text()
-    newest = {k: v for k, v in output.plain(stands).items() if k not in output.plain(found)}
+    newest = {k: v for k, v in vars(stands).items() if k not in vars(found)}
     output.show_fields(newest, as_json=False)
 
 

@@ -21,6 +21,7 @@ from negspace.images import list_images
 from negspace.jobs import Job
 
 _PAGE: Final = 10_000
+_NONE: Final = "no jobs; negspace jobs enqueue IMAGE makes one"
 
 
 @click.group("jobs")
@@ -133,7 +134,7 @@ def list_(
         [_row(job) for job in found],
         ["id", "image_id", "analyser", "status", "priority", "tries", "created", "error"],
         as_json=False,
-        empty="no jobs; negspace jobs enqueue IMAGE makes one",
+        empty="no such jobs" if statuses or image or user else _NONE,
     )
     if len(found) == limit:
         output.note(f"older ones: --before {found[-1].id}")

@@ -109,7 +109,8 @@ def show(image: int, purpose: str, as_json: bool) -> None:
         output.show_text(f"image {image} has no result yet")
         output.note(f"next: negspace jobs enqueue {image}")
     for result in found:
-        shown = _flat("", result) | {"quality": result.quality_metrics}
+        shown = _flat("", result)
+        shown |= {"created_at": result.created_at, "quality": result.quality_metrics}
         if result.visualization_path is not None:
             shown["overlay"] = storage.path(result.visualization_path)
         shown |= {f"suggestion {n}": s for n, s in enumerate(result.optimization_suggestions, 1)}
