@@ -458,9 +458,7 @@ begin
         cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or exists (select from public.analysis_results r
-                          where r.image_id = i.id and r.algorithm_name = answer_images.algorithm_name
-                            and r.algorithm_version = answer_images.algorithm_version and r.parameters_hash = hashed))
+               or public.result_of(i.id, answer_images.algorithm_name, answer_images.algorithm_version, hashed) is not null)
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -492,38 +490,45 @@ AS $function$
 declare
     by_job  constant jsonb := public.ends_by_job(answer_jobs.ends);
     held    constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
-    known   public.processing_queue[];
-    results jsonb := '{}';
+    asked   constant public.processing_queue[] := array(
+        select h from unnest(held) h where h.processing_metadata -> 'use_cache' is distinct from 'false');
+    keys    constant text[] := public.cache_keys(asked);
+    known   constant bigint[] := array(
+        select public.result_of(a.image_id, a.algorithm_name, a.algorithm_version, a.parameters_hash)
+        from unnest(asked) with ordinality a order by a.ordinality);
+    cached  text[];
+    hits    jsonb;  -- by key
+    results jsonb;
+    ended   public.processing_queue[];
 begin
-    known := array(
-        select h
-        from unnest(held) h
-        join public.images i on i.id = h.image_id
-        cross join lateral (
-            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                h.algorithm_name, h.algorithm_version, h.algorithm_parameters)) as key) c
-        where h.processing_metadata -> 'use_cache' is distinct from 'false'
-          and (exists (select from public.analysis_results r
-                       where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
-                         and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = c.key and a.expires_at > clock_timestamp()))
-        order by c.key);  -- the order in which all lock the entries
-    if known <> '{}' then
-        select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
-        from (select k.id, public.store_cached_result(
-                  k.image_id, k.user_id, k.algorithm_name, k.algorithm_version, k.algorithm_parameters) as result
-              from unnest(known) with ordinality k order by k.ordinality) s;
-        known := array(select h from unnest(held) h where results ? h.id::text);
-        perform public.end_held_jobs(known, 'completed', clock_timestamp());
-        perform public.settle_images(array(select distinct k.image_id from unnest(known) k), 'completed');
+    cached := array(
+        select c.cache_key from public.analysis_cache c
+        where c.cache_key = any (keys) and c.expires_at > clock_timestamp()
+        order by c.cache_key for no key update);  -- the order in which all lock the entries
+    hits := (
+        select jsonb_object_agg(k.key, k.times)
+        from (select a.key, count(*) as times
+              from unnest(keys, known) as a (key, result) where a.result is not null and a.key = any (cached) group by a.key) k);
+    if hits is not null then
+        update public.analysis_cache c
+        set hit_count = c.hit_count + (hits ->> c.cache_key)::bigint, last_accessed_at = clock_timestamp()
+        where c.cache_key = any (array(select h.key from jsonb_object_keys(hits) h (key)));
+    end if;
+    -- what another image with the same bytes had found becomes this one's result, one by one
+    select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
+    from (select a.id, coalesce(known[a.ordinality], case when keys[a.ordinality] = any (cached) then public.store_cached_result(
+              a.image_id, a.user_id, a.algorithm_name, a.algorithm_version, a.algorithm_parameters) end) as result
+          from unnest(asked) with ordinality a order by a.ordinality) s;
+    ended := array(select a from unnest(asked) a where results ? a.id::text);
+    if ended <> '{}' then
+        perform public.end_held_jobs(ended, 'completed', clock_timestamp());
+        perform public.settle_images(array(select distinct e.image_id from unnest(ended) e), 'completed');
     end if;
     return query
         select k.job::bigint,
-               case when results ? k.job then 'completed' when h.id is not null then 'held' else 'lost' end,
+               case when results ? k.job then 'completed' when k.job::bigint = any (array(select h.id from unnest(held) h)) then 'held' else 'lost' end,
                (results ->> k.job)::bigint
         from jsonb_object_keys(by_job) k (job)
-        left join unnest(held) h on h.id = k.job::bigint
         order by 1;
 end
 $function$;
@@ -3940,6 +3945,24 @@ comment on function public.rest_worker(worker text, resting boolean) is 'A worke
 grant execute on function public.rest_worker(text,boolean) to operator_role;
 revoke execute on function public.rest_worker(text,boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Put together, the name and the version suit no index: with statistics of an empty table the
+    -- one by name and version looks as good as any, and every look-up would read all its results.
+    return (
+        select r.id from public.analysis_results r
+        where r.image_id = result_of.image and r.parameters_hash = result_of.parameters_hash
+          and r.algorithm_name || '@' || r.algorithm_version = result_of.algorithm_name || '@' || result_of.algorithm_version);
+end
+$function$;
+comment on function public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text) is 'The result that an image has of an analyser, its version and parameters (their hash), or null.';
+revoke execute on function public.result_of(bigint,text,text,text) from public;
+
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
  RETURNS interval
  LANGUAGE sql
@@ -4628,12 +4651,7 @@ begin
       and c.expires_at > clock_timestamp()
     returning c.* into entry;
 
-    select r.id into known
-    from public.analysis_results r
-    where r.image_id = image
-      and r.algorithm_name = store_cached_result.algorithm_name
-      and r.algorithm_version = store_cached_result.algorithm_version
-      and r.parameters_hash = public.sha256_hex(store_cached_result.algorithm_parameters::text);
+    known := public.result_of(image, algorithm_name, algorithm_version, public.sha256_hex(algorithm_parameters::text));
     if known is not null or entry.id is null then
         return known;
     end if;
@@ -6763,6 +6781,34 @@ comment on trigger processing_queue_hot_count_update on public.processing_queue_
 
 CREATE TRIGGER processing_queue_hot_limit_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
 comment on trigger processing_queue_hot_limit_update on public.processing_queue_hot is 'Keeps how many run.';
+
+CREATE OR REPLACE FUNCTION public.cache_keys(jobs public.processing_queue[])
+ RETURNS text[]
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- once for each analyser and its parameters, not once for each job
+    prints constant jsonb := (
+        select jsonb_object_agg(
+            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
+            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
+        from (select j.algorithm_name, j.algorithm_version, j.parameters_hash, min(j.algorithm_parameters::text) as parameters
+              from unnest(jobs) j group by 1, 2, 3) u);
+begin
+    -- the key as cache_key() makes it, whose call would cost as much as the rest
+    return array(
+        select (select encode(sha256(convert_to(
+                    i.file_hash || ':' || (prints ->> (j.algorithm_name || '@' || j.algorithm_version || ':' || j.parameters_hash)),
+                    'UTF8')), 'hex')
+                from public.images i where i.id = j.image_id)
+        from unnest(jobs) with ordinality j
+        order by j.ordinality);
+end
+$function$;
+comment on function public.cache_keys(jobs public.processing_queue[]) is 'The keys of jobs'' results in the cache, in the order of the jobs.';
+revoke execute on function public.cache_keys(public.processing_queue[]) from public;
 
 CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS SETOF public.processing_queue
