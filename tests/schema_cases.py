@@ -434,6 +434,7 @@ CHECKS: dict[str, Case] = (
         )
     }
     | number("ended_job_waits", "wait_count", 1)
+    | number("ended_job_spans", "wait_count", 1)
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)

@@ -105,11 +105,13 @@ def test_the_timer_starts_the_service_of_its_name():
     assert (DEPLOY / "negspace-maintain.service").exists()
 
 
-def test_the_example_environment_is_read():
-    text = (DEPLOY / "environment.example").read_text()
+@pytest.mark.parametrize("name", ["environment.example", "archive.environment.example"])
+def test_the_example_environments_are_read(name):
+    text = (DEPLOY / name).read_text()
     given = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     found = settings.load(given)
-    address = conninfo(found)
+    address = conninfo(found, owner=True)
+    assert not found.embedded
     assert "target_session_attrs='read-write'" in address or "read-write" in address
     assert "verify-full" in address
 

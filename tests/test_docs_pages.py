@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 import skimage
 
+import schema_rows
 from conftest import clean_environment
-from negspace import database
+from negspace import database as db
+from negspace import migrate, sessions, users
+from negspace.database import Database
 from negspace.generate import Plan, generate
 from test_migrate_docs import examples
 
@@ -84,7 +87,7 @@ def test_the_tutorial_leads_where_it_says(home, tmp_path):
 def filled(postgres, template):
     """A database with a year of data, up to tomorrow, and something that was copied out."""
     made = postgres.create(template)
-    with database.Database(made.owner) as connected:
+    with Database(made.owner) as connected:
         plan = Plan(images=1500, events=4000, metrics=20_000, users=12)
         generate(
             connected, Plan(**vars(plan) | {"until": (datetime.now(UTC) + timedelta(1)).date()})
@@ -93,12 +96,58 @@ def filled(postgres, template):
     postgres.drop(made.name)
 
 
+def drawn(number: int) -> dict[str, int]:
+    return {"drawn": number}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{n}.md" for n in ("analysis", "cache", "jobs", "metrics"))]
+)
+def test_a_python_example_runs(page, bench, monkeypatch):
+    (code,) = examples("python", DOCS.parent / page)
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    given = {
+        "database": bench.services,
+        "draw": drawn,
+        "durations": [3.0, 4.0],
+        "image_id": bench.add_image(),
+        "pixels": skimage.data.coins(),
+        "yesterday": datetime.now(UTC) - timedelta(1),
+    }
+    names = dict(given)
+    exec(compile(code, page, "exec"), names)
+    assert set(names) - set(given) - {"__builtins__"}, "something came of it"
+
+
+def test_a_service_s_example_shows_who_holds_the_session(database, services):
+    ada = users.add(services, "ada@example.org", "correct horse", role="analyst", cost=4)
+    with db.connect(database.owner) as connection:
+        schema_rows.add(connection, "images", user_id=ada.id, original_filename="hers.png")
+        schema_rows.add(connection, "images", original_filename="another's.png")
+    session = sessions.login(services, ada.email, "correct horse", cost=4)
+    (code,) = examples("python", DOCS / "security.md")
+    with Database(database.web) as web:
+        names = {"database": web, "token": session.token.reveal()}
+        exec(compile(code, "docs/security.md", "exec"), names)
+    assert [row["original_filename"] for row in names["found"]] == ["hers.png"]
+
+
+def test_the_linter_s_example_runs(empty_database, tmp_path, monkeypatch):
+    migrate.new(tmp_path / "migrations", "one")
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("python", DOCS / "lint.md")
+    names = {"address": empty_database.owner}
+    exec(compile(code, "docs/lint.md", "exec"), names)
+    assert names["applied"].ok
+
+
 QUERIES = examples("sql", DOCS / "queries.md")
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=[q.split("from ")[-1][:30].strip() for q in QUERIES])
 def test_a_common_query_finds_something(filled, query):
-    with database.connect(filled.owner) as connection:
+    with db.connect(filled.owner) as connection:
         assert connection.execute(query.encode()).fetchall(), query
 
 

@@ -148,7 +148,7 @@ def test_nothing_to_end_ends_nothing(bench: Bench, worker: str) -> None:
 
 def test_equal_bytes_in_one_batch_share_a_cache_entry(bench: Bench, worker: str) -> None:
     content = png(77)
-    ones = [bench.add_image(content), bench.add_image(content, user=bench.add_user("e@e.org"))]
+    ones = [bench.add_image(content), bench.add_image(content)]
     bench.enqueue(ones)
     assert [one[1] for one in complete(bench, claim(bench, 2))] == ["completed"] * 2
     assert (effects(bench)["results"], effects(bench)["cache"]) == (2, 1)
@@ -217,9 +217,7 @@ def test_what_is_given_back_keeps_its_place_and_its_tries(bench: Bench, worker: 
 
 def test_what_the_cache_knows_is_answered_and_the_rest_is_left(bench: Bench, worker: str) -> None:
     content = png(78)
-    one = bench.add_image(content)
-    twin = bench.add_image(content, user=bench.add_user("e@example.org"))
-    again = bench.add_image(content, user=bench.add_user("f@example.org"))
+    one, twin, again = (bench.add_image(content) for _ in range(3))
     other, late = bench.add_images(2)
     ids = bench.enqueue([one, twin, other, late])
     ids.append(bench.enqueue(again, use_cache=False))
@@ -242,10 +240,13 @@ def test_jobs_whose_result_is_there_are_answered_with_it_and_counted_as_hits(
 ) -> None:
     content = png(79)
     one = bench.add_image(content)
-    twin = bench.add_image(content, user=bench.add_user("e@example.org"))
+    twin = bench.add_image(content)
     other = bench.add_image(png(80))
     ids = bench.enqueue([one, twin, other])
     results = [outcome[2] for outcome in complete(bench, claim(bench, 3))]
+    keys = "select count(*) from analysis_cache c join images i on i.id = c.image_id"
+    keys += " where c.cache_key = cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
+    assert bench.value(keys) == 2, "what a batch stores is found by its owner"
     bench.owner.execute("update analysis_cache set expires_at = now() where image_id = %s", [other])
     bench.owner.execute("update images set analysis_status = 'pending'")
     # as if they had been asked for before: to compute them, were it not for their results
@@ -262,7 +263,8 @@ def test_jobs_whose_result_is_there_are_answered_with_it_and_counted_as_hits(
     assert after["images"] == ["completed"] * 3
     for same in ("results", "cache", "events"):
         assert after[same] == before[same], "the result had its event when it came"
-    hits = "select hit_count from analysis_cache order by id"
+    assert bench.value("select count_cache_uses()") == 2
+    hits = "select hit_count from analysis_cache order by hit_count desc"
     assert [row["hit_count"] for row in bench.all(hits)] == [2, 0], "one, its twin; an old entry"
 
 

@@ -171,13 +171,13 @@ def test_each_image_that_comes_or_goes_is_an_event(app):
     assert len(rows) == 4
     app.execute("delete from images where user_id = %s", [first["user_id"]])
     for row in rows:
-        facts = ("original_filename", "file_hash", "file_size", "mime_type")
+        facts = ("original_filename", "file_hash", "file_size", "mime_type", "user_id")
         came, went = events(app, "image", row["id"])
         assert (came["action"], went["action"]) == ("create_image", "delete_image")
         assert (came["user_id"], went["user_id"]) == (7, 7)
         assert came["changes_before"] is None
         assert came["changes_after"] == {name: row[name] for name in facts}
-        facts = (*facts, "user_id", "analysis_status")
+        facts = (*facts, "analysis_status")
         assert went["changes_before"] == {name: row[name] for name in facts}
         assert went["changes_after"] is None
 

@@ -35,7 +35,7 @@ def versions(patient: Patient) -> Iterator[Fault]:
         yield Fault(
             f"the server is PostgreSQL {major}; negspace is tested on"
             f" {SUPPORTED.start} to {SUPPORTED.stop - 1}",
-            "upgrade the older of the two: pip install --upgrade negspace, or pg_upgrade",
+            "upgrade the older of the two: a newer negspace, or pg_upgrade",
         )
     if major >= 15:  # the first to know
         row = patient.row(
