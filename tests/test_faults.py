@@ -18,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import PATIENCE, PLUGIN, Bench, called, png, until
-from conftest import Ran, TestDatabase, at, clean_environment, migrate_up, programs
+from bench import PATIENCE, PLUGIN, Bench, png, until
+from calling import Ran, called
+from conftest import TestDatabase, at, clean_environment, migrate_up, programs
 from negspace import database, server
 from negspace.database import Actor, Database, PoolSize, again
 from negspace.errors import NegspaceError, UnavailableError

@@ -44,7 +44,7 @@ def group() -> None:
 )
 @output.json_option
 def create(folder: Path, incremental: bool, form: str | None, as_json: bool) -> int:
-    """Take a backup into DIR; exit status 3 where a stored image file is damaged."""
+    """Take a backup into DIR. Exit status 3 where a stored image file is damaged."""
     from negspace import backup
 
     made = backup.create(
@@ -67,7 +67,7 @@ def create(folder: Path, incremental: bool, form: str | None, as_json: bool) -> 
 @click.option("--stop", is_flag=True, help="Archive no more.")
 @output.json_option
 def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
-    """Archive the server's log into DIR from now on, to restore to any moment.
+    """Archive the server's log, to restore to any moment.
 
     The embedded server does it by itself; the first time it is restarted. Another server's log
     is followed until this command is stopped. Take a backup into DIR afterwards. Without DIR,
@@ -110,7 +110,7 @@ def _follow(folder: Path | None, given: Settings, *, as_json: bool) -> None:
 @click.argument("folder", metavar="DIR", type=_DIR)
 @output.json_option
 def files(folder: Path, as_json: bool) -> int:
-    """Copy new image files alone, between two backups; from cron, where the log is archived."""
+    """Copy new image files alone, between two backups. For cron, where the log is archived."""
     from negspace import backup
 
     copied = backup.copy_files(settings.load(), folder, progress=output.note)
@@ -127,9 +127,9 @@ def files(folder: Path, as_json: bool) -> int:
 @click.option("--scratch", type=_HERE, help="Where the scratch server lies; in DIR by default.")
 @output.json_option
 def verify(folder: Path, name: str | None, scratch: Path | None, as_json: bool) -> int:
-    """Restore a backup into a scratch server and compare everything; exit status 3 if wrong.
+    """Restore into a scratch server and compare everything.
 
-    The result is written beside its manifest.
+    The result is written beside its manifest. Exit status 3 where something is wrong.
     """
     from negspace import backup
 
@@ -143,8 +143,8 @@ def verify(folder: Path, name: str | None, scratch: Path | None, as_json: bool) 
 
 def _show_verification(found: Verification) -> None:
     output.show_text(
-        f"{found.name}: {found.tables} tables, {found.rows:,} rows, {found.seals} seals,"
-        f" {found.files:,} image files"
+        f"{found.name}: {found.tables} tables, {output.counted(found.rows, 'row')},"
+        f" {output.counted(found.seals, 'seal')}, {output.counted(found.files, 'image file')}"
     )
     for note in found.notes:
         output.show_text(f"note: {note}")
@@ -231,7 +231,7 @@ def restore(
         storage=storage,
         progress=output.note,
     )
-    shown = output.plain(done) | {"missing": len(done.missing)}
+    shown = vars(done) | {"missing": len(done.missing)}
     output.show_fields(done if as_json else shown, as_json=as_json)
     for path in done.missing[:_SHOWN]:
         output.note(f"missing or damaged: {path}")
@@ -255,14 +255,16 @@ def prune(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Remove old backups, with image files and archived log that only they need.
+    """Remove old backups and what only they need.
 
-    The newest proven one stays always, and what a staying one builds on.
+    With them go image files and archived log that no other needs. The newest proven one stays
+    always, and what a staying one builds on.
     """
     from negspace import backup
 
     found = backup.prune(folder, keep=keep, older_than=older_than, dry_run=True)
     if found.removed and not dry_run:
-        asking.see_wanted(f"{len(found.removed)} backups, {', '.join(found.removed)},", yes=yes)
+        what = output.counted(len(found.removed), "backup")
+        asking.see_wanted(f"{what}, {', '.join(found.removed)},", yes=yes)
         found = backup.prune(folder, keep=keep, older_than=older_than)
     output.show_fields(found, as_json=as_json)

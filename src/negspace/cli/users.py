@@ -90,7 +90,7 @@ def deactivate(user: str, as_json: bool) -> None:
 @click.argument("user")
 @output.json_option
 def password(user: str, as_json: bool) -> None:
-    """Give an account another password: asked for, or the first line of stdin."""
+    """Give an account another password. It is asked for, or the first line of stdin."""
     with session.opened() as opened:
         found = users.find(opened.database, user)
         changed = users.set_password(opened.database, found.id, asked_password(found.email))
@@ -104,7 +104,7 @@ def password(user: str, as_json: bool) -> None:
 @output.json_option
 @session.repeated
 def unlock(user: str, as_json: bool) -> None:
-    """Let an account log in again from everywhere, whatever failed before."""
+    """Let an account log in again, whatever failed before."""
     with session.opened() as opened:
         output.show_fields(users.unlock(opened.database, user), as_json=as_json)
 
@@ -135,7 +135,7 @@ def logout(user: str, as_json: bool) -> None:
     if as_json:
         output.show_json({"ended": ended})
         return
-    output.show_text(f"{ended} sessions ended")
+    output.show_text(f"ended {output.counted(ended, 'session')}")
 
 
 @group.command()
@@ -143,7 +143,7 @@ def logout(user: str, as_json: bool) -> None:
 @click.argument("purpose", type=click.Choice(["verify_email", "reset_password"]))
 @output.json_option
 def token(user: str, purpose: Literal["verify_email", "reset_password"], as_json: bool) -> None:
-    """Make a token to send to an account's address, and print it, once.
+    """Make a token to send to an account's address. It is printed once.
 
     It verifies the address for three days, or sets a password anew for an hour.
     """

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import dict_row
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
+
+# So soon after its last answer a connection is only looked at, without a round trip (seconds).
+_LATELY: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,8 @@ class Database:
 
 def _see_alive(connection: Connection) -> None:
     """Raise where the server has gone, so that the pool hands out another connection."""
+    if isinstance(connection, Watched) and connection.answered_within(_LATELY):
+        return
     connection.autocommit = True  # or it would begin a transaction
     try:
         connection.execute("")
