@@ -35,7 +35,7 @@ WRITING = [
     "results show 1 --purpose test",
     "metrics record depth 1",
     "metrics rollup",
-    "cache purge --all --yes",
+    "cache purge --expired",
     "worker run --drain",
     "dev generate --images 10 --into-existing --yes",
 ]
