@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -365,6 +365,29 @@ def test_the_server_restarts_under_every_command(home, tmp_path, monkeypatch, mo
         worker.ended()
     finally:
         bench.close()
+
+
+def test_a_command_that_waits_does_not_start_the_embedded_server_again(home, tmp_path):
+    """Whoever stopped it wants it stopped."""
+    found = server.ensure(at(home), binaries=programs())
+    made = own_bench(found, tmp_path)
+    with closing(database.connect(found.url("superuser"))) as holder:
+        holder.execute("lock table users")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "negspace", "users", "role", "ada@example.org", "analyst"],
+            env=clean_environment(home) | {"NEGSPACE_PATIENCE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        until(lambda: made.value(query), "it waits")
+        made.close()
+        server.stop(at(home))
+    done = finished(process)
+    assert (done.status, "; trying again for 1 s" in done.err) == (5, True), done.err
+    assert "the server was stopped meanwhile" in done.err
+    assert server.status(at(home)).status == "stopped"
 
 
 def own_bench(found: server.Server, folder: Path) -> Bench:

@@ -114,7 +114,7 @@ def repeated(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
 
         def attempt() -> Answer | NegspaceError:
             if asked.get("reached"):
-                _see_not_stopped(said)
+                _see_running(said)
             try:
                 return command(*args, **given)
             except NegspaceError as error:
@@ -140,9 +140,9 @@ def say_lost(error: NegspaceError, given: Settings) -> None:
     output.note(f"{error.message}; trying again for {given.patience:g} s")
 
 
-def _see_not_stopped(given: Settings) -> None:
+def _see_running(given: Settings) -> None:
     """Whoever stopped the embedded server doesn't want it started by a command of before."""
-    if given.embedded and server.status(given).status == "stopped":
+    if given.embedded and server.status(given).status != "running":
         raise UnavailableError(
             "the server was stopped meanwhile", hint="negspace server start starts it"
         )
