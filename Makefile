@@ -34,7 +34,7 @@ test: .venv/.installed-dev ## the whole suite, on real servers it starts itself
 	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all-versions: .venv/.installed-dev ## the suite on PostgreSQL 14 to 18
-	@$(BIN)/python tests/all_versions.py
+	@$(BIN)/python tests/all_versions.py -n auto
 
 schema: .venv/.installed ## write sql/schema.sql anew from the migrations
 	@folder=$$(mktemp -d) && chmod 711 $$folder && export NEGSPACE_HOME=$$folder/home && \

@@ -132,11 +132,13 @@ def test_the_page_makes_a_database_on_a_server_of_ones_own(home):
     assert "33 checks: all is well" in done.stdout
 
 
-def test_the_example_environment_is_read():
-    text = (DEPLOY / "environment.example").read_text()
+@pytest.mark.parametrize("name", ["environment.example", "archive.environment.example"])
+def test_the_example_environments_are_read(name):
+    text = (DEPLOY / name).read_text()
     given = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     found = settings.load(given)
-    address = conninfo(found)
+    address = conninfo(found, owner=True)
+    assert not found.embedded
     assert "target_session_attrs='read-write'" in address or "read-write" in address
     assert "verify-full" in address
 

@@ -11,7 +11,7 @@ import pytest
 
 import queue_singly as leases
 from bench import Bench, png, until
-from negspace import jobs, queue
+from negspace import cache, jobs, queue
 from negspace.database import Connection, connect, rows
 from negspace.errors import (
     ConstraintError,
@@ -79,9 +79,9 @@ def test_enqueue_queues_once_and_answers_from_the_cache(bench: Bench, worker: st
     result = leases.complete(bench.services, job, completion())
     [answer] = jobs.enqueue(bench.services, [job.image_id], wanted)
     assert (answer.outcome, answer.result_id, answer.job_id) == ("cached", result, None)
-    # the same bytes of somebody else: a row of their own, from the cache, no job
+    # the same bytes again: a row of their own, from the cache, no job
     content = (bench.storage.folder / job.file_path).read_bytes()
-    twin = bench.add_image(content, user=bench.add_user("eve@example.org"))
+    twin = bench.add_image(content)
     [answer] = jobs.enqueue(bench.services, [twin], wanted)
     assert (answer.outcome, answer.job_id) == ("cached", None)
     assert image_status(bench, twin) == "completed"
@@ -151,16 +151,13 @@ def test_unknown_analysers_profiles_and_parameters_are_refused_by_name(bench: Be
             jobs.wanted(**arguments)
 
 
-def test_two_who_ask_for_the_same_contents_crosswise_dont_deadlock(
-    bench: Bench, worker: str
-) -> None:
-    """Cache entries are locked by content, not in the order of the images' numbers."""
+def test_who_is_answered_from_the_cache_waits_for_nobody(bench: Bench, worker: str) -> None:
+    """Answers come while somebody holds the entry, and to callers with equal contents crosswise."""
     for shade in (900, 901):
         bench.enqueue(bench.add_image(png(shade)))
         leases.complete(bench.services, claimed(bench), completion())
-    ada, eve = bench.add_user("a@example.org"), bench.add_user("e@example.org")
-    ones = [bench.add_image(png(shade), user=ada) for shade in (900, 901)]
-    twos = [bench.add_image(png(shade), user=eve) for shade in (901, 900)]
+    ones = [bench.add_image(png(shade)) for shade in (900, 901)]
+    twos = [bench.add_image(png(shade)) for shade in (901, 900)]
     wanted = jobs.Wanted(
         **bench.all(
             "select distinct algorithm_name, algorithm_version, algorithm_parameters"
@@ -173,18 +170,17 @@ def test_two_who_ask_for_the_same_contents_crosswise_dont_deadlock(
         assert [answer.outcome for answer in answers] == ["cached", "cached"]
 
     with connect(bench.database.app) as gate:
-        # whoever comes first has to wait for the entry of the first content
         gate.execute(
             "select from analysis_cache c join images i on c.cache_key ="
-            " cache_key(i.file_hash, c.algorithm_fingerprint) where i.id = %s for update of c",
+            " cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
+            " where i.id = %s for update of c",
             [ones[0]],
         )
-        raised = side_by_side(
-            lambda: ask(ones),
-            lambda: (until(lambda: waiting(bench) == 1, "the first waits"), ask(twos)),
-            lambda: (until(lambda: waiting(bench) == 2, "both wait"), gate.commit()),
-        )
-    assert raised == []
+        assert side_by_side(lambda: ask(ones), lambda: ask(twos)) == []
+    assert bench.value("select sum(hit_count) from analysis_cache") == 0
+    assert cache.stats(bench.services).hits == 4
+    assert cache.count_hits(bench.services) == 4
+    assert cache.stats(bench.services).hits == 4
     assert bench.value("select sum(hit_count) from analysis_cache") == 4
 
 

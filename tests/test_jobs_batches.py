@@ -144,7 +144,7 @@ def test_nothing_to_end_ends_nothing(bench: Bench, worker: str) -> None:
 
 def test_equal_bytes_in_one_batch_share_a_cache_entry(bench: Bench, worker: str) -> None:
     content = png(77)
-    ones = [bench.add_image(content), bench.add_image(content, user=bench.add_user("e@e.org"))]
+    ones = [bench.add_image(content), bench.add_image(content)]
     bench.enqueue(ones)
     assert [one[1] for one in complete(bench, claim(bench, 2))] == ["completed"] * 2
     assert (effects(bench)["results"], effects(bench)["cache"]) == (2, 1)
@@ -213,9 +213,7 @@ def test_what_is_given_back_keeps_its_place_and_its_tries(bench: Bench, worker: 
 
 def test_what_the_cache_knows_is_answered_and_the_rest_is_left(bench: Bench, worker: str) -> None:
     content = png(78)
-    one = bench.add_image(content)
-    twin = bench.add_image(content, user=bench.add_user("e@example.org"))
-    again = bench.add_image(content, user=bench.add_user("f@example.org"))
+    one, twin, again = (bench.add_image(content) for _ in range(3))
     other, late = bench.add_images(2)
     ids = bench.enqueue([one, twin, other, late])
     ids.append(bench.enqueue(again, use_cache=False))

@@ -235,7 +235,7 @@ READ, ADD, CHANGE, REMOVE = "SELECT", "INSERT", "UPDATE", "DELETE"
 PRIVILEGES = {
     "users": set(),
     "images": {READ, ADD, CHANGE, REMOVE},
-    "analysis_results": {READ},
+    "analysis_results": set(),
     "processing_queue": {READ},
     "processing_queue_hot": set(),
     "processing_queue_ended": set(),
@@ -267,6 +267,8 @@ PRIVILEGES = {
     "audit_summary_progress": {READ},
     "ended_job_days": set(),
     "ended_job_waits": set(),
+    "ended_job_spans": set(),
+    "analysis_cache_uses": set(),
     "ended_job_changes": set(),
     "account_tokens": set(),
     "algorithm_speeds": set(),
@@ -303,6 +305,10 @@ READ_COLUMNS = {
     "api_keys": "id user_id name description is_active last_used_at created_at expires_at "
     "scopes ip_whitelist rate_limit_per_minute last_rate_limit_reset request_count_current_window "
     "total_requests usage_stats",
+    # which results there are; what was found is read by read_results()
+    "analysis_results": "id image_id user_id algorithm_name algorithm_version "
+    "algorithm_parameters parameters_hash confidence_score processing_time_ms notes created_at "
+    "updated_at cache_hit cached_at cache_ttl_seconds performance_stats optimization_suggestions",
 }
 CHANGED_COLUMNS = {
     "users": "full_name metadata",

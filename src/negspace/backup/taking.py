@@ -71,7 +71,7 @@ def create(
     there.make()
     with there.locked():
         parent = _parent(there, source) if incremental else None
-        _see_same_server(there, source)
+        see_same_server(there, source)
         started = datetime.now(UTC)
         with there.new(started) as work, moment.files_held(source.address):
             kind: Kind = "dump" if source.form == "dump" else "incremental" if parent else "full"
@@ -166,7 +166,7 @@ def _parent(there: Folder, source: Source) -> Backup:
     )
 
 
-def _see_same_server(there: Folder, source: Source) -> None:
+def see_same_server(there: Folder, source: Source) -> None:
     """Refuse to mix servers: their logs and their moments in time would be mixed, too."""
     for backup in there.readable():
         if backup.origin.system != source.origin.system:

@@ -17,6 +17,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @output.json_option
+@session.repeated
 def seal(as_json: bool) -> None:
     """Seal what can't change any more; workers do it every minute."""
     with session.opened() as opened, output.counting("{:,} seals") as progress:

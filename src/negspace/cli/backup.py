@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -15,6 +16,7 @@ from negspace.cli.times import past, span
 if TYPE_CHECKING:
     from negspace.backup import Backup, Verification
     from negspace.backup.source import Form
+    from negspace.settings import Settings
 
 _DIR = click.Path(path_type=Path, file_okay=False)
 _HERE = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -65,14 +67,18 @@ def create(folder: Path, incremental: bool, form: str | None, as_json: bool) -> 
 @click.option("--stop", is_flag=True, help="Archive no more.")
 @output.json_option
 def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
-    """Archive the embedded server's log, to restore to any moment.
+    """Archive the server's log, to restore to any moment.
 
-    The first time the server is restarted. Take a backup into DIR afterwards. Without DIR,
-    show where the log goes.
+    The embedded server does it by itself; the first time it is restarted. Another server's log
+    is followed until this command is stopped. Take a backup into DIR afterwards. Without DIR,
+    show where the embedded server's log goes.
     """
     from negspace import backup
 
     given = settings.load()
+    if not given.embedded and (stop or folder is not None):
+        _follow(None if stop else folder, given, as_json=as_json)
+        return
     if stop:
         found = backup.stop_archiving(given, progress=output.note)
     elif folder is not None:
@@ -82,6 +88,22 @@ def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
     output.show_fields(found, as_json=as_json)
     if folder is not None and not stop and not as_json:
         output.note(f"next: negspace backup create {folder}")
+
+
+def _follow(folder: Path | None, given: Settings, *, as_json: bool) -> None:
+    """Follow another server's log until a signal comes; without a folder, never again."""
+    from negspace import backup
+
+    if folder is None:
+        backup.unfollow_log(given)
+        output.show_fields({"folder": None}, as_json=as_json)
+        return
+    with backup.follow_log(given, folder, progress=output.note) as following:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, following.stop)
+        output.note(f"next, beside this: negspace backup create {folder}")
+        following.wait()
+    output.show_fields({"folder": following.folder}, as_json=as_json)
 
 
 @group.command()

@@ -47,6 +47,7 @@ def report(user: str | None, html: Path | None, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def mark(as_json: bool) -> None:
     """Mark images whose pixels their owner has already in another file."""
     with session.opened() as opened:
@@ -83,6 +84,7 @@ def near(user: str | None, distance: int, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def scan(as_json: bool) -> None:
     """Mark exact duplicates, and look for the like of new images."""
     with session.opened() as opened:

@@ -113,6 +113,7 @@ def show(image: int, as_json: bool) -> None:
 @click.argument("image", type=int)
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 @output.json_option
+@session.repeated
 def set_(image: int, changes: tuple[str, ...], as_json: bool) -> None:
     """Set keys of an image's metadata. VALUE is JSON, or else a text; null removes the key."""
     with session.opened() as opened:
@@ -123,6 +124,7 @@ def set_(image: int, changes: tuple[str, ...], as_json: bool) -> None:
 @group.command()
 @click.argument("numbers", nargs=-1, required=True, type=int, metavar="IMAGE...")
 @output.json_option
+@session.repeated
 def archive(numbers: tuple[int, ...], as_json: bool) -> None:
     """Take images out of use. Their jobs are cancelled, their results stay."""
     with session.opened() as opened:

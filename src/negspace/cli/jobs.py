@@ -49,6 +49,7 @@ group.add_command(watch)
 @click.option("--group", "job_group", metavar="NAME", help="What jobs limit --group limits.")
 @click.option("--no-cache", is_flag=True, help="Compute, even where the result is there.")
 @output.json_option
+@session.repeated
 def enqueue(
     images: tuple[int, ...],
     pending: bool,
@@ -144,6 +145,7 @@ def list_(
 @click.option("--user", help="Of an account's jobs: e-mail address or number.")
 @click.option("--group", "job_group", metavar="NAME", help="Of the jobs of a group.")
 @output.json_option
+@session.repeated
 def limit(most: str, user: str | None, job_group: str | None, as_json: bool) -> None:
     """Set how many jobs of a user, or of a group, may run at once."""
     if most != "none" and not most.isdecimal():

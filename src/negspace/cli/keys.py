@@ -98,6 +98,7 @@ def list_(user: str | None, active: bool | None, as_json: bool) -> None:
 @group.command()
 @click.argument("key", type=int)
 @output.json_option
+@session.repeated
 def revoke(key: int, as_json: bool) -> None:
     """Switch a key off for good, by its number."""
     with session.opened() as opened:

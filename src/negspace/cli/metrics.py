@@ -137,6 +137,7 @@ def export(of: timedelta, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def rollup(as_json: bool) -> None:
     """Roll up what is closed; workers do it every minute."""
     with session.opened() as opened:

@@ -59,6 +59,7 @@ def show(user: str, as_json: bool) -> None:
 @click.argument("user")
 @click.argument("role", type=click.Choice(users.ROLES))
 @output.json_option
+@session.repeated
 def role(user: str, role: str, as_json: bool) -> None:
     """Give an account another role."""
     with session.opened() as opened:
@@ -68,6 +69,7 @@ def role(user: str, role: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def activate(user: str, as_json: bool) -> None:
     """Switch an account on."""
     with session.opened() as opened:
@@ -77,6 +79,7 @@ def activate(user: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def deactivate(user: str, as_json: bool) -> None:
     """Switch an account off: no login, and its API keys are refused. Nothing is removed."""
     with session.opened() as opened:
@@ -99,6 +102,7 @@ def password(user: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def unlock(user: str, as_json: bool) -> None:
     """Let an account log in again, whatever failed before."""
     with session.opened() as opened:

@@ -38,6 +38,7 @@ class Claimed:
         token: The lease: known to who holds the job.
         attempt: How often it was claimed, this time included.
         image_id: The image.
+        owner: Whose image it is, by number: answers are not shared between accounts.
         file_path: Its file, below the storage folder.
         file_hash: SHA-256 of the file, 64 hexadecimal digits.
         original_filename: The name that the file came with.
@@ -52,6 +53,7 @@ class Claimed:
     token: UUID
     attempt: int
     image_id: int
+    owner: int
     file_path: str
     file_hash: str
     original_filename: str
@@ -175,8 +177,8 @@ def claim(
     """
     query: LiteralString = (
         "with claimed as materialized (select * from claim_jobs(%s, %s, %s, %s::numeric))"
-        " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path, i.file_hash,"
-        " i.original_filename,"
+        " select c.id, c.lease_token as token, c.attempt, c.image_id, i.user_id as owner,"
+        " i.file_path, i.file_hash, i.original_filename,"
         " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
         " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
         "  exists (select from analysis_results r where r.image_id = c.image_id"
@@ -184,7 +186,8 @@ def claim(
         "   and r.algorithm_version = c.algorithm_version"
         "   and r.parameters_hash = c.parameters_hash)"
         "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
-        "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters))"
+        "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters),"
+        "   i.user_id)"
         "   and a.expires_at > clock_timestamp())) as answered,"
         " extract(epoch from c.deadline_at - clock_timestamp())::double precision as seconds_left"
         " from claimed c join images i on i.id = c.image_id"
