@@ -458,9 +458,7 @@ begin
         cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or exists (select from public.analysis_results r
-                          where r.image_id = i.id and r.algorithm_name = answer_images.algorithm_name
-                            and r.algorithm_version = answer_images.algorithm_version and r.parameters_hash = hashed))
+               or public.result_of(i.id, answer_images.algorithm_name, answer_images.algorithm_version, hashed) is not null)
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -487,43 +485,44 @@ CREATE OR REPLACE FUNCTION public.answer_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
     by_job  constant jsonb := public.ends_by_job(answer_jobs.ends);
     held    constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
-    known   public.processing_queue[];
-    results jsonb := '{}';
+    asked   constant public.processing_queue[] := array(
+        select h from unnest(held) h where h.processing_metadata -> 'use_cache' is distinct from 'false');
+    known   constant bigint[] := array(
+        select public.result_of(a.image_id, a.algorithm_name, a.algorithm_version, a.parameters_hash)
+        from unnest(asked) with ordinality a order by a.ordinality);
+    keys    constant text[] := (select k.keys from public.cache_keys(asked) k);
+    entries constant jsonb := (
+        select coalesce(jsonb_object_agg(c.cache_key, c.id), '{}') from public.analysis_cache c
+        where c.cache_key = any (keys) and c.expires_at > clock_timestamp());
+    results jsonb;
+    ended   public.processing_queue[];
 begin
-    known := array(
-        select h
-        from unnest(held) h
-        join public.images i on i.id = h.image_id
-        cross join lateral (
-            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                h.algorithm_name, h.algorithm_version, h.algorithm_parameters), i.user_id) as key) c
-        where h.processing_metadata -> 'use_cache' is distinct from 'false'
-          and (exists (select from public.analysis_results r
-                       where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
-                         and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = c.key and a.expires_at > clock_timestamp()))
-        order by c.key);  -- the order in which all lock the entries
-    if known <> '{}' then
-        select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
-        from (select k.id, public.store_cached_result(
-                  k.image_id, k.user_id, k.algorithm_name, k.algorithm_version, k.algorithm_parameters) as result
-              from unnest(known) with ordinality k order by k.ordinality) s;
-        known := array(select h from unnest(held) h where results ? h.id::text);
-        perform public.end_held_jobs(known, 'completed', clock_timestamp());
-        perform public.settle_images(array(select distinct k.image_id from unnest(known) k), 'completed');
+    insert into public.analysis_cache_uses (entry_id, used_at)
+    select (entries ->> a.key)::bigint, clock_timestamp()
+    from unnest(keys, known) as a (key, result)
+    where a.result is not null and entries ? a.key;
+    -- what the cache alone has becomes the image's result, one by one
+    select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
+    from (select a.id, coalesce(known[a.ordinality], case when entries ? keys[a.ordinality] then public.store_cached_result(
+              a.image_id, a.user_id, a.algorithm_name, a.algorithm_version, a.algorithm_parameters) end) as result
+          from unnest(asked) with ordinality a) s;
+    ended := array(select a from unnest(asked) a where results ? a.id::text);
+    if ended <> '{}' then
+        perform public.end_held_jobs(ended, 'completed', clock_timestamp());
+        perform public.settle_images(array(select distinct e.image_id from unnest(ended) e), 'completed');
     end if;
     return query
         select k.job::bigint,
-               case when results ? k.job then 'completed' when h.id is not null then 'held' else 'lost' end,
+               case when results ? k.job then 'completed'
+                    when k.job::bigint = any (array(select h.id from unnest(held) h)) then 'held' else 'lost' end,
                (results ->> k.job)::bigint
         from jsonb_object_keys(by_job) k (job)
-        left join unnest(held) h on h.id = k.job::bigint
         order by 1;
 end
 $function$;
@@ -1222,6 +1221,7 @@ CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1761,6 +1761,7 @@ CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by big
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1940,6 +1941,7 @@ CREATE OR REPLACE FUNCTION public.fail_jobs(ends jsonb, counts boolean DEFAULT t
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -4011,6 +4013,24 @@ comment on function public.rest_worker(worker text, resting boolean) is 'A worke
 grant execute on function public.rest_worker(text,boolean) to operator_role;
 revoke execute on function public.rest_worker(text,boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Put together, the name and the version suit no index: with statistics of an empty table the
+    -- one by name and version looks as good as any, and every look-up would read all its results.
+    return (
+        select r.id from public.analysis_results r
+        where r.image_id = result_of.image and r.parameters_hash = result_of.parameters_hash
+          and r.algorithm_name || '@' || r.algorithm_version = result_of.algorithm_name || '@' || result_of.algorithm_version);
+end
+$function$;
+comment on function public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text) is 'The result that an image has of an analyser, its version and parameters (their hash), or null.';
+revoke execute on function public.result_of(bigint,text,text,text) from public;
+
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
  RETURNS interval
  LANGUAGE sql
@@ -4711,12 +4731,7 @@ begin
         insert into public.analysis_cache_uses (entry_id, used_at) values (entry.id, clock_timestamp());
     end if;
 
-    select r.id into known
-    from public.analysis_results r
-    where r.image_id = image
-      and r.algorithm_name = store_cached_result.algorithm_name
-      and r.algorithm_version = store_cached_result.algorithm_version
-      and r.parameters_hash = public.sha256_hex(store_cached_result.algorithm_parameters::text);
+    known := public.result_of(image, algorithm_name, algorithm_version, public.sha256_hex(algorithm_parameters::text));
     if known is not null or entry.id is null then
         return known;
     end if;
@@ -6977,6 +6992,34 @@ comment on trigger processing_queue_hot_count_update on public.processing_queue_
 CREATE TRIGGER processing_queue_hot_limit_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
 comment on trigger processing_queue_hot_limit_update on public.processing_queue_hot is 'Keeps how many run.';
 
+CREATE OR REPLACE FUNCTION public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- made once for each analyser and its parameters, not once for each job
+    made constant jsonb := (
+        select jsonb_object_agg(
+            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
+            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
+        from (select j.algorithm_name, j.algorithm_version, j.parameters_hash, min(j.algorithm_parameters::text) as parameters
+              from unnest(jobs) j group by 1, 2, 3) u);
+begin
+    prints := array(
+        select made ->> (j.algorithm_name || '@' || j.algorithm_version || ':' || j.parameters_hash)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+    -- the key as cache_key() makes it, whose call would cost as much as the rest
+    keys := array(
+        select (select encode(sha256(convert_to(i.file_hash || ':' || prints[j.ordinality] || ':' || i.user_id, 'UTF8')), 'hex')
+                from public.images i where i.id = j.image_id)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+end
+$function$;
+comment on function public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[]) is 'The analysers'' fingerprints of jobs and the keys of their results in the cache, in the order of the jobs.';
+revoke execute on function public.cache_keys(public.processing_queue[]) from public;
+
 CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS SETOF public.processing_queue
  LANGUAGE plpgsql
@@ -7335,12 +7378,8 @@ declare
     -- Drawn before the rows are written, so that nothing has to be joined with what was written:
     -- the planner knows nothing of the length of a batch, and compared each with each.
     results bigint[] := array(select nextval('public.analysis_results_id_seq') from unnest(held));
-    prints  constant jsonb := (
-        select jsonb_object_agg(
-            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
-            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
-        from (select h.algorithm_name, h.algorithm_version, h.parameters_hash, min(h.algorithm_parameters::text) as parameters
-              from unnest(held) h group by 1, 2, 3) u);
+    prints  text[];
+    keys    text[];
     stored  integer;
 begin
     insert into public.analysis_results (
@@ -7359,20 +7398,16 @@ begin
         negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
         quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
         optimization_suggestions jsonb, cache_ttl_seconds integer)
-    order by h.ordinality
     on conflict on constraint analysis_results_identity_key do nothing;
     get diagnostics stored = row_count;
     if stored < cardinality(held) then  -- analysed again on purpose: the same in, the same out
         results := array(
-            select (select r.id from public.analysis_results r
-                    where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
-                      and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
-            from unnest(held) with ordinality h
-            order by h.ordinality);
+            select public.result_of(h.image_id, h.algorithm_name, h.algorithm_version, h.parameters_hash)
+            from unnest(held) with ordinality h order by h.ordinality);
     end if;
-    -- the key as cache_key() makes it, whose call would cost as much as the row
+    select k.prints, k.keys into prints, keys from public.cache_keys(held) k;
     insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-    select distinct on (k.key) k.key, h.image_id, results[h.ordinality], p.print,
+    select distinct on (keys[h.ordinality]) keys[h.ordinality], h.image_id, results[h.ordinality], prints[h.ordinality],
            jsonb_build_object(
                'negative_space_data', e.given -> 'negative_space_data', 'anomalies', coalesce(nullif(e.given -> 'anomalies', 'null'), '[]'),
                'confidence_score', (e.given ->> 'confidence_score')::numeric, 'processing_time_ms', (e.given ->> 'processing_time_ms')::integer,
@@ -7381,12 +7416,7 @@ begin
            now() + make_interval(secs => coalesce((e.given ->> 'cache_ttl_seconds')::integer, 86400))
     from unnest(held) with ordinality h
     cross join lateral (select ends -> h.id::text as given offset 0) e
-    cross join lateral (
-        select prints ->> (h.algorithm_name || '@' || h.algorithm_version || ':' || h.parameters_hash) as print offset 0) p
-    cross join lateral (
-        select encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
-        from public.images i where i.id = h.image_id) k
-    order by k.key
+    order by keys[h.ordinality]
     on conflict (cache_key) do update
         set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
             cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at;
