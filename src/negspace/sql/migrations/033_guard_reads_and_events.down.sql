@@ -150,8 +150,3 @@ begin
     return null;
 end
 $$;
-
-
-alter function next_audit_seal(audit_seals, bigint, xid8, integer) reset enable_seqscan;
-alter function next_audit_seal(audit_seals, bigint, xid8, integer) reset enable_bitmapscan;
-alter function next_audit_seal(audit_seals, bigint, xid8, integer) reset enable_sort;
