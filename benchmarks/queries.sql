@@ -116,9 +116,6 @@ select id from images where metadata @> '{"instrument": "none of ours"}';
 -- name: images with the same pixels
 select id from images where pixel_hash = %(hash)s;
 
--- name: a user's perceptual hashes
-select id, perceptual_hash from images where user_id = %(user)s and perceptual_hash is not null;
-
 -- name: images that look like another (near_images)
 select * from near_images(%(image)s, 8);
 

@@ -266,8 +266,6 @@ CHECKS: dict[str, Case] = (
     | number("api_keys", "request_count_current_window", 0)
     | number("api_keys", "total_requests", 0)
     | json_object("api_keys", "usage_stats")
-    | number("api_key_limits", "busy_requests", 0)
-    | number("api_key_limits", "uncounted", 0)
     | {
         "security_audit_resource_type_valid": Case(
             "security_audit",
@@ -434,6 +432,7 @@ CHECKS: dict[str, Case] = (
         )
     }
     | number("ended_job_waits", "wait_count", 1)
+    | number("ended_job_spans", "wait_count", 1)
     | given("workers", "id")
     | number("workers", "process_id", 1)
     | number("workers", "jobs_completed", 0)

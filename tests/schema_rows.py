@@ -270,6 +270,11 @@ def _job_waits(connection: Connection, given: Row) -> Row:
     return {"month": month, "status": "completed", "bucket": 500, "wait_count": 1}
 
 
+def _job_spans(connection: Connection, given: Row) -> Row:
+    month = f"{next(_numbers) % 8000 + 1000}-01-01 00:00:00+00"
+    return {"month": month, "status": "completed", "span": 50, "wait_count": 1}
+
+
 def _job_change(connection: Connection, given: Row) -> Row:
     return {"day": "2026-01-01 00:00:00+00"}
 
@@ -342,6 +347,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "audit_summary_progress": _audit_progress,
     "ended_job_days": _job_day,
     "ended_job_waits": _job_waits,
+    "ended_job_spans": _job_spans,
     "ended_job_changes": _job_change,
     "workers": _worker,
     "login_attempts": _try,
@@ -359,6 +365,7 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "cached_values": _value,
     "cached_value_leases": _value_lease,
     "cached_value_uses": _value_uses,
+    "analysis_cache_uses": lambda _connection, _given: {"entry_id": 1, "used_at": "2026-01-01"},
     "upkeep_steps": _step,
     "image_fingerprints": _fingerprint,
     "unscanned_images": _of_any_image,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import psycopg
 import pytest
@@ -42,7 +43,7 @@ class Ground:
     other: dict[str, Person]
     major: int
 
-    @property
+    @cached_property
     def web(self) -> str:
         """Where app_user logs in, which is nobody special."""
         with db.connect(self.database.web) as connection:
@@ -119,25 +120,28 @@ CHANGED = {
 UNOWNED = {"users", "analysis_cache", "audit_log_details"}  # no user_id, and nobody adds to them
 
 
-def new_row(found: Ground, relation: str, person: Person) -> dict:
+def new_row(owner: Connection, relation: str, person: Person) -> dict:
     """What would be added for a person, from nothing that the person would have to see."""
     given: dict[str, object] = {} if relation in UNOWNED else {"user_id": person.id}
     if relation in {"analysis_results", "processing_queue"}:
         given["image_id"] = person.rows["images"]
         given["algorithm_version"] = "2.0.0"
-    with db.connect(found.database.owner) as owner:
-        row = complete(owner, relation, **given)
-        owner.rollback()
+    row = complete(owner, relation, **given)
+    owner.rollback()
     return row
 
 
 def roles_differ(found: Ground) -> list[str]:
-    wrong = []
+    with db.connect(found.database.owner) as owner:
+        return list(differences(found, owner))
+
+
+def differences(found: Ground, owner: Connection) -> Iterator[str]:
     for relation in TABLE:
         for role in role_table.ROLES:
             me = found.one.get(role)
             mine, others = me or found.one["analyst"], found.other["analyst"]
-            rows = [new_row(found, relation, person) for person in (mine, others)]
+            rows = [new_row(owner, relation, person) for person in (mine, others)]
             with acting(found.web, me) as connection:
                 for verb in VERBS:
                     may = whose(relation, verb, role)
@@ -148,8 +152,7 @@ def roles_differ(found: Ground) -> list[str]:
                         done = tried(connection, relation, verb, person, row)
                         if done != n:
                             whom = "own" if person is mine else "another's"
-                            wrong.append(f"{role} {verb} {relation}, {whom}: {done}, not {n}")
-    return wrong
+                            yield f"{role} {verb} {relation}, {whom}: {done}, not {n}"
 
 
 def test_each_role_may_what_the_table_says(here: Ground) -> None:

@@ -36,6 +36,32 @@ def test_stats_and_hits(bench: Bench) -> None:
     assert found.last_hit_at is not None
 
 
+def test_hits_are_carried_to_their_entries_in_batches(bench: Bench) -> None:
+    images = filled(bench, 2)
+    for n in range(3):
+        bench.enqueue(bench.add_image(png(0), user=bench.add_user(f"u{n}@example.org")))
+    bench.enqueue(bench.add_image(png(1), user=bench.add_user("eve@example.org")))
+    entries = "select array_agg(hit_count order by image_id) from analysis_cache"
+    assert bench.value(entries) == [0, 0]
+    before = cache.stats(bench.services)
+    assert bench.value("select count_cache_uses(3)") == 3
+    assert sum(bench.value(entries)) == 3
+    assert cache.stats(bench.services) == before
+    bench.owner.execute("delete from analysis_cache where image_id = %s", [images[1]])
+    assert cache.count_hits(bench.services) == 1  # of an entry that has gone, maybe
+    assert bench.value(entries) == [3]
+    assert bench.value("select count(*) from analysis_cache_uses") == 0
+    assert cache.count_hits(bench.services) == 0
+    used = "select last_accessed_at > created_at from analysis_cache"
+    assert bench.value(used)
+
+
+@pytest.mark.parametrize("most", [0, None])
+def test_a_batch_of_hits_has_one_at_least(bench: Bench, most: int | None) -> None:
+    with pytest.raises(InvalidInputError, match="one hit or more"):
+        bench.services.ask("select count_cache_uses(%s)", [most])
+
+
 def test_keys_are_those_of_the_entries(bench: Bench) -> None:
     filled(bench, 1)
     [row] = bench.all(
@@ -150,5 +176,5 @@ def test_the_command_line(bench: Bench) -> None:
     dry = bench.cli("cache", "purge", "--all", "--dry-run", "--json").json
     assert dry == {"answers": 2, "removed": False}
     assert "0 answers" in bench.cli("cache", "purge", "--expired").out
-    assert "2 answers were" in bench.cli("cache", "purge", "--all", "--yes").out
+    assert "removed 2 answers\n" in bench.cli("cache", "purge", "--all", "--yes").out
     assert bench.cli("cache", "stats", "--json").json["entries"] == 0

@@ -14,7 +14,10 @@ import pytest
 
 import negspace.database
 from negspace import database as db
+from negspace import metrics
+from negspace.errors import InvalidInputError
 from negspace.generate import Plan, generate
+from negspace.metrics import Recorder, Sample
 
 HOUR = timedelta(hours=1)
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -270,9 +273,27 @@ def test_what_only_the_samples_could_answer_is_refused_by_what_to_ask(old):
         assert "whole hour" in str(caught.value.diag.message_hint)
 
 
-def test_a_sample_of_a_month_that_went_is_refused(old):
+def test_a_sample_of_a_month_that_went_is_refused(old, services):
     purge(old)
+    late = Sample("late", 1, recorded_at=NOW - timedelta(days=110))
+    with pytest.raises(InvalidInputError, match="kept no more"):
+        metrics.record(services, late)
+    with Recorder(services) as recorder:
+        recorder.add(late)
+        recorder.add(Sample("now", 1))
+    assert recorder.dropped == 1
+
+
+def test_a_month_that_went_is_not_made_again(old):
+    gone = purge(old)
     db.only(old, "select ensure_partitions(oldest => %s)", [NOW - timedelta(days=110)])
+    assert db.rows(old, "select where to_regclass(%s) is not null", [gone[0]]) == []
+    # nor does it help to make it by hand
+    since = NOW - timedelta(days=110)
+    old.execute(
+        "create table by_hand partition of performance_metrics for values from ('2020-01-01') to"
+        f" ('{since + timedelta(days=10):%Y-%m-%d}')"
+    )
     with pytest.raises(psycopg.Error, match="kept no more") as caught:
         write(
             old,
@@ -280,7 +301,7 @@ def test_a_sample_of_a_month_that_went_is_refused(old):
                 random.Random(1),
                 1,
                 since=NOW - timedelta(days=110),
-                until=NOW - timedelta(days=100),
+                until=NOW - timedelta(days=109),
             ),
         )
     assert caught.value.sqlstate == "NS004"

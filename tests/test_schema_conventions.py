@@ -267,6 +267,8 @@ PRIVILEGES = {
     "audit_summary_progress": {READ},
     "ended_job_days": set(),
     "ended_job_waits": set(),
+    "ended_job_spans": set(),
+    "analysis_cache_uses": set(),
     "ended_job_changes": set(),
     "account_tokens": set(),
     "algorithm_speeds": set(),

@@ -10,7 +10,7 @@ bounds    what is held, and what is removed when there is too much
 
 from __future__ import annotations
 
-from negspace.cache.answers import Stats, count, key, purge, purge_expired, stats
+from negspace.cache.answers import Stats, count, count_hits, key, purge, purge_expired, stats
 from negspace.cache.bounds import (
     MOST_BYTES,
     ValueStats,
@@ -30,6 +30,7 @@ __all__ = [
     "Stats",
     "ValueStats",
     "count",
+    "count_hits",
     "count_values",
     "key",
     "purge",

@@ -49,16 +49,24 @@ class Stats:
 def stats(database: Database) -> Stats:
     """What the cache holds now."""
     query = (
-        "select count(*) as entries, count(*) filter (where expires_at <= now()) as expired,"
-        " coalesce(sum(hit_count), 0)::bigint as hits,"
-        " coalesce(sum(size_bytes), 0)::bigint as size_bytes,"
-        " min(created_at) as oldest_created_at, max(created_at) as newest_created_at,"
-        " max(last_accessed_at) filter (where hit_count > 0) as last_hit_at"
-        " from analysis_cache"
+        "select count(*) as entries, count(*) filter (where c.expires_at <= now()) as expired,"
+        " coalesce(sum(c.hit_count + coalesce(u.hits, 0)), 0)::bigint as hits,"
+        " coalesce(sum(c.size_bytes), 0)::bigint as size_bytes,"
+        " min(c.created_at) as oldest_created_at, max(c.created_at) as newest_created_at,"
+        " max(greatest(c.last_accessed_at, u.latest))"
+        "  filter (where c.hit_count > 0 or u.hits > 0) as last_hit_at"
+        " from analysis_cache c"
+        " left join (select entry_id, count(*) as hits, max(used_at) as latest"
+        "  from analysis_cache_uses group by entry_id) u on u.entry_id = c.id"
     )
     with database.transaction(read_only=True) as connection:
         row = only(connection, query)
     return Stats(**(row or {}))
+
+
+def count_hits(database: Database) -> int:
+    """Carry hits to the entries that answered, which housekeeping does; how many those were."""
+    return _until_done(database, "select count_cache_uses(%(batch)s) as n", {})
 
 
 def key(

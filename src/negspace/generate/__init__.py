@@ -91,7 +91,8 @@ def generate(
 
     Raises:
         NotFoundError: The schema isn't there.
-        RefusedError: There are rows and ``into_existing`` is false.
+        RefusedError: There are rows and ``into_existing`` is false; or months of that year were
+            let go by retention.
         AccessError: The connection is not the owner's.
     """
     began = time.perf_counter()
@@ -99,11 +100,11 @@ def generate(
     loaded = _fill(database, plan, jobs, say or _silent)
     filled = time.perf_counter()
     _refresh(database, jobs, say or _silent)
-    ended, rows = time.perf_counter(), sum(table.rows for table in loaded)
+    ended, made = time.perf_counter(), sum(table.rows for table in loaded)
     return Generated(
-        rows=rows,
+        rows=made,
         seconds=ended - began,
-        rows_per_second=rows / (ended - began),
+        rows_per_second=made / (ended - began),
         seed=plan.seed,
         until=plan.until,
         vacuum_seconds=ended - filled,
@@ -120,6 +121,13 @@ def _prepare(database: Database, plan: Plan, into_existing: bool) -> None:
         _look(connection, into_existing)
         start = datetime.fromtimestamp(plan.start / 1000, UTC)
         connection.execute("select ensure_partitions(oldest => %s)", [start])
+        missing = connection.execute(query("missing_months"), {"since": start}).fetchall()
+    if missing:
+        raise RefusedError(
+            "retention has let months of that year go:"
+            f" {', '.join(row['name'] for row in missing)}",
+            hint="generate into another database",
+        )
 
 
 def _look(connection: Connection, into_existing: bool) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from negspace.database import Database, Jsonb
-from negspace.errors import NegspaceError, UnavailableError
+from negspace.database import Connection, Database, Jsonb, only
+from negspace.errors import InvalidInputError, NegspaceError, UnavailableError
 from negspace.metrics.samples import Sample
 
 log = logging.getLogger("negspace.metrics")
@@ -23,6 +23,7 @@ def record(database: Database, *samples: Sample) -> None:
     """Record samples, all or none.
 
     Raises:
+        InvalidInputError: A sample is of a month that retention has let go.
         NegspaceError: The database was not reached, or refuses a sample.
     """
     if not samples:
@@ -34,7 +35,7 @@ def record(database: Database, *samples: Sample) -> None:
     )
     with database.transaction() as connection:
         if oldest < datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0):
-            connection.execute("select ensure_partitions(oldest => %s)", [oldest])
+            _open_months(connection, oldest)
         with connection.cursor() as cursor, cursor.copy(copied) as copy:
             for sample in samples:
                 copy.write_row(
@@ -50,6 +51,18 @@ def record(database: Database, *samples: Sample) -> None:
                         *(sample.percentiles or (sample.value,) * 3),
                     )
                 )
+
+
+def _open_months(connection: Connection, oldest: datetime) -> None:
+    """Make the months since then, where retention has not let them go."""
+    query = "select rows_since as at from rollup_progress where table_name = 'performance_metrics'"
+    since = only(connection, query)
+    if since is not None and since["at"] is not None and oldest < since["at"]:
+        raise InvalidInputError(
+            f"samples of {oldest:%Y-%m-%d %H:%M} are kept no more, only their roll-ups",
+            hint=f"record samples before their retention ends; kept are those since {since['at']}",
+        )
+    connection.execute("select ensure_partitions(oldest => %s)", [oldest])
 
 
 class Recorder:

@@ -458,9 +458,7 @@ begin
         cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or exists (select from public.analysis_results r
-                          where r.image_id = i.id and r.algorithm_name = answer_images.algorithm_name
-                            and r.algorithm_version = answer_images.algorithm_version and r.parameters_hash = hashed))
+               or public.result_of(i.id, answer_images.algorithm_name, answer_images.algorithm_version, hashed) is not null)
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -487,43 +485,44 @@ CREATE OR REPLACE FUNCTION public.answer_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
     by_job  constant jsonb := public.ends_by_job(answer_jobs.ends);
     held    constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
-    known   public.processing_queue[];
-    results jsonb := '{}';
+    asked   constant public.processing_queue[] := array(
+        select h from unnest(held) h where h.processing_metadata -> 'use_cache' is distinct from 'false');
+    known   constant bigint[] := array(
+        select public.result_of(a.image_id, a.algorithm_name, a.algorithm_version, a.parameters_hash)
+        from unnest(asked) with ordinality a order by a.ordinality);
+    keys    constant text[] := (select k.keys from public.cache_keys(asked) k);
+    entries constant jsonb := (
+        select coalesce(jsonb_object_agg(c.cache_key, c.id), '{}') from public.analysis_cache c
+        where c.cache_key = any (keys) and c.expires_at > clock_timestamp());
+    results jsonb;
+    ended   public.processing_queue[];
 begin
-    known := array(
-        select h
-        from unnest(held) h
-        join public.images i on i.id = h.image_id
-        cross join lateral (
-            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                h.algorithm_name, h.algorithm_version, h.algorithm_parameters), i.user_id) as key) c
-        where h.processing_metadata -> 'use_cache' is distinct from 'false'
-          and (exists (select from public.analysis_results r
-                       where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
-                         and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = c.key and a.expires_at > clock_timestamp()))
-        order by c.key);  -- the order in which all lock the entries
-    if known <> '{}' then
-        select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
-        from (select k.id, public.store_cached_result(
-                  k.image_id, k.user_id, k.algorithm_name, k.algorithm_version, k.algorithm_parameters) as result
-              from unnest(known) with ordinality k order by k.ordinality) s;
-        known := array(select h from unnest(held) h where results ? h.id::text);
-        perform public.end_held_jobs(known, 'completed', clock_timestamp());
-        perform public.settle_images(array(select distinct k.image_id from unnest(known) k), 'completed');
+    insert into public.analysis_cache_uses (entry_id, used_at)
+    select (entries ->> a.key)::bigint, clock_timestamp()
+    from unnest(keys, known) as a (key, result)
+    where a.result is not null and entries ? a.key;
+    -- what the cache alone has becomes the image's result, one by one
+    select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
+    from (select a.id, coalesce(known[a.ordinality], case when entries ? keys[a.ordinality] then public.store_cached_result(
+              a.image_id, a.user_id, a.algorithm_name, a.algorithm_version, a.algorithm_parameters) end) as result
+          from unnest(asked) with ordinality a) s;
+    ended := array(select a from unnest(asked) a where results ? a.id::text);
+    if ended <> '{}' then
+        perform public.end_held_jobs(ended, 'completed', clock_timestamp());
+        perform public.settle_images(array(select distinct e.image_id from unnest(ended) e), 'completed');
     end if;
     return query
         select k.job::bigint,
-               case when results ? k.job then 'completed' when h.id is not null then 'held' else 'lost' end,
+               case when results ? k.job then 'completed'
+                    when k.job::bigint = any (array(select h.id from unnest(held) h)) then 'held' else 'lost' end,
                (results ->> k.job)::bigint
         from jsonb_object_keys(by_job) k (job)
-        left join unnest(held) h on h.id = k.job::bigint
         order by 1;
 end
 $function$;
@@ -1222,6 +1221,7 @@ CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1341,6 +1341,45 @@ $function$;
 comment on function public.count_api_key_uses(how_many integer) is 'Carries what up to how_many keys were used for to api_keys (last_used_at, total_requests, the window and usage_stats) and returns how many keys, those with the most uses first. Housekeeping calls it: a write of api_keys by every request would make one row the bottleneck of all. Requests count for the day (UTC) of the last of them.';
 grant execute on function public.count_api_key_uses(integer) to operator_role;
 revoke execute on function public.count_api_key_uses(integer) from public;
+
+CREATE OR REPLACE FUNCTION public.count_cache_uses(most integer DEFAULT 10000)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    entries bigint[];
+    hits    bigint[];
+    latest  timestamptz[];
+    counted bigint;
+begin
+    if most is null or most < 1 then
+        raise exception 'one hit or more is counted, not %', coalesce(most::text, 'null')
+            using errcode = 'NS004', hint = 'ten thousand is a good number';
+    end if;
+    if not pg_try_advisory_xact_lock(hashtextextended('negspace.count_cache_uses', 0)) then
+        return 0;  -- somebody is at it, for all
+    end if;
+    with taken as (
+        delete from public.analysis_cache_uses u
+        where u.id = any (array(select n.id from public.analysis_cache_uses n order by n.id limit most))
+        returning u.entry_id, u.used_at
+    ), sums as (
+        select t.entry_id, count(*) as hits, max(t.used_at) as latest from taken t group by t.entry_id
+    )
+    select array_agg(s.entry_id), array_agg(s.hits), array_agg(s.latest), sum(s.hits) into entries, hits, latest, counted from sums s;
+    perform 1 from public.analysis_cache c where c.id = any (entries) order by c.cache_key for no key update;
+    update public.analysis_cache c
+    set hit_count = c.hit_count + s.hits, last_accessed_at = greatest(c.last_accessed_at, s.latest)
+    from unnest(entries, hits, latest) as s (entry_id, hits, latest)
+    where c.id = s.entry_id;
+    return coalesce(counted, 0);
+end
+$function$;
+comment on function public.count_cache_uses(most integer) is 'Carries hits of the cache to their entries, most of them at a time, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own.';
+grant execute on function public.count_cache_uses(integer) to operator_role;
+revoke execute on function public.count_cache_uses(integer) from public;
 
 CREATE OR REPLACE FUNCTION public.count_cached_value_uses(keys text[], hits bigint[], stale_hits bigint, misses bigint)
  RETURNS void
@@ -1566,6 +1605,10 @@ begin
         execute format('select exists (select from public.%I q where q.completed_at >= now() - $1)', month.name)
         into young using drop_ended_months.older_than;
         continue when young;
+        -- … and those of that month that still wait will end in it.
+        continue when exists (
+            select from public.processing_queue_hot q
+            where date_trunc('month', q.created_at, 'UTC') = to_date(right(month.name, 6), 'YYYYMM')::timestamp at time zone 'UTC');
         -- Dropping takes the foreign keys off their tables as well. A quarter of a second, well
         -- below deadlock_timeout: who is in the way goes on, this one comes again.
         begin
@@ -1580,10 +1623,7 @@ begin
         execute format(
             'insert into public.queue_counts (status, priority, algorithm_name, jobs)'
             ' select q.status, q.priority, q.algorithm_name, -count(*) from public.%I q group by 1, 2, 3', month.name);
-        delete from public.ended_job_days d
-        where d.month = to_date(right(month.name, 6), 'YYYYMM')::timestamp at time zone 'UTC';
-        delete from public.ended_job_waits w
-        where w.month = to_date(right(month.name, 6), 'YYYYMM')::timestamp at time zone 'UTC';
+        perform public.forget_ended_month(to_date(right(month.name, 6), 'YYYYMM')::timestamp at time zone 'UTC');
         execute format('drop table public.%I', month.name);
         dropped := dropped || month.name::text;
     end loop;
@@ -1666,55 +1706,34 @@ declare
         (select r.closed_through from public.rollup_progress r where r.table_name = 'processing_queue'), '-infinity');
     changed constant timestamptz[] := array(
         select distinct c.day from public.ended_job_changes c where c.day < closed);
+    -- days that are read from the jobs, and what they were when they were summed up
+    fresh   constant public.ended_job_days[] := array(
+        select f from unnest(changed) as c (day) cross join lateral public.sum_ended_jobs(c.day, c.day + interval '24 hours') f
+        union all
+        select f from public.sum_ended_jobs(closed, 'infinity') f);
+    gone    constant public.ended_job_days[] := array(select d from public.ended_job_days d where d.day = any (changed));
 begin
     return query
-        with fresh as materialized (
-            select f.* from unnest(changed) as c (day) cross join lateral public.sum_ended_jobs(c.day, c.day + interval '24 hours') f
-            union all
-            select f.* from public.sum_ended_jobs(closed, 'infinity') f
-        ), moments as (
+        with moments as (
             select p.status, sum(p.job_count)::bigint as jobs, sum(p.waited_count)::bigint as waited, sum(p.wait_total) as total,
-                   min(p.wait_minimum) as minimum, max(p.wait_maximum) as maximum,
-                   min(p.oldest_at) as oldest, max(p.newest_at) as newest
-            from (select d.* from public.ended_job_days d where d.day <> all (changed) union all select * from fresh) p
+                   max(p.wait_maximum) as maximum, min(p.oldest_at) as oldest, max(p.newest_at) as newest
+            from (select d.status, d.job_count, d.waited_count, d.wait_total, d.wait_maximum, d.oldest_at, d.newest_at
+                  from public.ended_job_days d where d.day <> all (changed)
+                  union all
+                  select f.status, f.job_count, f.waited_count, f.wait_total, f.wait_maximum, f.oldest_at, f.newest_at
+                  from unnest(fresh) f) p
             group by p.status
-        ), histogram as (
-            select p.status, p.bucket, sum(p.waits) as waits
-            from (
-                select w.status, w.bucket, w.wait_count as waits from public.ended_job_waits w
-                union all
-                select d.status, u.bucket, -u.waits
-                from public.ended_job_days d cross join unnest(d.buckets, d.counts) as u (bucket, waits)
-                where d.day = any (changed)
-                union all
-                select f.status, u.bucket, u.waits
-                from fresh f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
-            ) p
-            group by p.status, p.bucket
-            having sum(p.waits) > 0
-        ), ranked as (
-            select h.status, h.bucket, sum(h.waits) over (partition by h.status order by h.bucket) as through
-            from histogram h
-        ), places as (
-            -- waits are counted from 0, as percentile_cont counts them
-            select m.status,
-                   min(r.bucket) filter (where r.through > floor(0.50 * (m.waited - 1)))   as low50,
-                   min(r.bucket) filter (where r.through > ceiling(0.50 * (m.waited - 1))) as high50,
-                   min(r.bucket) filter (where r.through > floor(0.95 * (m.waited - 1)))   as low95,
-                   min(r.bucket) filter (where r.through > ceiling(0.95 * (m.waited - 1))) as high95
-            from ranked r
-            join moments m on m.status = r.status
-            group by m.status
+        ), percentiles as (
+            select e.status, max(e.wait) filter (where e.fraction = 0.5) as p50, max(e.wait) filter (where e.fraction = 0.95) as p95
+            from public.ended_job_percentiles(fresh, gone) e
+            group by e.status
         )
-        select m.status, m.jobs, m.total / nullif(m.waited, 0) / 1000,
-               public.estimated_percentile(0.50, m.waited, l.low50, l.high50, m.minimum::numeric, m.maximum::numeric) / 1000,
-               public.estimated_percentile(0.95, m.waited, l.low95, l.high95, m.minimum::numeric, m.maximum::numeric) / 1000,
-               m.maximum / 1000, m.oldest, m.newest
+        select m.status, m.jobs, m.total / nullif(m.waited, 0) / 1000, e.p50, e.p95, m.maximum / 1000, m.oldest, m.newest
         from moments m
-        left join places l on l.status = m.status;
+        left join percentiles e on e.status = m.status;
 end
 $function$;
-comment on function public.ended_job_summary() is 'Ended jobs by status: how many, and how long they waited, in seconds. From the sums of closed days, and the jobs for the rest: always up to date; percentiles are within 1 %, everything else is exact.';
+comment on function public.ended_job_summary() is 'Ended jobs by status: how many, and how long they waited, in seconds. From the sums of closed days, and the jobs for the rest: always up to date, and exact.';
 grant execute on function public.ended_job_summary() to operator_role;
 revoke execute on function public.ended_job_summary() from public;
 
@@ -1742,6 +1761,7 @@ CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by big
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1921,6 +1941,7 @@ CREATE OR REPLACE FUNCTION public.fail_jobs(ends jsonb, counts boolean DEFAULT t
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -2242,6 +2263,21 @@ $function$;
 comment on function public.forget_audit_month() is 'Removes the sums of a month that left.';
 revoke execute on function public.forget_audit_month() from public;
 
+CREATE OR REPLACE FUNCTION public.forget_ended_month(month timestamp with time zone)
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    delete from public.ended_job_days d where d.month = forget_ended_month.month;
+    delete from public.ended_job_waits w where w.month = forget_ended_month.month;
+    delete from public.ended_job_spans s where s.month = forget_ended_month.month;
+    insert into public.rollup_progress as r (table_name, rows_since)
+    values ('processing_queue', forget_ended_month.month + interval '1 month')
+    on conflict (table_name) do update set rows_since = greatest(r.rows_since, excluded.rows_since);
+$function$;
+comment on function public.forget_ended_month(month timestamp with time zone) is 'Removes the sums of a month whose ended jobs left, and notes that it left.';
+revoke execute on function public.forget_ended_month(timestamp with time zone) from public;
+
 CREATE OR REPLACE FUNCTION public.give_back_job(job bigint, token uuid, reason text DEFAULT 'given back by its worker'::text)
  RETURNS void
  LANGUAGE sql
@@ -2494,6 +2530,9 @@ CREATE OR REPLACE FUNCTION public.keep_image_fingerprints()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 begin
+    if not exists (select from new_rows n where n.perceptual_hash is not null or n.pixel_hash is not null) then
+        return null;  -- as nearly always: images come as files, and are analysed later
+    end if;
     insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
     select n.id, n.user_id, n.perceptual_hash, n.perceptual_hash_algorithm
     from new_rows n where n.perceptual_hash is not null and n.perceptual_hash_algorithm is not null
@@ -2908,10 +2947,36 @@ AS $function$
     cross join generate_series(missing_partitions.first, missing_partitions.last, interval '1 month') as m (month)
     where to_regclass('public.' || p.parent) is not null
       and to_regclass(format('public.%s_%s', p.parent, to_char(m.month, 'YYYYMM'))) is null
+      and not public.month_was_let_go(p.parent, m.month)
     order by 2, 1
 $function$;
-comment on function public.missing_partitions(first timestamp without time zone, last timestamp without time zone) is 'The monthly partitions that are not there, of the months (UTC) from first to last, oldest first.';
+comment on function public.missing_partitions(first timestamp without time zone, last timestamp without time zone) is 'The monthly partitions that are not there, of the months (UTC) from first to last, oldest first; without those that were let go.';
 revoke execute on function public.missing_partitions(timestamp without time zone,timestamp without time zone) from public;
+
+CREATE OR REPLACE FUNCTION public.month_was_let_go(parent text, month timestamp without time zone)
+ RETURNS boolean
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case
+        when month_was_let_go.parent in ('security_audit', 'audit_log_details') then
+            exists (select from public.audit_retirements r where r.month = month_was_let_go.month at time zone 'UTC')
+        when month_was_let_go.parent = 'performance_metrics' then
+            exists (select from public.rollup_progress r
+                    where r.table_name = 'performance_metrics' and r.rows_since > month_was_let_go.month at time zone 'UTC')
+        when month_was_let_go.parent = 'processing_queue_ended' then
+            exists (select from public.rollup_progress r
+                    where r.table_name = 'processing_queue' and r.rows_since > month_was_let_go.month at time zone 'UTC')
+            -- a job that still waits ends in its month
+            and not exists (select from public.processing_queue_hot q
+                            where q.created_at >= month_was_let_go.month at time zone 'UTC'
+                              and q.created_at < (month_was_let_go.month + interval '1 month') at time zone 'UTC')
+        else false
+    end
+$function$;
+comment on function public.month_was_let_go(parent text, month timestamp without time zone) is 'Whether retention dropped a month (UTC) of a partitioned table and nothing needs it.';
+revoke execute on function public.month_was_let_go(text,timestamp without time zone) from public;
 
 CREATE OR REPLACE FUNCTION public.near_hashes(owner bigint, hash bigint, distance integer)
  RETURNS TABLE(image_id bigint, bits integer)
@@ -3042,7 +3107,7 @@ declare
     shares    integer[];  -- of each priority, how many are among the first how_many
     late      integer[];  -- … and how many of those that had to wait for their time
 begin
-    with waiting as (
+    with waiting as materialized (  -- looked at once, not once for each priority
         select p.priority, w.planned, w.scheduled_at - p.priority * step as turn
         from generate_series(1, 10) as p (priority)
         cross join lateral (
@@ -3075,40 +3140,51 @@ begin
         from waiting w where w.priority = p.priority) c;
     -- The same again with locks, of each list no more than its share: who claims at the same
     -- time takes what comes after in the same lists.
-    return array(
-        select c.id
-        from (
-            select w.id, w.scheduled_at - p.priority * step as turn
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
-                  and q.scheduled_at >= marks[p.priority]
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit shares[p.priority]
-                for update skip locked) w
-            where shares[p.priority] > 0
-            union all
-            select w.id, w.scheduled_at - p.priority * step
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
-                  and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit late[p.priority]
-                for update skip locked) w
-            where late[p.priority] > 0
-        ) c
-        order by c.turn, c.id);
+    for tries_left in reverse 4..0 loop
+        begin
+            return array(
+                select c.id
+                from (
+                    select w.id, w.scheduled_at - p.priority * step as turn
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+                          and q.scheduled_at >= marks[p.priority]
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit shares[p.priority]
+                        for update skip locked) w
+                    where shares[p.priority] > 0
+                    union all
+                    select w.id, w.scheduled_at - p.priority * step
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+                          and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit late[p.priority]
+                        for update skip locked) w
+                    where late[p.priority] > 0
+                ) c
+                order by c.turn, c.id);
+        exception
+            when serialization_failure then
+                -- One of them has ended since this look began: it lies in another partition now, and
+                -- PostgreSQL refuses it there instead of passing it by. Another look doesn't see it.
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
 end
 $function$;
 comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
@@ -3212,17 +3288,27 @@ begin
     if purge_jobs.older_than < interval '0' then
         raise exception 'the age must not be negative, as % is', purge_jobs.older_than using errcode = 'NS004';
     end if;
-    with old as (
-        select q.id, q.created_at from public.processing_queue_ended q
-        where q.completed_at < now() - purge_jobs.older_than
-        limit greatest(purge_jobs.how_many, 0)
-        for update skip locked
-    ), gone as (
-        delete from public.processing_queue_ended q using old
-        where q.id = old.id and q.created_at = old.created_at
-        returning 1
-    )
-    select count(*) into purged from gone;
+    for tries_left in reverse 4..0 loop
+        begin
+            with old as (
+                select q.id, q.created_at from public.processing_queue_ended q
+                where q.completed_at < now() - purge_jobs.older_than
+                limit greatest(purge_jobs.how_many, 0)
+                for update skip locked
+            ), gone as (
+                delete from public.processing_queue_ended q using old
+                where q.id = old.id and q.created_at = old.created_at
+                returning 1
+            )
+            select count(*) into purged from gone;
+            exit;
+        exception
+            when serialization_failure then  -- one of them is tried again, as in next_jobs()
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
     return purged;
 end
 $function$;
@@ -3927,6 +4013,24 @@ comment on function public.rest_worker(worker text, resting boolean) is 'A worke
 grant execute on function public.rest_worker(text,boolean) to operator_role;
 revoke execute on function public.rest_worker(text,boolean) from public;
 
+CREATE OR REPLACE FUNCTION public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Put together, the name and the version suit no index: with statistics of an empty table the
+    -- one by name and version looks as good as any, and every look-up would read all its results.
+    return (
+        select r.id from public.analysis_results r
+        where r.image_id = result_of.image and r.parameters_hash = result_of.parameters_hash
+          and r.algorithm_name || '@' || r.algorithm_version = result_of.algorithm_name || '@' || result_of.algorithm_version);
+end
+$function$;
+comment on function public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text) is 'The result that an image has of an analyser, its version and parameters (their hash), or null.';
+revoke execute on function public.result_of(bigint,text,text,text) from public;
+
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
  RETURNS interval
  LANGUAGE sql
@@ -4106,12 +4210,7 @@ begin
     months := months || array(
         select distinct d.month from public.ended_job_days d
         where d.day = any (changed) or d.day >= coalesce(before, '-infinity'));
-    delete from public.ended_job_waits w where w.month = any (months);
-    insert into public.ended_job_waits
-    select d.month, d.status, u.bucket, sum(u.waits)
-    from public.ended_job_days d cross join unnest(d.buckets, d.counts) as u (bucket, waits)
-    where d.month = any (months)
-    group by 1, 2, 3;
+    perform public.sum_up_ended_months(months);
     return cardinality(months);
 end
 $function$;
@@ -4554,6 +4653,22 @@ end
 $function$;
 comment on function public.sha256_hex(content text) is 'SHA-256 of a text''s UTF-8 bytes, 64 hexadecimal digits. Immutable, which convert_to() alone is not: a database''s encoding never changes.';
 
+CREATE OR REPLACE FUNCTION public.split_waits(waits bigint[])
+ RETURNS TABLE(bucket smallint, bucket_waits bigint[])
+ LANGUAGE sql
+ IMMUTABLE PARALLEL SAFE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    select case when u.wait = 0 then 0
+                else 1000 + floor(ln(u.wait / 1000::double precision) / ln(1.01::double precision)) end::smallint,
+           array_agg(u.wait order by u.wait)
+    from unnest(split_waits.waits) as u (wait)
+    group by 1
+$function$;
+comment on function public.split_waits(waits bigint[]) is 'Waits in microseconds by bucket, each of which is 1 % wider than the one before: none, and from there on the logarithm of milliseconds.';
+grant execute on function public.split_waits(bigint[]) to operator_role;
+revoke execute on function public.split_waits(bigint[]) from public;
+
 CREATE OR REPLACE FUNCTION public.state_acting(account bigint, role public.user_role, session bigint, key bigint, scopes text[])
  RETURNS void
  LANGUAGE plpgsql
@@ -4607,20 +4722,16 @@ declare
     entry  public.analysis_cache%rowtype;
     print  constant text := public.algorithm_fingerprint(algorithm_name, algorithm_version, algorithm_parameters);
 begin
-    update public.analysis_cache c
-    set hit_count = c.hit_count + 1, last_accessed_at = clock_timestamp()
-    from public.images i
-    where i.id = image
-      and c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
-      and c.expires_at > clock_timestamp()
-    returning c.* into entry;
+    select c.* into entry
+    from public.analysis_cache c
+    join public.images i on i.id = image
+    where c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
+      and c.expires_at > clock_timestamp();
+    if found then
+        insert into public.analysis_cache_uses (entry_id, used_at) values (entry.id, clock_timestamp());
+    end if;
 
-    select r.id into known
-    from public.analysis_results r
-    where r.image_id = image
-      and r.algorithm_name = store_cached_result.algorithm_name
-      and r.algorithm_version = store_cached_result.algorithm_version
-      and r.parameters_hash = public.sha256_hex(store_cached_result.algorithm_parameters::text);
+    known := public.result_of(image, algorithm_name, algorithm_version, public.sha256_hex(algorithm_parameters::text));
     if known is not null or entry.id is null then
         return known;
     end if;
@@ -4682,6 +4793,27 @@ $function$;
 comment on function public.store_cached_value(key text, token uuid, value jsonb, ttl interval, stale interval) is 'Stores what was computed and ends the lease; false, and nothing stored, where the lease has gone to another. ttl: how long it answers; stale: how long after that it stands in while another is computed.';
 grant execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) to operator_role;
 revoke execute on function public.store_cached_value(text,uuid,jsonb,interval,interval) from public;
+
+CREATE OR REPLACE FUNCTION public.sum_up_ended_months(months timestamp with time zone[])
+ RETURNS void
+ LANGUAGE sql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+    delete from public.ended_job_waits w where w.month = any (sum_up_ended_months.months);
+    delete from public.ended_job_spans s where s.month = any (sum_up_ended_months.months);
+    insert into public.ended_job_waits (month, status, bucket, wait_count, waits)
+    select d.month, d.status, s.bucket, count(*), array_agg(u.wait order by u.wait)
+    from public.ended_job_days d cross join public.split_waits(d.waits) s cross join unnest(s.bucket_waits) as u (wait)
+    where d.month = any (sum_up_ended_months.months)
+    group by 1, 2, 3;
+    insert into public.ended_job_spans (month, status, span, wait_count)
+    select w.month, w.status, w.bucket / 10, sum(w.wait_count)
+    from public.ended_job_waits w
+    where w.month = any (sum_up_ended_months.months)
+    group by 1, 2, 3;
+$function$;
+comment on function public.sum_up_ended_months(months timestamp with time zone[]) is 'Adds up the days of some months anew, by bucket and by span.';
+revoke execute on function public.sum_up_ended_months(timestamp with time zone[]) from public;
 
 CREATE OR REPLACE FUNCTION public.sweep_queue()
  RETURNS boolean
@@ -4826,7 +4958,6 @@ declare
         when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
         then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
         else address end;
-    held   public.api_key_limits%rowtype;
 begin
     for try in 1 .. 2 loop
         -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
@@ -4839,19 +4970,35 @@ begin
             last_accepted_at = clock_timestamp()
         where l.api_key_id = key
           and l.key_hash = verify_api_key.key_hash
+          and l.unused_at <= clock_timestamp() + l.slack  -- who asks too often is refused before the rest is looked at
           and l.is_active
           and l.owner_is_active
           and (l.expires_at is null or l.expires_at > clock_timestamp())
           and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
           and (l.networks is null or origin <<= any (l.networks))
-          and l.unused_at <= clock_timestamp() + l.slack
         returning l.api_key_id, l.user_id, true,
                   floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
         into api_key_id, user_id, accepted, remaining;
         if accepted then
             return;
         end if;
-        select l.* into held from public.api_key_limits l where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
+        select l.api_key_id, l.user_id, false, r.reason,
+               case when r.reason = 'rate limit reached' then 0 end,
+               case when r.reason = 'rate limit reached' then greatest(l.unused_at - l.slack - clock_timestamp(), interval '0') end
+        into api_key_id, user_id, accepted, reason, remaining, retry_after
+        from public.api_key_limits l
+        cross join lateral (
+            select case
+                when not l.is_active then 'revoked key'
+                when not l.owner_is_active then 'inactive account'
+                when l.expires_at <= clock_timestamp() then 'expired key'
+                when scope <> all (l.scopes) then 'scope not granted'
+                when scope <> all (l.owner_scopes) then 'scope beyond the owner''s role'
+                when l.networks is not null and (origin <<= any (l.networks)) is not true then 'address not allowed'
+                else 'rate limit reached'
+            end as reason
+        ) r
+        where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
         exit when found;
         if not public.make_api_key_limit(key, key_hash) then
             accepted := false;
@@ -4859,23 +5006,6 @@ begin
             return;
         end if;
     end loop;
-
-    api_key_id := held.api_key_id;
-    user_id := held.user_id;
-    accepted := false;
-    reason := case
-        when not held.is_active then 'revoked key'
-        when not held.owner_is_active then 'inactive account'
-        when held.expires_at <= clock_timestamp() then 'expired key'
-        when scope <> all (held.scopes) then 'scope not granted'
-        when scope <> all (held.owner_scopes) then 'scope beyond the owner''s role'
-        when held.networks is not null and (origin <<= any (held.networks)) is not true then 'address not allowed'
-        else 'rate limit reached'
-    end;
-    if reason = 'rate limit reached' then
-        remaining := 0;
-        retry_after := greatest(held.unused_at - held.slack - clock_timestamp(), interval '0');
-    end if;
 end
 $function$;
 comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
@@ -5060,8 +5190,8 @@ comment on column public.analysis_cache.image_id is 'The image it was computed f
 comment on column public.analysis_cache.analysis_id is 'The result it repeats.';
 comment on column public.analysis_cache.algorithm_fingerprint is 'algorithm_fingerprint() of name, version and resolved parameters.';
 comment on column public.analysis_cache.cached_result is 'The result as JSON.';
-comment on column public.analysis_cache.hit_count is 'How often it answered.';
-comment on column public.analysis_cache.last_accessed_at is 'When it answered last.';
+comment on column public.analysis_cache.hit_count is 'How often it answered; brought up to date in batches.';
+comment on column public.analysis_cache.last_accessed_at is 'When it answered last, or was put in; brought up to date in batches.';
 comment on column public.analysis_cache.created_at is 'When it was put in.';
 comment on column public.analysis_cache.expires_at is 'From then on it answers no more and may be removed.';
 comment on column public.analysis_cache.size_bytes is 'Size of the result''s text in bytes.';
@@ -5086,6 +5216,18 @@ create policy analysis_cache_machine on public.analysis_cache to operator_role, 
     using (true)
     with check (true);
 comment on policy analysis_cache_machine on public.analysis_cache is 'The operator, and functions that run as the owner: all rows.';
+
+create table public.analysis_cache_uses (
+    id       bigint                   not null generated always as identity,
+    entry_id bigint                   not null,
+    used_at  timestamp with time zone not null,
+    constraint analysis_cache_uses_pkey PRIMARY KEY (id)
+);
+comment on table public.analysis_cache_uses is 'Hits of analysis_cache that are not in its hit_count yet. No foreign key: they go with the next count where the entry has gone.';
+comment on column public.analysis_cache_uses.id is 'Number of the row.';
+comment on column public.analysis_cache_uses.entry_id is 'The entry that answered.';
+comment on column public.analysis_cache_uses.used_at is 'When it did.';
+grant select on public.analysis_cache_uses to operator_role;
 
 create table public.analysis_results (
     id                       bigint                   not null generated always as identity,
@@ -5256,9 +5398,7 @@ create unlogged table public.api_key_limits (
     busy_requests    bigint                   not null default 0,
     uncounted        bigint                   not null default 0,
     last_accepted_at timestamp with time zone,
-    constraint api_key_limits_pkey PRIMARY KEY (api_key_id),
-    constraint api_key_limits_busy_requests_not_negative CHECK (busy_requests >= 0),
-    constraint api_key_limits_uncounted_not_negative CHECK (uncounted >= 0)
+    constraint api_key_limits_pkey PRIMARY KEY (api_key_id)
 ) with (autovacuum_vacuum_scale_factor = '0.02', fillfactor = '20');
 comment on table public.api_key_limits is 'What decides on a request with a key, and how far its rate limit is used up. Unlogged: empty after a crash, and made again. Nobody''s to read or write: verify_api_key() does.';
 comment on column public.api_key_limits.api_key_id is 'The key; its row is made by its first request.';
@@ -6043,6 +6183,7 @@ create table public.ended_job_days (
     wait_maximum double precision,
     buckets      smallint[]               not null,
     counts       integer[]                not null,
+    waits        bigint[]                 not null default '{}'::bigint[],
     constraint ended_job_days_pkey PRIMARY KEY (day, month, status),
     constraint ended_job_days_counts_match_buckets CHECK (cardinality(counts) = cardinality(buckets)),
     constraint ended_job_days_job_count_positive CHECK (job_count > 0),
@@ -6060,9 +6201,88 @@ comment on column public.ended_job_days.waited_count is 'How many of them were e
 comment on column public.ended_job_days.wait_total is 'How long those waited before their newest try, together, in milliseconds.';
 comment on column public.ended_job_days.wait_minimum is 'The shortest wait in milliseconds; null: none was begun.';
 comment on column public.ended_job_days.wait_maximum is 'The longest wait in milliseconds; null: none was begun.';
-comment on column public.ended_job_days.buckets is 'Buckets of the histogram of waits that hold one, ascending, as the metrics have them.';
+comment on column public.ended_job_days.buckets is 'Buckets that hold a wait, ascending: split_waits().';
 comment on column public.ended_job_days.counts is 'How many waits each of them holds.';
+comment on column public.ended_job_days.waits is 'The waits themselves in microseconds, ascending.';
 grant select on public.ended_job_days to operator_role;
+
+CREATE OR REPLACE FUNCTION public.ended_job_percentiles(fresh public.ended_job_days[], gone public.ended_job_days[])
+ RETURNS TABLE(status public.queue_status, fraction double precision, wait double precision)
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET jit TO 'off'
+AS $function$
+    with spans as (
+        select p.status, p.span, sum(p.waits)::bigint as waits,
+               (sum(sum(p.waits)) over (partition by p.status order by p.span) - sum(p.waits))::bigint as before,
+               (sum(sum(p.waits)) over (partition by p.status))::bigint as waited
+        from (
+            select s.status, s.span, s.wait_count as waits from public.ended_job_spans s
+            union all
+            select g.status, u.bucket / 10::smallint, -u.waits
+            from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
+            union all
+            select f.status, u.bucket / 10::smallint, u.waits
+            from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
+        ) p
+        group by p.status, p.span
+        having sum(p.waits) > 0
+    ), wanted as (
+        -- the two waits around each percentile, counted from 0, as percentile_cont takes them
+        select t.status, q.fraction, r.rank, q.fraction * (t.waited - 1) - floor(q.fraction * (t.waited - 1)) as beyond
+        from (select distinct s.status, s.waited from spans s) t
+        cross join (values (0.5::double precision), (0.95::double precision)) as q (fraction)
+        cross join lateral (values (floor(q.fraction * (t.waited - 1))::bigint),
+                                   (ceiling(q.fraction * (t.waited - 1))::bigint)) as r (rank)
+    ), found_spans as (
+        select distinct s.status, s.span, s.before
+        from wanted k join spans s on s.status = k.status and k.rank >= s.before and k.rank < s.before + s.waits
+    ), buckets as (
+        select i.status, b.bucket, sum(b.waits)::bigint as waits,
+               (i.before + sum(sum(b.waits)) over (partition by i.status, i.span order by b.bucket) - sum(b.waits))::bigint as before
+        from found_spans i
+        cross join lateral (
+            select w.bucket, w.wait_count as waits from public.ended_job_waits w
+            where w.status = i.status and w.bucket between 10 * i.span and 10 * i.span + 9
+            union all
+            select u.bucket, -u.waits
+            from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
+            where g.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
+            union all
+            select u.bucket, u.waits
+            from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
+            where f.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
+        ) b
+        group by i.status, i.span, i.before, b.bucket
+        having sum(b.waits) > 0
+    ), found_buckets as (
+        select distinct b.status, b.bucket, b.before
+        from wanted k join buckets b on b.status = k.status and k.rank >= b.before and k.rank < b.before + b.waits
+    ), waits as (
+        select i.status, i.before + row_number() over (partition by i.status, i.bucket order by v.wait) - 1 as rank, v.wait
+        from found_buckets i
+        cross join lateral (
+            select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
+            where w.status = i.status and w.bucket = i.bucket
+            except all
+            select u.wait
+            from unnest(ended_job_percentiles.gone) g cross join public.split_waits(g.waits) s cross join unnest(s.bucket_waits) as u (wait)
+            where g.status = i.status and s.bucket = i.bucket
+            union all
+            select u.wait
+            from unnest(ended_job_percentiles.fresh) f cross join public.split_waits(f.waits) s cross join unnest(s.bucket_waits) as u (wait)
+            where f.status = i.status and s.bucket = i.bucket
+        ) v
+    )
+    select k.status, k.fraction, (min(w.wait) + (max(w.wait) - min(w.wait)) * k.beyond) / 1000000
+    from wanted k
+    join waits w on w.status = k.status and w.rank = k.rank
+    group by k.status, k.fraction, k.beyond
+$function$;
+comment on function public.ended_job_percentiles(fresh public.ended_job_days[], gone public.ended_job_days[]) is 'The median and the 95th percentile of ended jobs'' waits by status, in seconds, exactly as percentile_cont has them: of what is added up, without the days gone and with those of fresh.';
+grant execute on function public.ended_job_percentiles(public.ended_job_days[],public.ended_job_days[]) to operator_role;
+revoke execute on function public.ended_job_percentiles(public.ended_job_days[],public.ended_job_days[]) from public;
 
 CREATE OR REPLACE FUNCTION public.sum_ended_jobs(first timestamp with time zone, last timestamp with time zone)
  RETURNS SETOF public.ended_job_days
@@ -6075,43 +6295,61 @@ AS $function$
         select date_trunc('day', q.completed_at, 'UTC') as day, date_trunc('month', q.created_at, 'UTC') as month,
                q.status, q.created_at,
                case when q.started_at is not null then
-                   1000 * extract(epoch from greatest(q.started_at - greatest(q.created_at, q.scheduled_at), interval '0'))::double precision
+                   (1000000 * extract(epoch from greatest(q.started_at - greatest(q.created_at, q.scheduled_at), interval '0')))::bigint
                end as wait
         from public.processing_queue q
         where q.status in ('completed', 'failed', 'cancelled')
           and q.completed_at >= sum_ended_jobs.first and q.completed_at < sum_ended_jobs.last
-    ), cells as (
-        select j.day, j.month, j.status,
-               case when j.wait = 0 then 0 else 500 + floor(ln(j.wait) / ln(1.02::double precision)) end::smallint as bucket,
-               count(*) as jobs, min(j.created_at) as oldest, max(j.created_at) as newest, count(j.wait) as waited,
-               coalesce(sum(j.wait), 0) as total, min(j.wait) as minimum, max(j.wait) as maximum
+    ), days as (
+        select j.day, j.month, j.status, count(*) as jobs, min(j.created_at) as oldest, max(j.created_at) as newest,
+               coalesce(array_agg(j.wait order by j.wait) filter (where j.wait is not null), '{}') as waits
         from jobs j
-        group by 1, 2, 3, 4
+        group by 1, 2, 3
     )
-    select c.day, c.month, c.status, sum(c.jobs)::bigint, min(c.oldest), max(c.newest), sum(c.waited)::bigint,
-           sum(c.total), min(c.minimum), max(c.maximum),
-           coalesce(array_agg(c.bucket order by c.bucket) filter (where c.bucket is not null), '{}'),
-           coalesce(array_agg(c.waited::integer order by c.bucket) filter (where c.bucket is not null), '{}')
-    from cells c
-    group by 1, 2, 3
+    select d.day, d.month, d.status, d.jobs, d.oldest, d.newest, cardinality(d.waits),
+           coalesce(w.total, 0), d.waits[1] / 1000::double precision, d.waits[cardinality(d.waits)] / 1000::double precision,
+           coalesce(w.buckets, '{}'), coalesce(w.counts, '{}'), d.waits
+    from days d
+    cross join lateral (
+        select array_agg(s.bucket order by s.bucket) as buckets, array_agg(cardinality(s.bucket_waits) order by s.bucket) as counts,
+               (select sum(u.wait) from unnest(d.waits) as u (wait)) / 1000::double precision as total
+        from public.split_waits(d.waits) s
+    ) w
 $function$;
 comment on function public.sum_ended_jobs(first timestamp with time zone, last timestamp with time zone) is 'Ended jobs by day, month and status, from the jobs themselves: of those that ended from first on and before last.';
 grant execute on function public.sum_ended_jobs(timestamp with time zone,timestamp with time zone) to operator_role;
 revoke execute on function public.sum_ended_jobs(timestamp with time zone,timestamp with time zone) from public;
+
+create table public.ended_job_spans (
+    month      timestamp with time zone not null,
+    status     public.queue_status      not null,
+    span       smallint                 not null,
+    wait_count bigint                   not null,
+    constraint ended_job_spans_pkey PRIMARY KEY (month, status, span),
+    constraint ended_job_spans_wait_count_positive CHECK (wait_count > 0)
+);
+comment on table public.ended_job_spans is 'How many waits ended_job_waits has in each ten buckets: a tenth of them to read.';
+comment on column public.ended_job_spans.month is 'As ended_job_days has it.';
+comment on column public.ended_job_spans.status is 'As ended_job_days has it.';
+comment on column public.ended_job_spans.span is 'A tenth of the bucket, without its rest.';
+comment on column public.ended_job_spans.wait_count is 'How many waits they hold.';
+grant select on public.ended_job_spans to operator_role;
 
 create table public.ended_job_waits (
     month      timestamp with time zone not null,
     status     public.queue_status      not null,
     bucket     smallint                 not null,
     wait_count bigint                   not null,
+    waits      bigint[]                 not null default '{}'::bigint[],
     constraint ended_job_waits_pkey PRIMARY KEY (month, status, bucket),
     constraint ended_job_waits_wait_count_positive CHECK (wait_count > 0)
 );
-comment on table public.ended_job_waits is 'The histograms of ended_job_days, added up by month: a twentieth of them to read.';
+comment on table public.ended_job_waits is 'The waits of ended_job_days by month and bucket.';
 comment on column public.ended_job_waits.month is 'As ended_job_days has it.';
 comment on column public.ended_job_waits.status is 'As ended_job_days has it.';
-comment on column public.ended_job_waits.bucket is 'Bucket of the histogram.';
+comment on column public.ended_job_waits.bucket is 'Bucket: split_waits().';
 comment on column public.ended_job_waits.wait_count is 'How many waits it holds.';
+comment on column public.ended_job_waits.waits is 'The waits themselves in microseconds, ascending.';
 grant select on public.ended_job_waits to operator_role;
 
 create table public.image_fingerprints (
@@ -6235,9 +6473,6 @@ comment on index public.images_original_filename_idx is 'Images by the beginning
 
 CREATE UNIQUE INDEX images_original_key ON public.images USING btree (user_id, file_hash) WHERE NOT is_duplicate;
 comment on index public.images_original_key is 'One original per owner and content. Not across owners: a refusal would tell that somebody else has the file.';
-
-CREATE INDEX images_perceptual_hash_idx ON public.images USING btree (user_id, perceptual_hash) WHERE perceptual_hash IS NOT NULL;
-comment on index public.images_perceptual_hash_idx is 'A user''s perceptual hashes, read without the table when near duplicates are looked for.';
 
 CREATE INDEX images_pixel_hash_idx ON public.images USING btree (pixel_hash) WHERE pixel_hash IS NOT NULL;
 comment on index public.images_pixel_hash_idx is 'Images with the same pixels in another file.';
@@ -6760,6 +6995,34 @@ comment on trigger processing_queue_hot_count_update on public.processing_queue_
 CREATE TRIGGER processing_queue_hot_limit_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
 comment on trigger processing_queue_hot_limit_update on public.processing_queue_hot is 'Keeps how many run.';
 
+CREATE OR REPLACE FUNCTION public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- made once for each analyser and its parameters, not once for each job
+    made constant jsonb := (
+        select jsonb_object_agg(
+            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
+            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
+        from (select j.algorithm_name, j.algorithm_version, j.parameters_hash, min(j.algorithm_parameters::text) as parameters
+              from unnest(jobs) j group by 1, 2, 3) u);
+begin
+    prints := array(
+        select made ->> (j.algorithm_name || '@' || j.algorithm_version || ':' || j.parameters_hash)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+    -- the key as cache_key() makes it, whose call would cost as much as the rest
+    keys := array(
+        select (select encode(sha256(convert_to(i.file_hash || ':' || prints[j.ordinality] || ':' || i.user_id, 'UTF8')), 'hex')
+                from public.images i where i.id = j.image_id)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+end
+$function$;
+comment on function public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[]) is 'The analysers'' fingerprints of jobs and the keys of their results in the cache, in the order of the jobs.';
+revoke execute on function public.cache_keys(public.processing_queue[]) from public;
+
 CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS SETOF public.processing_queue
  LANGUAGE plpgsql
@@ -7110,68 +7373,60 @@ revoke execute on function public.record_job_metrics(public.processing_queue,tex
 
 CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb)
  RETURNS jsonb
- LANGUAGE sql
+ LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
-    with done as materialized (
-        select h.id, h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
-               h.parameters_hash, e.negative_space_data, coalesce(e.anomalies, '[]') as anomalies,
-               e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}') as quality_metrics,
-               coalesce(e.provenance, '{}') as provenance, e.visualization_path,
-               coalesce(e.performance_stats, '{}') as performance_stats,
-               coalesce(e.optimization_suggestions, '[]') as optimization_suggestions,
-               coalesce(e.cache_ttl_seconds, 86400) as cache_ttl_seconds
-        from unnest(store_results.held) h
-        cross join lateral jsonb_to_record(store_results.ends -> h.id::text) as e (
-            negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
-            quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
-            optimization_suggestions jsonb, cache_ttl_seconds integer)
-    ), prints as materialized (  -- once for each analyser and its parameters, not once for each job
-        select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
-        from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
-    ), stored as (
-        insert into public.analysis_results (
-            image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
-            negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
-            provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
-            optimization_suggestions
-        )
-        select d.image_id, d.user_id, d.algorithm_name, d.algorithm_version, d.algorithm_parameters,
-               d.negative_space_data, d.anomalies, d.confidence_score, d.processing_time_ms, d.quality_metrics,
-               d.provenance, d.visualization_path, now(), d.cache_ttl_seconds, d.performance_stats,
-               d.optimization_suggestions
-        from done d
-        order by d.id
-        on conflict on constraint analysis_results_identity_key do nothing
-        returning id, image_id, algorithm_name, algorithm_version, parameters_hash
-    ), known as materialized (
-        -- the key as cache_key() makes it, whose call would cost as much as the row
-        -- analysed again on purpose: the same in, the same out
-        select d.*, coalesce(s.id, (
-                   select r.id from public.analysis_results r
-                   where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
-                     and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
-        from done d
-        join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
-        join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
-        left join stored s using (image_id, algorithm_name, algorithm_version, parameters_hash)
-    ), entered as (
-        insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-        select distinct on (k.key) k.key, k.image_id, k.result, k.print,
-               jsonb_build_object(
-                   'negative_space_data', k.negative_space_data, 'anomalies', k.anomalies,
-                   'confidence_score', k.confidence_score, 'processing_time_ms', k.processing_time_ms,
-                   'quality_metrics', k.quality_metrics, 'provenance', k.provenance,
-                   'visualization_path', k.visualization_path),
-               now() + make_interval(secs => k.cache_ttl_seconds)
-        from known k
-        order by k.key
-        on conflict (cache_key) do update
-            set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
-                cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at
+declare
+    -- Drawn before the rows are written, so that nothing has to be joined with what was written:
+    -- the planner knows nothing of the length of a batch, and compared each with each.
+    results bigint[] := array(select nextval('public.analysis_results_id_seq') from unnest(held));
+    prints  text[];
+    keys    text[];
+    stored  integer;
+begin
+    insert into public.analysis_results (
+        id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
+        negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
+        provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
+        optimization_suggestions
     )
-    select coalesce(jsonb_object_agg(k.id, k.result), '{}') from known k
+    overriding system value
+    select results[h.ordinality], h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
+           e.negative_space_data, coalesce(e.anomalies, '[]'), e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}'),
+           coalesce(e.provenance, '{}'), e.visualization_path, now(), coalesce(e.cache_ttl_seconds, 86400), coalesce(e.performance_stats, '{}'),
+           coalesce(e.optimization_suggestions, '[]')
+    from unnest(held) with ordinality h
+    cross join lateral jsonb_to_record(ends -> h.id::text) as e (
+        negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
+        quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
+        optimization_suggestions jsonb, cache_ttl_seconds integer)
+    on conflict on constraint analysis_results_identity_key do nothing;
+    get diagnostics stored = row_count;
+    if stored < cardinality(held) then  -- analysed again on purpose: the same in, the same out
+        results := array(
+            select public.result_of(h.image_id, h.algorithm_name, h.algorithm_version, h.parameters_hash)
+            from unnest(held) with ordinality h order by h.ordinality);
+    end if;
+    select k.prints, k.keys into prints, keys from public.cache_keys(held) k;
+    insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
+    select distinct on (keys[h.ordinality]) keys[h.ordinality], h.image_id, results[h.ordinality], prints[h.ordinality],
+           jsonb_build_object(
+               'negative_space_data', e.given -> 'negative_space_data', 'anomalies', coalesce(nullif(e.given -> 'anomalies', 'null'), '[]'),
+               'confidence_score', (e.given ->> 'confidence_score')::numeric, 'processing_time_ms', (e.given ->> 'processing_time_ms')::integer,
+               'quality_metrics', coalesce(nullif(e.given -> 'quality_metrics', 'null'), '{}'),
+               'provenance', coalesce(nullif(e.given -> 'provenance', 'null'), '{}'), 'visualization_path', e.given ->> 'visualization_path'),
+           now() + make_interval(secs => coalesce((e.given ->> 'cache_ttl_seconds')::integer, 86400))
+    from unnest(held) with ordinality h
+    cross join lateral (select ends -> h.id::text as given offset 0) e
+    order by keys[h.ordinality]
+    on conflict (cache_key) do update
+        set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
+            cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at;
+    return (
+        select coalesce(jsonb_object_agg(h.id, results[h.ordinality]), '{}')
+        from unnest(held) with ordinality h);
+end
 $function$;
 comment on function public.store_results(held public.processing_queue[], ends jsonb) is 'Stores the results of held jobs and puts them into the cache; returns the results'' numbers by job.';
 revoke execute on function public.store_results(public.processing_queue[],jsonb) from public;
@@ -7767,7 +8022,7 @@ create view public.queue_status_summary as
           WHERE q.status = ANY (ARRAY['queued'::public.queue_status, 'processing'::public.queue_status, 'retrying'::public.queue_status])
           GROUP BY q.status) l ON l.status = s.status
      LEFT JOIN public.ended_job_summary() e(status, job_count, mean_wait, p50_wait, p95_wait, max_wait, oldest, newest) ON e.status = s.status;
-comment on view public.queue_status_summary is 'Per status, those without jobs too: how many jobs, how long they waited before their newest try began (or have waited for it), the oldest and the newest. Ended ones from sums by day: their percentiles are within 1 %, everything else is exact.';
+comment on view public.queue_status_summary is 'Per status, those without jobs too: how many jobs, how long they waited before their newest try began (or have waited for it), the oldest and the newest. Ended ones from sums by day: exact at any moment.';
 grant select on public.queue_status_summary to operator_role;
 
 create view public.recent_audit_events as
@@ -7785,23 +8040,24 @@ create view public.recent_audit_events as
     a.changes_before,
     a.changes_after
    FROM ( SELECT security_audit.id,
+            security_audit."timestamp",
             security_audit.user_id,
-            security_audit.api_key_id,
             security_audit.action,
             security_audit.resource_type,
             security_audit.resource_id,
             security_audit.status,
             security_audit.ip_address,
             security_audit.user_agent,
-            security_audit.request_id,
             security_audit.error_message,
             security_audit.changes_before,
-            security_audit.changes_after,
-            security_audit."timestamp"
+            security_audit.changes_after
            FROM public.security_audit
           ORDER BY security_audit."timestamp" DESC, security_audit.id DESC
          LIMIT 1000) a
-     LEFT JOIN public.users u ON u.id = a.user_id
+     LEFT JOIN LATERAL ( SELECT p.email
+           FROM public.users p
+          WHERE p.id = a.user_id
+         OFFSET 0) u ON true
   ORDER BY a."timestamp" DESC, a.id DESC;
 do $do$ begin if current_setting('server_version_num')::integer >= 150000 then alter view public.recent_audit_events set (security_invoker = 'true'); end if; end $do$;
 comment on view public.recent_audit_events is 'The newest 1000 events, newest first, with the e-mail of who acted.';

@@ -64,6 +64,13 @@ STEPS: Final = (
         waiting="select count(*) as n from analysis_cache where expires_at <= now()",
     ),
     Step(
+        "cache hits",
+        _MINUTE,
+        "hits counted",
+        lambda keep: cache.count_hits(keep.database),
+        waiting="select count(*) as n from analysis_cache_uses",
+    ),
+    Step(
         "cached values",
         _MINUTE,
         "expired values removed",

@@ -182,9 +182,8 @@ def claim(
         " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
         " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
         "  exists (select from analysis_results r where r.image_id = c.image_id"
-        "   and r.algorithm_name = c.algorithm_name"
-        "   and r.algorithm_version = c.algorithm_version"
-        "   and r.parameters_hash = c.parameters_hash)"
+        "   and r.parameters_hash = c.parameters_hash and r.algorithm_name || '@'"  # as result_of()
+        "   || r.algorithm_version = c.algorithm_name || '@' || c.algorithm_version)"
         "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
         "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters),"
         "   i.user_id)"
