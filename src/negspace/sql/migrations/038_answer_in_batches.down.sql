@@ -63,7 +63,7 @@ begin
     cross join lateral (
         select prints ->> (h.algorithm_name || '@' || h.algorithm_version || ':' || h.parameters_hash) as print offset 0) p
     cross join lateral (
-        select encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
+        select encode(sha256(convert_to(i.file_hash || ':' || p.print || ':' || i.user_id, 'UTF8')), 'hex') as key
         from public.images i where i.id = h.image_id) k
     order by k.key
     on conflict (cache_key) do update
@@ -140,7 +140,7 @@ begin
     select c.* into entry
     from public.analysis_cache c
     join public.images i on i.id = image
-    where c.cache_key = public.cache_key(i.file_hash, print)
+    where c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
       and c.expires_at > clock_timestamp();
     if found then
         insert into public.analysis_cache_uses (entry_id, used_at) values (entry.id, clock_timestamp());
