@@ -50,6 +50,7 @@ LONGEST = frozenset(
         "test_docs_pages",
         "test_failover",
         "test_faults",
+        "test_migrate_kill_matrix",
         "test_worker_chaos",
     }
 )

@@ -1,9 +1,10 @@
 """Runs ``migrate.up`` in processes of their own, each killed at a point that it is told.
 
 A line of JSON on standard input is one run: its address, its folder, the number of the point
-at which it is killed or the name of the first such point (neither: it runs to its end), and
-answers. Each run is a fork, so that the interpreter starts once and not for each of hundreds
-of runs. A line comes back for each: how it ended, and at which points it came by.
+at which it is killed or the name of the first such point (neither: it runs to its end), answers,
+and whether the catalog's fingerprint is kept (yes where it doesn't say). Each run is a fork, so
+that the interpreter starts once and not for each of hundreds of runs. A line comes back for each:
+how it ended, and at which points it came by.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def run(job: dict, pipe: int) -> int:
         if count == job.get("kill") or point == job.get("kill_first"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    options = Options(at=at, answers=job.get("answers", {}))
+    options = Options(
+        at=at, answers=job.get("answers", {}), fingerprint=job.get("fingerprint", True)
+    )
     try:
         result = migrate.up(job["address"], Path(job["folder"]), options=options)
     except NegspaceError as error:

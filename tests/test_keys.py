@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from negspace import audit, keys, users
@@ -258,6 +258,7 @@ def test_no_networks_at_all_is_refused_and_host_bits_come_with_a_proposal():
     assert caught.value.hint == "did you mean 192.0.2.0/24?"
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.ip_addresses(), st.integers(0, 128))
 def test_what_is_canonical_stays_so_and_holds_the_same_addresses(address, length):
     bits = min(length, address.max_prefixlen)
