@@ -93,13 +93,15 @@ OPERATORS: Final[dict[str, tuple[str, str]]] = {
     ),
     "counts of the queue": (
         "fold_queue_counts reconcile_queue_counts fold_job_failures failures_by_error"
-        " sum_ended_jobs ended_job_summary measure_algorithms",
-        "algorithm_speeds ended_job_days ended_job_waits ended_job_changes job_failures",
+        " sum_ended_jobs ended_job_summary ended_job_percentiles split_waits measure_algorithms",
+        "algorithm_speeds ended_job_days ended_job_waits ended_job_spans ended_job_changes"
+        " job_failures",
     ),
     "cached answers and values": (
-        "cleanup_expired_cache trim_cache find_cached_value store_cached_value renew_cached_value"
-        " count_cached_value_uses cleanup_cached_values trim_cached_values purge_cached_values",
-        "analysis_cache cached_values cached_value_leases cached_value_uses",
+        "cleanup_expired_cache trim_cache count_cache_uses find_cached_value store_cached_value"
+        " renew_cached_value count_cached_value_uses cleanup_cached_values trim_cached_values"
+        " purge_cached_values",
+        "analysis_cache analysis_cache_uses cached_values cached_value_leases cached_value_uses",
     ),
     "near images and duplicates of all accounts": (
         "near_images near_hashes scan_duplicates decide_duplicates mark_duplicate_images",

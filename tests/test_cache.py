@@ -127,11 +127,11 @@ def test_a_down_keeps_the_newest_answer_and_an_up_finds_it_again(bench: Bench) -
     for owner in owners:
         bench.enqueue(bench.add_image(png(1), user=owner))
         leases.complete(bench.services, claimed(bench), completion())
+    since = [file for file in sorted(MIGRATIONS.glob("*.up.sql")) if file.name >= "032"]
+    downs = [file.with_name(file.name.replace(".up.", ".down.")) for file in reversed(since)]
     with db.connect(bench.database.owner) as owner:
-        since = [path for path in sorted(MIGRATIONS.glob("*.up.sql")) if path.name >= "032"]
-        downs = [path.with_name(path.name.replace(".up.", ".down.")) for path in reversed(since)]
-        for path in (*downs, *since):
-            owner.execute(path.read_bytes())
+        for file in (*downs, *since):
+            owner.execute(file.read_bytes())
     [entry] = bench.all(
         "select i.user_id, c.cache_key = cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
         " as fits from analysis_cache c join images i on i.id = c.image_id"

@@ -294,7 +294,7 @@ def test_a_limiter_that_looks_before_it_writes_lets_more_through(database, servi
     made = keys.create(services, ada.id, "busy", rate_limit_per_minute=20)
     redefine(
         database, "verify_api_key", "\nbegin\n",
-        "\nbegin\n    select l.* into held from public.api_key_limits l"
+        "\nbegin\n    perform from public.api_key_limits l"
         " where l.api_key_id = key and l.key_hash = verify_api_key.key_hash\n"
         "        and l.unused_at <= clock_timestamp() + l.slack;\n"
         "    accepted := found;\n    perform pg_sleep(0.2);\n"

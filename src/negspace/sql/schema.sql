@@ -5883,6 +5883,9 @@ CREATE OR REPLACE FUNCTION public.next_audit_seal(newest public.audit_seals, bel
  RETURNS public.audit_seals
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
 AS $function$
 declare
     made   public.audit_seals%rowtype := newest;
