@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from negspace.worker.claimer import Claimer
 from negspace.worker.reach import Identity
 from negspace.worker.wakeups import Wakeups
 from pgbouncer import PROGRAM, pgbouncer, through
-from queue_steps import ALL, enlist
+from queue_steps import ALL, claimed, completion, enlist
 
 LONG = 3600.0  # seconds between two polls: only a wake-up finds a job
 
@@ -109,3 +110,35 @@ def test_a_claim_reads_the_images_of_its_jobs_alone(bench: Bench) -> None:
     said = "\n".join(row["QUERY PLAN"] for row in plan)
     assert "Index Scan using images_pkey on images" in said
     assert "Seq Scan on images" not in said
+
+
+def test_claims_and_naps_dont_wait_for_the_disk_and_ends_do(bench: Bench) -> None:
+    """What a crash may undo: see what is set when a transaction commits."""
+    waits = f"alter database {bench.database.name} set synchronous_commit = on"
+    bench.owner.execute(waits.encode())
+    bench.services.drop_connections()
+    bench.owner.execute("create table seen (what text, waits text)")
+    bench.owner.execute(
+        "create function see() returns trigger language plpgsql security definer as $$ begin"
+        " insert into seen values (tg_argv[0], current_setting('synchronous_commit'));"
+        " return null; end $$"
+    )
+    for table, what in {"processing_queue_hot": "claim", "workers": "nap"}.items():
+        bench.owner.execute(
+            f"create constraint trigger see_{what} after update on {table} deferrable"
+            f" initially deferred for each row execute function see('{what}')".encode()
+        )
+    bench.owner.execute(
+        "create constraint trigger see_end after insert on analysis_results deferrable"
+        " initially deferred for each row execute function see('end')"
+    )
+    enlist(bench)
+    bench.enqueue(bench.add_image())
+    job = claimed(bench)
+    for resting in (True, False):
+        leases.rest(bench.services, "w1", timedelta(seconds=10), resting=resting)
+    naps = bench.all("select waits from seen where what = 'nap'")
+    assert naps == [{"waits": "off"}] * 2
+    leases.finish(bench.services, "complete", [leases.End(job, "complete", completion())])
+    seen = bench.all("select what, waits from seen where what <> 'nap' order by what")
+    assert seen == [{"what": "claim", "waits": "off"}, {"what": "end", "waits": "on"}]

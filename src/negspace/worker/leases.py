@@ -26,8 +26,12 @@ _FUNCTIONS: Final[dict[How, LiteralString]] = {
         " from jsonb_array_elements(%s) e"
     ),
 }
+# They don't wait for the disk, because a crash of the server may undo them: a claim that is undone
+# leaves its job waiting, and the token that the worker has opens nothing.
+_UNFLUSHED: Final[LiteralString] = "set_config('synchronous_commit', 'off', true)"
 CLAIM: Final[LiteralString] = (
-    "with claimed as materialized (select * from claim_jobs(%s, %s, %s, %s::numeric))"
+    f"with claimed as materialized (select j.* from {_UNFLUSHED},"
+    " claim_jobs(%s, %s, %s, %s::numeric) j)"
     " select c.id, c.lease_token as token, c.attempt, c.image_id, i.user_id as owner,"
     " i.file_path, i.file_hash, i.original_filename,"
     " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
@@ -235,7 +239,7 @@ def rest(database: Database, worker: str, lease: timedelta, *, resting: bool | N
     )
     with database.transaction() as connection:
         if resting is not None:
-            connection.execute("select rest_worker(%s, %s)", [worker, resting])
+            connection.execute(f"select rest_worker(%s, %s) from {_UNFLUSHED}", [worker, resting])
         row = only(connection, query, [worker, lease])
     return row["n"] if row else 0
 
