@@ -42,6 +42,18 @@ OPTIONS = {
     "jit": "off",
 }
 
+LONGEST = frozenset(
+    {
+        "test_backup",
+        "test_backup_moments",
+        "test_demo",
+        "test_docs_pages",
+        "test_failover",
+        "test_faults",
+        "test_worker_chaos",
+    }
+)
+
 # ── the folder of this run ───────────────────────────────────────────────────────────────
 
 
@@ -109,6 +121,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """What ``-n auto`` means: half of the time tests wait, for locks, leases and processes."""
     cores = os.cpu_count() or 1
     return min(cores * 3 // 2, cores + 4)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_configure_node(node: Any) -> None:

@@ -274,7 +274,8 @@ def test_the_page_names_the_commands_that_repeat():
         for verb, command in nested(noun)
         if getattr(command.callback, "__code__", None) is session.repeated(print).__code__
     }
-    assert set(re.findall(r"`(.+?)`", row)) == found
+    # A file after the other: what was taken in before isn't done again.
+    assert set(re.findall(r"`(.+?)`", row)) == found | {"images add"}
 
 
 def nested(noun: str) -> list[tuple[str, click.Command]]:

@@ -46,6 +46,8 @@ def add(paths: tuple[Path, ...], recursive: bool, changes: tuple[str, ...], as_j
             user_id=opened.acting_user().id,
             max_pixels=opened.settings.max_pixels,
             metadata=metadata,
+            patience=opened.settings.patience,
+            on_wait=lambda error: session.say_lost(error, opened.settings),
         ):
             outcomes.append(outcome)
             advance(outcome.path.name, len(outcomes), len(sources))

@@ -117,14 +117,17 @@ def repeated(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
                 _see_not_stopped(said)
             try:
                 return command(*args, **given)
-            except ReadOnlyServerError as error:
-                return error
             except NegspaceError as error:
                 if asked.get("reached"):
                     raise
                 return error
 
-        answer = again(attempt, patience=said.patience, on_wait=lambda e: _say_lost(e, said))
+        answer = again(
+            attempt,
+            patience=said.patience,
+            unless=ReadOnlyServerError,
+            on_wait=lambda error: say_lost(error, said),
+        )
         if isinstance(answer, NegspaceError):
             raise answer
         return answer
@@ -132,7 +135,8 @@ def repeated(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
     return run
 
 
-def _say_lost(error: NegspaceError, given: Settings) -> None:
+def say_lost(error: NegspaceError, given: Settings) -> None:
+    """Say that a lost server is waited for, on stderr."""
     output.note(f"{error.message}; trying again for {given.patience:g} s")
 
 

@@ -23,6 +23,7 @@ def again(
     *,
     of: Database | None = None,
     patience: float = 60.0,
+    unless: type[NegspaceError] | tuple[()] = (),
     on_wait: Callable[[NegspaceError], None] | None = None,
 ) -> Answer:
     """The answer of a step, which is repeated while no server takes it.
@@ -35,6 +36,7 @@ def again(
         of: Its database; each repetition connects anew, and at once. A pool left to itself waits
             before it tries again, twice as long each time.
         patience: Seconds from the first failure until it is given up.
+        unless: What it gives up on at once.
         on_wait: Called with the first failure.
 
     Raises:
@@ -48,7 +50,8 @@ def again(
         try:
             return step()
         except (UnavailableError, DatabaseError) as error:
-            if not (isinstance(error, UnavailableError) or is_transient(error)):
+            may_pass = isinstance(error, UnavailableError) or is_transient(error)
+            if not may_pass or isinstance(error, unless):
                 raise
             if give_up is None:
                 give_up = time.monotonic() + patience
