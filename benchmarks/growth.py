@@ -139,16 +139,9 @@ def fill(owner: Database, size: int) -> Mapping[str, Any]:
         connection.execute("alter table performance_metrics enable trigger user")
         found = only(
             connection,
-            "select user_id as user, max(id) as image from images group by user_id"
-            " order by abs(count(*) - 100), user_id limit 1",
+            "select user_id as user, max(image_id) as image from image_fingerprints"
+            " group by user_id order by abs(count(*) - 100), user_id limit 1",
         )
-        connection.execute("alter table images disable trigger user")
-        connection.execute(  # near duplicates are told within one owner's images
-            "update images set perceptual_hash = hashint8extended(id, 7),"
-            " perceptual_hash_algorithm = 'dct64' where user_id = %(user)s",
-            found,
-        )
-        connection.execute("alter table images enable trigger user")
         connection.execute("delete from processing_queue where status in ('queued', 'retrying')")
         connection.execute("insert into workers (id, hostname, process_id) values ('w', 'here', 1)")
     summaries.roll_up(owner)
