@@ -31,10 +31,10 @@ demo: .venv/.installed ## real images through the whole system, on an embedded P
 	@$(BIN)/negspace demo
 
 test: .venv/.installed-dev ## the whole suite, on real servers it starts itself
-	@$(BIN)/python -m pytest -n auto
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all-versions: .venv/.installed-dev ## the suite on PostgreSQL 14 to 18
-	@$(BIN)/python tests/all_versions.py
+	@$(BIN)/python tests/all_versions.py -n auto
 
 schema: .venv/.installed ## write sql/schema.sql anew from the migrations
 	@folder=$$(mktemp -d) && chmod 711 $$folder && export NEGSPACE_HOME=$$folder/home && \

@@ -40,6 +40,12 @@ COPIES: LiteralString = """
     alter table rowwise_images
         add foreign key (user_id) references users,
         add foreign key (duplicate_of) references rowwise_images;
+    -- What images does besides on insert, so that what differs is the trail alone.
+    create trigger keep_fingerprints after insert on unaudited referencing new table as new_rows
+        for each statement execute function keep_image_fingerprints();
+    create trigger keep_fingerprints after insert on rowwise_images
+        referencing new table as new_rows
+        for each statement execute function keep_image_fingerprints();
     create trigger keep after insert or update or delete on rowwise_images
         for each row execute function rowwise.keep();
 """

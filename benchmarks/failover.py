@@ -42,7 +42,7 @@ def table(counted: Counted, version: str, how: str) -> str:
         ("tries of jobs", f"{counted.tries:,}"),
         ("**acknowledged work lost**", f"**{counted.lost}**"),
         ("**done twice**", f"**{counted.doubled}**"),
-        ("seconds from the kill to the next acknowledgement: least", f"{gaps[0]:.1f}"),
+        ("longest silence after a kill, in seconds: least", f"{gaps[0]:.1f}"),
         ("in the middle", f"{gaps[len(gaps) // 2]:.1f}"),
         ("most", f"{gaps[-1]:.1f}"),
     ]

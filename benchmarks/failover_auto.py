@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Node:
     folder: Path
     port: int
     password: str
-    version: str = "15, pg_auto_failover"
+    version: str = "15"
 
     def url(self, role: str = "operator", *, name: str = "negative_space") -> str:
         users = {"owner": "negspace_owner", "operator": "operator_role", "app": "app_user"}
@@ -54,7 +55,7 @@ class Auto:
         self._create("monitor", monitor)
         self._monitor = f"postgres://autoctl_node@127.0.0.1:{monitor}/pg_auto_failover"
         self.nodes = [self._node(n) for n in (1, 2)]
-        self.address = ""
+        self.address = self.superuser = ""
         self.standby: Any = None
         self._prepare()
 
@@ -90,16 +91,18 @@ class Auto:
         first = self.primary
         self.standby = next(node for node in self.nodes if node != first)
         self.address = several(self.nodes)
+        self.superuser = several(self.nodes, "superuser")
         self._say(f"the primary is {self.primary.folder.name}")
 
-    def fail_over(self) -> None:
-        """Kill the primary's postmaster; pg_autoctl notices."""
+    def fail_over(self) -> float:
+        """Kill the primary, but for its keeper, which notices. When that was, as ``Pair``'s."""
         folder = self.primary.folder
         process = int((folder / "postmaster.pid").read_text().split()[0])
         children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
         for number in [process, *map(int, children)]:
             os.kill(number, signal.SIGKILL)
         self.standby = None
+        return time.monotonic()
 
     def close(self) -> None:
         for process in reversed(self._running):

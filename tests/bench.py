@@ -8,23 +8,21 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from conftest import Ran, TestDatabase, clean_environment
+from calling import Ran, called
+from conftest import TestDatabase, clean_environment
 from negspace import jobs, settings
-from negspace.cli import main
 from negspace.database import Database, connect, only, rows
 from negspace.storage import Storage
 
@@ -49,34 +47,6 @@ def png(shade: int, size: tuple[int, int] = (24, 16)) -> bytes:
     content = io.BytesIO()
     Image.new("RGB", size, (shade % 256, shade // 256 % 256, 7)).save(content, format="PNG")
     return content.getvalue()
-
-
-@contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables and no others, inside the block."""
-    kept = dict(os.environ)
-    try:
-        os.environ.clear()
-        os.environ.update(variables)
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(kept)
-
-
-def called(variables: Mapping[str, str], *arguments: str, given: str = "") -> Ran:
-    """Run a command in this process, which is quicker than in one of its own."""
-    out, err, logger = io.StringIO(), io.StringIO(), logging.getLogger("negspace")
-    kept = logger.handlers[:], logger.propagate, logger.level, sys.stdin
-    sys.stdin = io.StringIO(given)
-    try:
-        with environment(variables), redirect_stdout(out), redirect_stderr(err):
-            status = main(arguments)
-    finally:
-        logger.handlers[:], logger.propagate = kept[:2]
-        logger.setLevel(kept[2])
-        sys.stdin = kept[3]
-    return Ran(status, out.getvalue(), err.getvalue())
 
 
 @dataclass

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from calling import Ran, called
 from negspace import database, server, settings
 from negspace import migrate as runner
 from negspace.database import Database
@@ -41,6 +41,18 @@ OPTIONS = {
     "max_wal_size": "512MB",
     "jit": "off",
 }
+
+LONGEST = frozenset(
+    {
+        "test_backup",
+        "test_backup_moments",
+        "test_demo",
+        "test_docs_pages",
+        "test_failover",
+        "test_faults",
+        "test_worker_chaos",
+    }
+)
 
 # ── the folder of this run ───────────────────────────────────────────────────────────────
 
@@ -103,6 +115,17 @@ def pytest_configure(config: pytest.Config) -> None:
     run.chmod(0o711)  # a server that root starts runs as somebody else
     config.stash[RUN], config.stash[LOCK] = run, _held(run)
     os.close(alone)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What ``-n auto`` means: half of the time tests wait, for locks, leases and processes."""
+    cores = os.cpu_count() or 1
+    return min(cores * 3 // 2, cores + 4)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 def pytest_configure_node(node: Any) -> None:
@@ -302,25 +325,7 @@ def app(schema: TestDatabase) -> Iterator[database.Connection]:
         connection.rollback()
 
 
-# ── the command line, as a process of its own ────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a command gave back."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-    @property
-    def error(self) -> Any:
-        """The error that --json prints on stderr."""
-        return json.loads(self.err)["error"]
+# ── the command line ─────────────────────────────────────────────────────────────────────
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -343,12 +348,19 @@ def home(run: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def cli(home: Path) -> Callable[..., Ran]:
-    """Run ``negspace`` with those arguments: ``cli("users", "list", env=database.environment)``."""
+    """Run ``negspace`` with those arguments: ``cli("users", "list", env=database.environment)``.
+
+    In this process where a database is named; as one of its own where it has to do with the
+    embedded server, runs for long or becomes psql.
+    """
 
     def call(*arguments: str, env: Mapping[str, str] | None = None, given: str = "") -> Ran:
+        variables = clean_environment(home) | dict(env or {})
+        if "DATABASE_URL" in variables and not {"worker", "watch", "psql"} & set(arguments):
+            return called(variables, *arguments, given=given)
         done = subprocess.run(
             [sys.executable, "-m", "negspace", *arguments],
-            env=clean_environment(home) | dict(env or {}),
+            env=variables,
             input=given,
             capture_output=True,
             text=True,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from standby import copied, killed, several, started, synchronous, told
 NAP = 20  # milliseconds that a job takes
 PAUSE = 0.02  # seconds between two jobs of an enqueuer
 UNNOTICED = 1.0  # seconds until whoever promotes the standby has noticed
+STOCK = 200  # images that are made at once
 
 
 class Pair:
@@ -35,7 +37,7 @@ class Pair:
         migrate_up(self.database)
         self.standby: Server | None = None
         self._free_port: int | None = None
-        self.address = ""
+        self.address = self.superuser = ""
 
     @property
     def database(self) -> TestDatabase:
@@ -53,21 +55,50 @@ class Pair:
         told(self.standby, "select pg_reload_conf()")
         synchronous(self.primary, name)
         self.address = several([self.primary, self.standby])
+        self.superuser = several([self.primary, self.standby], "superuser")
         self._say(f"{name} is synchronous")
 
     def close(self) -> None:
         """Its servers are stopped with the folder that they lie in."""
 
-    def fail_over(self) -> None:
-        """Kill the primary, wait until that was noticed, promote the standby."""
+    def fail_over(self) -> float:
+        """Kill the primary, wait until that was noticed, promote the standby.
+
+        Returns:
+            When it was dead, by the monotonic clock.
+        """
         assert self.standby
         killed(self.primary)
+        dead = time.monotonic()
         time.sleep(UNNOTICED)
         told(self.standby, "select pg_promote()")
         server.stop(at(self.primary.home), mode="immediate")
         shutil.rmtree(self.primary.home)
         self._free_port = self.primary.port  # the next one is found by the same address
         self.primary, self.standby = self.standby, None
+        return dead
+
+
+class Images:
+    """Images that nobody asked for yet: more are made when they run out, however long it takes."""
+
+    def __init__(self, pair: Failing, bench: Bench) -> None:
+        self._pair, self._bench = pair, bench
+        self._one_at_a_time = threading.Lock()
+        self._left = self._made()
+
+    def next(self) -> int:
+        with self._one_at_a_time:
+            if not self._left:
+                self._left = again(self._made)
+            return self._left.pop()
+
+    def _made(self) -> list[int]:
+        """Some more; those that a failover lets nobody know of have no job."""
+        if self._bench.owner.closed:
+            self._bench.owner = database.connect(self._pair.superuser, autocommit=True)
+        with database.translated(), self._bench.owner.transaction():
+            return self._bench.add_images(STOCK)
 
 
 @dataclass
@@ -80,7 +111,7 @@ class Enqueuer(threading.Thread):
     """
 
     address: str
-    images: Iterator[int]
+    images: Images
     wanted: jobs.Wanted
     over: threading.Event
     acknowledged: list[tuple[int, float]] = field(default_factory=list)
@@ -95,11 +126,11 @@ class Enqueuer(threading.Thread):
     def run(self) -> None:
         with Database(self.address, pool=PoolSize(0, 1, acquire_timeout=5)) as services:
             try:
-                for image in self.images:
-                    again(lambda image=image: self._ask(services, image), on_wait=self._count)
+                while not self.over.wait(PAUSE):
+                    image = self.images.next()
+                    again(lambda image=image: self._ask(services, image), of=services,
+                          on_wait=self._count)  # fmt: skip
                     self.acknowledged.append((image, time.monotonic()))
-                    if self.over.wait(PAUSE):
-                        return
             except BaseException as error:
                 self.error = error
 
@@ -116,18 +147,19 @@ class Failing(Protocol):
     primary: Server
     standby: Server | None
     address: str
+    superuser: str
 
     @property
     def database(self) -> TestDatabase: ...
 
     def follow(self) -> None: ...
 
-    def fail_over(self) -> None: ...
+    def fail_over(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Counted:
-    """What became of it; ``gaps`` are seconds from each kill to the next acknowledgement."""
+    """What became of it; ``gaps`` are the seconds of each failover without an acknowledgement."""
 
     failovers: int
     acknowledged: int
@@ -144,23 +176,16 @@ def course(
     """Run it: the pair is made anew after each failover, and nobody stops meanwhile."""
     pair.follow()
     bench = Bench(pair.database, folder, Database(pair.address, pool=PoolSize(0, 2)))
-    images = iter(bench.add_images(round(failovers * (between + 8) * enqueuers / PAUSE / 2)))
-    lock = threading.Lock()
-
-    def shared() -> Iterator[int]:
-        while True:
-            with lock:
-                image = next(images, None)
-            if image is None:
-                return
-            yield image
-
+    images = Images(pair, bench)
     over = threading.Event()
     wanted = jobs.wanted("rehearsal", parameters={"behave": "nap", "ms": NAP})
-    asking = [Enqueuer(pair.address, shared(), wanted, over) for _ in range(enqueuers)]
+    asking = [Enqueuer(pair.address, images, wanted, over) for _ in range(enqueuers)]
     try:
         for _ in range(workers):
             bench.start(DATABASE_URL=pair.address)
+        # Who finds no server at its start ends, for whoever started it to try again.
+        registered = "select count(*) from workers"
+        until(lambda: bench.value(registered) == workers, "the workers have begun")
         for one in asking:
             one.start()
         gaps = [_one_failover(pair, asking, between) for _ in range(failovers)]
@@ -178,16 +203,22 @@ def _one_failover(pair: Failing, asking: list[Enqueuer], between: float) -> floa
     if pair.standby is None:
         pair.follow()
     time.sleep(between)
-    began = time.monotonic()
-    pair.fail_over()
+    dead = pair.fail_over()
 
-    def first() -> float | None:
-        later = [when for one in asking for _, when in one.acknowledged if when > began + 0.2]
-        return min(later, default=None)
+    def at_work() -> bool:
+        for one in asking:
+            assert one.error is None, one.error
+        return bool(_moments(asking, time.monotonic() - between / 2))
 
-    found = until(first, "somebody is acknowledged again")
     time.sleep(between)
-    return found - began
+    until(at_work, "somebody is acknowledged again")
+    # What the dead one acknowledged last may be read a moment later: the pause comes after it.
+    return max(later - sooner for sooner, later in pairwise([dead, *_moments(asking, dead)]))
+
+
+def _moments(asking: list[Enqueuer], since: float) -> list[float]:
+    """When somebody was acknowledged, in order."""
+    return sorted(when for one in asking for _, when in list(one.acknowledged) if when > since)
 
 
 def _left(bench: Bench) -> str:
@@ -196,16 +227,21 @@ def _left(bench: Bench) -> str:
         "select status::text, count(*), min(error_message) from processing_queue group by 1"
     )
     said = [run.said[-1500:] for run in bench.runs]
-    return "\n".join(["jobs end", *map(str, standing), *said])
+    return "\n".join(["jobs end, by workers that stay", *map(str, standing), *said])
 
 
 def _counted(pair: Failing, bench: Bench, asking: list[Enqueuer], gaps: list[float]) -> Counted:
     bench.owner.close()
     bench.owner = database.connect(pair.primary.url("superuser"), autocommit=True)
     waiting = "select count(*) from processing_queue where status <> 'completed'"
+
+    def fewer(than: int) -> bool:
+        assert all(run.process.poll() is None for run in bench.runs), _left(bench)
+        return bench.value(waiting) < than
+
     while left := bench.value(waiting):
         bench.hurry()
-        until(lambda left=left: bench.value(waiting) < left, _left(bench))
+        until(lambda left=left: fewer(left), _left(bench))
     acknowledged = [image for one in asking for image, _ in one.acknowledged]
     done = {
         row["image"]: row

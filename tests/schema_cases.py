@@ -266,8 +266,6 @@ CHECKS: dict[str, Case] = (
     | number("api_keys", "request_count_current_window", 0)
     | number("api_keys", "total_requests", 0)
     | json_object("api_keys", "usage_stats")
-    | number("api_key_limits", "busy_requests", 0)
-    | number("api_key_limits", "uncounted", 0)
     | {
         "security_audit_resource_type_valid": Case(
             "security_audit",

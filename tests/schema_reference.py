@@ -14,6 +14,7 @@ from negspace import database
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, PICTURE = DOCS / "reference.md", DOCS / "entities.svg"
+MIGRATIONS = DOCS.parent / "src/negspace/sql/migrations"
 
 RELATIONS: Final = """
     select c.oid::int8 as oid, c.relname as name, c.relkind in ('r', 'p') as is_table,
@@ -83,6 +84,8 @@ def page(connection: database.Connection) -> str:
     parts += [_view(r, columns[r["oid"]]) for r in _are(relations, False)]
     parts.append("## Functions\n\n| function | does |\n| --- | --- |")
     parts += [_routine(row) for row in _ours(database.rows(connection, ROUTINES))]
+    parts.append("\n## Migrations\n\n| migration | |\n| --- | --- |")
+    parts += map(_migration, sorted(MIGRATIONS.glob("*.up.sql")))
     return "\n".join(parts) + "\n"
 
 
@@ -156,6 +159,13 @@ def _routine(row: dict[str, Any]) -> str:
     call = f"{row['name']}({_plain(row['arguments'])}) → {row['result']}"
     definer = " Runs as its owner." if row["definer"] else ""
     return f"| `{_cell(call)}` | {_cell(row['comment'])}{'.' if definer else ''}{definer} |"
+
+
+def _migration(file: Path) -> str:
+    """What the file says of itself: the first paragraph of the comment at its top."""
+    said = file.read_text("utf-8").partition("\n\n")[0].partition("\n--\n")[0]
+    words = " ".join(line.removeprefix("--").strip() for line in said.splitlines())
+    return f"| `{file.name.removesuffix('.up.sql')}` | {_cell(words)} |"
 
 
 def _plain(text: str) -> str:

@@ -21,7 +21,7 @@ class Way(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._door, selectors.EVENT_READ)
         self._peers: dict[socket.socket, socket.socket] = {}
-        self._after: bytes | None = None
+        self._after: list[bytes] = []
         self._ended = threading.Event()
         self.stalled = threading.Event()
 
@@ -29,13 +29,13 @@ class Way(threading.Thread):
         """From now on nothing comes through, in either direction."""
         self.stalled.set()
 
-    def stall_after(self, words: bytes) -> None:
-        """Stall when a client has sent that, which still goes through."""
-        self._after = words
+    def stall_after(self, *words: bytes) -> None:
+        """Stall when a client has sent these, one after the other; the last still goes through."""
+        self._after = list(words)
 
     def open(self) -> None:
         """Let everything through again that is sent from now on."""
-        self._after = None
+        self._after = []
         self.stalled.clear()
 
     def run(self) -> None:
@@ -71,8 +71,10 @@ class Way(threading.Thread):
             except OSError:
                 self._close(source)
                 return
-            if from_client and self._after is not None and self._after in data:
-                self.stall()
+            if from_client and self._after and self._after[0] in data:
+                del self._after[0]
+                if not self._after:
+                    self.stall()
 
     def _close(self, source: socket.socket) -> None:
         for one in (source, self._peers[source]):

@@ -68,7 +68,7 @@ def synchronous(primary: Server, name: str) -> None:
     """From now on a commit is acknowledged when that standby has it on its disk too."""
     told(primary, f"alter system set synchronous_standby_names = '{name}'")
     told(primary, "select pg_reload_conf()")
-    query = "select sync_state = 'sync' from pg_stat_replication"
+    query = "select state = 'streaming' and sync_state = 'sync' from pg_stat_replication"
     until(lambda: asked(primary, query), "the standby is synchronous")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import psycopg
 import pytest
@@ -42,7 +43,7 @@ class Ground:
     other: dict[str, Person]
     major: int
 
-    @property
+    @cached_property
     def web(self) -> str:
         """Where app_user logs in, which is nobody special."""
         with db.connect(self.database.web) as connection:
@@ -74,7 +75,7 @@ def count(connection: Connection, query: str) -> int:
     return row["n"]
 
 
-# ── the table of roles ───────────────────────────────────────────────────────────────────
+# ── the tables of roles ──────────────────────────────────────────────────────────────────
 
 
 def tried(connection: Connection, relation: str, verb: str, person: Person, owner_row: dict) -> int:
@@ -119,25 +120,28 @@ CHANGED = {
 UNOWNED = {"users", "analysis_cache", "audit_log_details"}  # no user_id, and nobody adds to them
 
 
-def new_row(found: Ground, relation: str, person: Person) -> dict:
+def new_row(owner: Connection, relation: str, person: Person) -> dict:
     """What would be added for a person, from nothing that the person would have to see."""
     given: dict[str, object] = {} if relation in UNOWNED else {"user_id": person.id}
     if relation in {"analysis_results", "processing_queue"}:
         given["image_id"] = person.rows["images"]
         given["algorithm_version"] = "2.0.0"
-    with db.connect(found.database.owner) as owner:
-        row = complete(owner, relation, **given)
-        owner.rollback()
+    row = complete(owner, relation, **given)
+    owner.rollback()
     return row
 
 
 def roles_differ(found: Ground) -> list[str]:
-    wrong = []
+    with db.connect(found.database.owner) as owner:
+        return list(differences(found, owner))
+
+
+def differences(found: Ground, owner: Connection) -> Iterator[str]:
     for relation in TABLE:
         for role in role_table.ROLES:
             me = found.one.get(role)
             mine, others = me or found.one["analyst"], found.other["analyst"]
-            rows = [new_row(found, relation, person) for person in (mine, others)]
+            rows = [new_row(owner, relation, person) for person in (mine, others)]
             with acting(found.web, me) as connection:
                 for verb in VERBS:
                     may = whose(relation, verb, role)
@@ -148,8 +152,7 @@ def roles_differ(found: Ground) -> list[str]:
                         done = tried(connection, relation, verb, person, row)
                         if done != n:
                             whom = "own" if person is mine else "another's"
-                            wrong.append(f"{role} {verb} {relation}, {whom}: {done}, not {n}")
-    return wrong
+                            yield f"{role} {verb} {relation}, {whom}: {done}, not {n}"
 
 
 def test_each_role_may_what_the_table_says(here: Ground) -> None:
@@ -206,6 +209,33 @@ def catalog_differs(found: Ground) -> list[str]:
 
 def test_the_catalog_says_the_same(here: Ground) -> None:
     assert catalog_differs(here) == []
+
+
+OPERATORS_ALONE = """
+    select p.proname as name from pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.prorettype <> 'trigger'::regtype
+      and has_function_privilege('operator_role', p.oid, 'execute')
+      and not has_function_privilege('app_user', p.oid, 'execute')
+    union
+    select c.relname from pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
+      and has_table_privilege('operator_role', c.oid, 'select')
+      and not has_table_privilege('app_user', c.oid, 'select')
+      and not has_any_column_privilege('app_user', c.oid, 'select')"""
+
+
+def operators_differ(found: Ground) -> list[str]:
+    """What is the operator's alone is that of the table: nothing more, and nothing less."""
+    said = {name for names in role_table.OPERATORS.values() for name in " ".join(names).split()}
+    if found.major < 15:
+        said |= set(VIEWS)
+    with db.connect(found.web) as connection:
+        is_so = {row["name"] for row in db.rows(connection, OPERATORS_ALONE)}
+    return sorted(said ^ is_so)
+
+
+def test_what_is_the_operators_alone(here: Ground) -> None:
+    assert operators_differ(here) == []
 
 
 # ── what else shows rows ─────────────────────────────────────────────────────────────────
@@ -325,6 +355,7 @@ def planner_leaks(found: Ground) -> list[str]:
     queries = {
         "images": "select from images where pg_temp.see(user_id::text)",
         "results": "select from analysis_results where pg_temp.see(image_id::text)",
+        "joined": "select from images join users u on u.id = user_id and pg_temp.see(u.id::text)",
         "jobs": "select from processing_queue where pg_temp.see(image_id::text)",
     }
     allowed = {str(me.id), str(me.rows["images"])}
@@ -339,39 +370,154 @@ def planner_leaks(found: Ground) -> list[str]:
     return wrong
 
 
+# Calls with somebody's number, and of what.
+CALLS = {
+    "read_results(%s, 'a look')": "images",
+    "near_images(%s)": "images",
+    "delete_image(%s)": "images",
+    "archive_image(%s)": "images",
+    "enqueue_own_jobs(array[%s::bigint])": "images",
+    "cancel_own_jobs(array[%s::bigint])": "processing_queue",
+    "retry_own_jobs(array[%s::bigint])": "processing_queue",
+    "register_image(%s, 'a', 'a', 'a', 1, 'image/png', repeat('0', 64))": "users",
+    "issue_account_token(%s, 'reset_password', repeat('0', 64), interval '1 hour')": "users",
+    "change_password(%s, 'x')": "users",
+    "end_sessions(%s)": "users",
+    "unlock_account(%s)": "users",
+    "enqueue_jobs(array[%s::bigint])": "images",
+    "cancel_jobs(array[%s::bigint])": "processing_queue",
+    "retry_jobs(array[%s::bigint])": "processing_queue",
+    "set_image_hashes(%s, null, null, null)": "images",
+}
+
+
 def functions_leak(found: Ground) -> list[str]:
     """What can be called with another's numbers says no more of them than of nobody's."""
     wrong, me, other = [], found.one["analyst"], found.other["analyst"]
-    calls = {
-        "read_results(%s, 'a look')": "images",
-        "near_images(%s)": "images",
-        "delete_image(%s)": "images",
-        "archive_image(%s)": "images",
-        "enqueue_own_jobs(array[%s::bigint])": "images",
-        "cancel_own_jobs(array[%s::bigint])": "processing_queue",
-        "retry_own_jobs(array[%s::bigint])": "processing_queue",
-        "register_image(%s, 'a', 'a', 'a', 1, 'image/png', repeat('0', 64))": "users",
-        "issue_account_token(%s, 'reset_password', repeat('0', 64), interval '1 hour')": "users",
-        "change_password(%s, 'x')": "users",
-        "end_sessions(%s)": "users",
-        "unlock_account(%s)": "users",
-        "enqueue_jobs(array[%s::bigint])": "images",
-        "cancel_jobs(array[%s::bigint])": "processing_queue",
-        "retry_jobs(array[%s::bigint])": "processing_queue",
-        "set_image_hashes(%s, null, null, null)": "images",
-    }
-    for call, relation in calls.items():
+    for call, relation in CALLS.items():
         told: list[str] = []
         for number in (other.rows[relation], 1 << 40):
             with acting(found.web, me) as connection:
                 try:
                     told.append(str(db.rows(connection, f"select {call}", [number])))
                 except psycopg.Error as error:
-                    told.append(f"{error.sqlstate} {error}".replace(str(number), "N"))
+                    words = f"{error.diag.message_primary} ({error.diag.message_hint})"
+                    told.append(f"{error.sqlstate} {words}".replace(str(number), "N"))
         if told[0] != told[1] or (
             "[]" not in told[0] and not told[0].startswith(("NS003", "42501"))
         ):
             wrong.append(f"{call}: {told}")
+    return wrong
+
+
+FINDINGS = (
+    "select negative_space_data from analysis_results",
+    "select anomalies from analysis_results",
+    "select quality_metrics, provenance from analysis_results",
+    "select r from analysis_results r",
+    "select to_jsonb(r) from analysis_results r",
+    "select from analysis_results where negative_space_data @> '{}'",
+    "update analysis_results set notes = notes returning anomalies",
+    "update analysis_results set notes = negative_space_data::text",
+    "table analysis_results",
+)
+
+
+def findings_leak(found: Ground) -> list[str]:
+    """What an analysis found is shown by read_results() alone, with an event that says why."""
+    wrong, me = [], found.one["analyst"]
+    with acting(found.web, me) as connection:
+        for statement in FINDINGS:
+            try:
+                with connection.transaction():
+                    connection.execute(statement)
+                wrong.append(statement)
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+        shown = db.rows(connection, "select * from read_results(%s, 'why')", [me.rows["images"]])
+        event = db.rows(
+            connection,
+            "select a.user_id, d.event_description from security_audit a"
+            " join audit_log_details d on d.audit_id = a.id where a.action = 'view_results'",
+        )
+        if len(shown) != 1 or event != [{"user_id": me.id, "event_description": "why"}]:
+            wrong.append(f"{len(shown)} results, {event}")
+    return wrong
+
+
+def details_forged(found: Ground) -> list[str]:
+    """Details of an event come with it: of another's, or an older one, as of one that isn't."""
+    wrong, me, other = [], found.one["analyst"], found.other["analyst"]
+    add_to = "select record_event_details(%s, 'made up')"
+    for what, person, event in (
+        ("another's event", me, other.rows["security_audit"]),
+        ("an event of before", me, me.rows["security_audit"]),
+        ("as nobody", None, me.rows["security_audit"]),
+        ("none", me, 1 << 40),
+    ):
+        with acting(found.web, person) as connection:
+            try:
+                db.rows(connection, add_to, [event])
+                wrong.append(what)
+            except psycopg.errors.ForeignKeyViolation:
+                pass
+    with acting(found.web, me) as connection:
+        own = db.rows(connection, "select record_event('config_change', 'x') as id")[0]["id"]
+        if not db.rows(connection, add_to, [own]):
+            wrong.append("none of one's own")
+    return wrong
+
+
+STATED = """
+    select array_agg(distinct tablename::text order by tablename::text) as names from (
+        select tablename from pg_stats union all select tablename from pg_stats_ext
+        union all select tablename from pg_stats_ext_exprs) s
+    where exists (select from pg_class c
+                  where c.oid = to_regclass('public.' || quote_ident(tablename))
+                    and (c.relname = any (%s) or c.relispartition or c.relkind = 'i'))"""
+COUNTED = {"api_keys_id_seq", "audit_seals_seen"}  # to draw a key's number; the trail's tail
+SERVERS_OWN = ("pg_statistic", "pg_statistic_ext_data")
+
+
+def statistics_leak(found: Ground) -> list[str]:
+    """What the planner knows of values is hidden where rows are."""
+    with db.connect(found.database.superuser, autocommit=True) as superuser:
+        superuser.execute("analyze images, users, security_audit")
+        row = db.only(superuser, STATED, [list(TABLE)])
+        assert row is not None
+        assert {"images", "users"} <= set(row["names"])
+    wrong = []
+    with acting(found.web, found.one["analyst"]) as connection:
+        row = db.only(connection, STATED, [list(TABLE)])
+        wrong += row["names"] or [] if row else []
+        for name in SERVERS_OWN:
+            try:
+                with connection.transaction():
+                    count(connection, f"select from {name}")
+                wrong.append(name)
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+        counted = "select sequencename as name from pg_sequences where last_value is not null"
+        wrong += {row["name"] for row in db.rows(connection, counted)} - COUNTED
+    return wrong
+
+
+def errors_tell(found: Ground) -> list[str]:
+    """What fails on a row, and says the row's values, never comes to a row of another."""
+    wrong = []
+    for query in (
+        "select from images where (original_filename || '!')::integer = 0",
+        "select from users where email::inet = '::1'",
+        "select from images where 1 / (file_size - file_size) = 1",
+        "select from images i join users u on (u.email || i.id)::boolean",
+        "select from analysis_results where algorithm_version::integer = 0",
+        "select from processing_queue order by (algorithm_name || id)::integer",
+    ):
+        with acting(found.web, None) as connection:
+            try:
+                connection.execute(query)
+            except psycopg.errors.DataError as error:
+                wrong.append(f"{query}: {error}")
     return wrong
 
 
@@ -427,6 +573,7 @@ CHECKS: dict[str, Callable[[Ground], list[str]]] = {
     for check in (
         roles_differ,
         catalog_differs,
+        operators_differ,
         views_leak,
         partitions_leak,
         copy_leaks,
@@ -434,10 +581,37 @@ CHECKS: dict[str, Callable[[Ground], list[str]]] = {
         cursors_leak,
         planner_leaks,
         functions_leak,
+        findings_leak,
+        details_forged,
+        errors_tell,
+        statistics_leak,
         scopes_escalate,
         owned_rows_are_open,
     )
 }
+
+
+CALLED_WITH_NUMBERS = """
+    select distinct p.proname as name from pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.provolatile <> 'i'
+      and p.proargtypes::regtype[]::text[] && '{bigint,bigint[]}'
+      and has_function_privilege('app_user', p.oid, 'execute')"""
+# Of keys: check 15. Who acts and details: what is recorded is who is proven, details_forged.
+# The sums read as their caller, from one event's number to another's.
+TRIED_ELSEWHERE = {
+    "act_with_key",
+    "verify_api_key",
+    "record_event",
+    "record_event_details",
+    "audit_sums",
+}
+
+
+def test_every_function_that_takes_a_number_is_tried_with_anothers(here: Ground) -> None:
+    with db.connect(here.web) as connection:
+        there = {row["name"] for row in db.rows(connection, CALLED_WITH_NUMBERS)}
+    assert len(there) > 10
+    assert there <= {call.partition("(")[0] for call in CALLS} | TRIED_ELSEWHERE
 
 
 @pytest.mark.parametrize("check", [name for name in CHECKS if "differ" not in name])
@@ -446,6 +620,14 @@ def test_nothing_else_shows_rows(here: Ground, check: str) -> None:
 
 
 OPEN = "create policy images_open on images for select to app_user using (true)"
+ANYBODYS = """do $$ begin
+    execute replace(pg_get_functiondef('read_results'::regproc),
+                    'public.is_trusted_session()', 'true');
+end $$"""
+ANY_EVENT = """do $$ begin
+    execute replace(pg_get_functiondef('find_audit_timestamp'::regproc),
+                    'and public.is_trusted_session()', '');
+end $$"""
 TWINS: list[tuple[str, str]] = [
     ("roles_differ", OPEN),
     ("roles_differ", "alter table images disable row level security"),
@@ -458,15 +640,25 @@ TWINS: list[tuple[str, str]] = [
     ("catalog_differs", "alter table images no force row level security"),
     ("catalog_differs", "grant delete on processing_queue to app_user"),
     ("catalog_differs", "drop policy images_add on images"),
+    ("operators_differ", "grant execute on function near_images to app_user"),
+    ("operators_differ", "grant select on workers to app_user"),
+    ("operators_differ", "revoke execute on function claim_jobs from operator_role"),
     ("partitions_leak", "grant select on processing_queue_hot to app_user"),
     ("copy_leaks", OPEN),
     ("plans_leak", OPEN),
     ("cursors_leak", OPEN),
     ("planner_leaks", "alter table processing_queue disable row level security"),
     ("planner_leaks", OPEN),
-    ("functions_leak", OPEN),
+    ("functions_leak", ANYBODYS),
+    ("findings_leak", "grant select on analysis_results to app_user"),
+    ("findings_leak", "grant select (anomalies) on analysis_results to app_user"),
     ("functions_leak", "grant execute on function cancel_jobs(bigint[], text) to app_user"),
     ("functions_leak", "grant execute on function end_sessions(bigint, bigint) to app_user"),
+    ("details_forged", ANY_EVENT),
+    ("errors_tell", OPEN),
+    ("errors_tell", "alter table users disable row level security"),
+    ("statistics_leak", "alter table images disable row level security"),
+    ("statistics_leak", "grant select on security_audit_id_seq to app_user"),
     ("scopes_escalate", "grant update (role) on users to app_user"),
     ("scopes_escalate", "grant select (key_hash) on api_keys to app_user"),
     ("scopes_escalate", "grant execute on function claim_jobs to app_user"),
@@ -486,6 +678,12 @@ def test_a_broken_control_is_found(broken: Ground, check: str, change: str) -> N
     assert CHECKS[check](broken) != []
 
 
+def test_every_check_has_a_twin_and_is_on_the_page() -> None:
+    page = (role_table.PAGE.parent / "checks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\[(\w+)\]`", page)) == set(CHECKS)
+    assert {check for check, _ in TWINS} | {"views_leak"} == set(CHECKS)
+
+
 def test_a_view_that_shows_all_is_found(broken: Ground) -> None:
     with db.connect(broken.database.owner) as owner:
         owner.execute(VIEW_TWINS[broken.major >= 15].encode())
@@ -500,6 +698,20 @@ def test_every_view_is_guarded_or_the_operators_alone(here: Ground) -> None:
           and not coalesce('security_invoker=true' = any (c.reloptions), false)"""
     with db.connect(here.web) as connection:
         assert db.rows(connection, found) == [], "select guard_views() after a view is made anew"
+
+
+def test_a_plan_tells_that_a_row_is_there_as_the_page_says(here: Ground) -> None:
+    """What no control of the database prevents: who sends SQL sees what a policy kept back."""
+    other = here.other["analyst"]
+    kept = []
+    for number in (other.rows["images"], 1 << 40):
+        query = sql.SQL("select from images where id = {}").format(sql.Literal(number))
+        with acting(here.web, here.one["analyst"]) as connection:
+            assert connection.execute(query).rowcount == 0
+            plan = sql.SQL("explain (analyze, format json) ") + query
+            (row,) = connection.execute(plan).fetchall()
+        kept.append(row["QUERY PLAN"][0]["Plan"].get("Rows Removed by Filter", 0))
+    assert kept == [1, 0]
 
 
 # ── who acts ─────────────────────────────────────────────────────────────────────────────
@@ -726,6 +938,8 @@ def test_a_key_reaches_as_far_as_its_scopes(
         assert connection.execute("update images set metadata = metadata").rowcount == 0
     with pytest.raises(AccessError):
         access.who(access.with_key(web, made, scope="read:results"))
+    with pytest.raises(NotFoundError), view.transaction() as connection:
+        connection.execute("select from read_results(%s, 'why')", [me.rows["images"]])
     users.set_role(services, me.id, "viewer")
     wide = access.who(access.with_key(web, me.key))
     assert wide is not None

@@ -267,6 +267,55 @@ def test_replaying_the_trail_rebuilds_accounts_and_keys(services, database, ada)
     assert replayed(services, "api_key") == actual(services, "api_keys")
 
 
+FACTS = ("original_filename", "file_hash", "file_size", "mime_type", "user_id")
+
+
+def facts(row: dict) -> dict:
+    return {name: row[name] for name in FACTS if name in row}
+
+
+def images_live(services, ada) -> None:
+    """Images that come, change and go, taken in by the owner and for him."""
+    bob = users.add(services, "bob@example.org", "correct horse", cost=4)
+    for actor in (None, ada.id, bob.id):
+        with services.acting_as(db.Actor(user_id=actor)).transaction() as connection:
+            kept, gone = (add(connection, "images", user_id=ada.id)["id"] for _ in range(2))
+            connection.execute(
+                "update images set original_filename = 'b.png', metadata = '{\"a\": 1}'"
+                " where id = %s",
+                [kept],
+            )
+            connection.execute("delete from images where id = %s", [gone])
+
+
+def replayed_images(services) -> dict[str, dict]:
+    """Whose an image is that its owner took in: the event's own account says it."""
+    rows = {key: facts(row) for key, row in replayed(services, "image").items()}
+    for event in audit.events(services, action="create_image", limit=1000).events:
+        if event.resource_id in rows:
+            rows[event.resource_id].setdefault("user_id", event.user_id)
+    return rows
+
+
+def test_replaying_the_trail_rebuilds_what_images_are(services, ada):
+    images_live(services, ada)
+    assert len(replayed_images(services)) == 3
+    found = {key: facts(row) for key, row in actual(services, "images").items()}
+    assert replayed_images(services) == found
+
+
+def test_replaying_without_the_owner_gives_somebody_else(services, database, ada):
+    """The twin: an event that names who acts alone."""
+    with db.connect(database.owner) as owner:
+        row = db.only(owner, "select pg_get_functiondef('audit_images'::regproc) as source")
+        assert row is not None
+        broken = row["source"].replace("when c.user_id <> r.user_id", "when false")
+        owner.execute(broken.encode())
+    images_live(services, ada)
+    found = {key: facts(row) for key, row in actual(services, "images").items()}
+    assert replayed_images(services) != found
+
+
 def test_replaying_without_a_trigger_gives_something_else(services, database, ada):
     """The twin."""
     with db.connect(database.owner) as owner:

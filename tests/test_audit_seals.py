@@ -233,6 +233,49 @@ def test_only_one_seals_at_a_time(services, database):
     assert seal_all(services) == 1
 
 
+ENTRIES = (
+    "select sum(pg_stat_get_xact_tuples_returned(i.indexrelid))::bigint as n from pg_index i"
+    " join pg_inherits h on h.inhrelid = i.indrelid"
+    " where h.inhparent = 'security_audit'::regclass"
+    " and pg_get_indexdef(i.indexrelid) like '%(recorded_in, id)'"
+)
+
+
+def read_by_a_batch(database) -> int:
+    """How many entries of its index one batch of 1,000 reads, in a month without statistics."""
+    with db.connect(database.owner) as owner:
+        owner.execute(
+            "do $$ declare part regclass; begin"
+            " for part in select inhrelid from pg_inherits"
+            "             where inhparent = 'security_audit'::regclass loop"
+            "   execute format('alter table %s set (autovacuum_enabled = false)', part);"
+            " end loop; end $$"
+        )
+        owner.execute(
+            "select record_event('config_change', 'setting', n::text)"
+            " from generate_series(1, 20000) n"
+        )
+    with db.connect(database.owner) as owner:
+        assert db.only(owner, "select seal_audit(1000, 1) as made") == {"made": 1}
+        row = db.only(owner, ENTRIES)
+    assert row is not None
+    return row["n"]
+
+
+def test_a_batch_reads_itself_and_not_all_that_is_left(database):
+    assert 1000 <= read_by_a_batch(database) < 2000
+
+
+def test_a_planner_without_statistics_would_read_all(database):
+    """The twin."""
+    with db.connect(database.owner) as owner:
+        owner.execute("alter function next_audit_seal reset all")
+        owner.execute(
+            "alter function next_audit_seal set search_path = pg_catalog, public, pg_temp"
+        )
+    assert read_by_a_batch(database) >= 20_000
+
+
 def test_the_mark_of_seals_never_runs_ahead(services, database):
     mark = "select last_value as at from audit_seals_seen"
     write(services, 3)

@@ -118,13 +118,18 @@ def test_a_row_put_in_afterwards_is_named_by_its_batch(services, database, trail
     assert (first(services).kind, first(services).seal) == ("batch", 2)
 
 
+def swap(connection, one: int, other: int) -> None:
+    """Two events in each other's place."""
+    connection.execute(
+        "update security_audit a set recorded_in = b.recorded_in from security_audit b"
+        " where (a.id, b.id) in ((%(x)s, %(y)s), (%(y)s, %(x)s))",
+        {"x": one, "y": other},
+    )
+
+
 def test_rows_in_another_order_are_named_by_their_batch(services, database, trail):
     with master(database.superuser) as connection:
-        connection.execute(
-            "update security_audit a set recorded_in = b.recorded_in from security_audit b"
-            " where (a.id, b.id) in ((%(x)s, %(y)s), (%(y)s, %(x)s))",
-            {"x": trail[3], "y": trail[4]},
-        )
+        swap(connection, trail[3], trail[4])
     problem = first(services)
     assert (problem.kind, problem.seal) == ("batch", 2)
 
@@ -216,6 +221,20 @@ def test_a_check_that_only_reads_stored_hashes_would_miss_an_edit(services, data
         )
     assert row is not None
     assert row["same"]
+    assert not audit.verify(services).fine
+
+
+@pytest.mark.parametrize("act", ["delete", "swap"])
+def test_a_check_of_rows_alone_would_miss_what_is_gone_or_moved(services, database, trail, act):
+    """The twin: every row that is there fits its own hash."""
+    with master(database.superuser) as connection:
+        if act == "delete":
+            connection.execute("delete from audit_log_details where audit_id = %s", [trail[4]])
+            connection.execute("delete from security_audit where id = %s", [trail[4]])
+        else:
+            swap(connection, trail[3], trail[4])
+        wrong = "select count(*) as n from security_audit a where a.leaf_hash <> audit_leaf(a)"
+        assert db.only(connection, wrong) == {"n": 0}
     assert not audit.verify(services).fine
 
 

@@ -22,6 +22,7 @@ def steady(text: str, here: Path) -> str:
     text = re.sub(r"^.*: \d+ %\n", "", text, flags=re.MULTILINE)  # progress, where it is slow
     text = re.sub(r"\b[0-9A-F]{24}\b", "WAL", text)
     text = re.sub(r"  +", "  ", re.sub(r"\d[\d.,]*", "N", text))
+    text = text.replace("N seal,", "N seals,")
     return re.sub(r" +$", "", text, flags=re.MULTILINE)
 
 

@@ -192,3 +192,64 @@ def test_archiving_is_shown_and_stopped(plant, home):
     assert backup.start_archiving(plant.settings, home / "it's 100% mine").restarted is False
     assert backup.stop_archiving(plant.settings).folder is None
     assert backup.where_archived(plant.settings).folder is None
+
+
+# ── thinned out ──────────────────────────────────────────────────────────────────────────
+
+
+def archived(plant: Plant) -> None:
+    """All of the log until now is in the archive."""
+    last = plant.ask("select pg_walfile_name(pg_switch_wal())")
+    newest = "select coalesce(last_archived_wal, '') from pg_stat_archiver"
+    until(lambda: str(plant.ask(newest))[:24] >= str(last), "the log is archived")
+
+
+def noted(plant: Plant, number: int) -> datetime:
+    """A row, and a moment at which it and those before it are there."""
+    plant.ask(f"insert into acknowledged (n) values ({number})")
+    moment = plant.ask("select clock_timestamp()")
+    assert isinstance(moment, datetime)
+    return moment
+
+
+def test_prune_leaves_the_log_that_a_moment_needs(plant, home):
+    """Every moment since the oldest backup that stays, and none of the log before it."""
+    folder = home / "backups"
+    backup.start_archiving(plant.settings, folder)
+    plant.ask("create table acknowledged (n int primary key)")
+    first = backup.create(plant.settings, folder)
+    noted(plant, 1)
+    archived(plant)
+    second = backup.create(plant.settings, folder)
+    early = noted(plant, 2)
+    archived(plant)
+    third = backup.create(plant.settings, folder)
+    late = noted(plant, 3)
+    noted(plant, 4)
+    archived(plant)
+    before = {path.name for path in (folder / "archive").iterdir()}
+    done = backup.prune(folder, keep=2)
+    assert (done.removed, done.kept) == ((first.name,), (second.name, third.name))
+    left = {path.name for path in (folder / "archive").iterdir()}
+    assert done.log == len(before - left) > 0
+    assert min(left)[:24] == second.log.first_wal
+    for moment, expected in ((early, {1, 2}), (late, {1, 2, 3}), ("latest", {1, 2, 3, 4})):
+        target = home / f"to-{len(expected)}"
+        assert rows(backup.restore(plant.settings, folder, target, to=moment)) == expected
+    begun = backup.restore(plant.settings, folder, home / "begun", name=second.name, to=late)
+    assert (begun.backup, rows(begun)) == (second.name, {1, 2, 3})
+
+
+def test_prune_leaves_what_the_first_moment_of_the_span_needs(plant, home):
+    """The backup before the span stays where there is a log to go on with, and no older one."""
+    folder = home / "backups"
+    backup.start_archiving(plant.settings, folder)
+    plant.ask("create table acknowledged (n int primary key)")
+    old, older = (backup.create(plant.settings, folder) for _ in range(2))
+    moment = noted(plant, 1)
+    newest = backup.create(plant.settings, folder)
+    archived(plant)
+    span = datetime.now(UTC) - moment
+    done = backup.prune(folder, older_than=span)
+    assert (done.removed, done.kept) == ((old.name,), (older.name, newest.name))
+    assert rows(backup.restore(plant.settings, folder, home / "restored", to=moment)) == {1}

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 import queue_singly as leases
+from acting import acting, join
 from bench import Bench, png
+from conftest import MIGRATIONS
 from negspace import cache
+from negspace import database as db
+from negspace.database import Jsonb
 from negspace.errors import InvalidInputError
+from negspace.worker.leases import claim
 from queue_steps import claimed, completion, enlist
 
 
@@ -23,7 +28,7 @@ def filled(bench: Bench, count: int) -> list[int]:
 def test_stats_and_hits(bench: Bench) -> None:
     assert cache.stats(bench.services).entries == 0
     filled(bench, 2)
-    twin = bench.add_image(png(0), user=bench.add_user("eve@example.org"))
+    twin = bench.add_image(png(0))
     bench.enqueue(twin)
     found = cache.stats(bench.services)
     assert (found.entries, found.hits, found.expired) == (2, 1, 0)
@@ -33,9 +38,8 @@ def test_stats_and_hits(bench: Bench) -> None:
 
 def test_hits_are_carried_to_their_entries_in_batches(bench: Bench) -> None:
     images = filled(bench, 2)
-    for n in range(3):
-        bench.enqueue(bench.add_image(png(0), user=bench.add_user(f"u{n}@example.org")))
-    bench.enqueue(bench.add_image(png(1), user=bench.add_user("eve@example.org")))
+    for shade in (0, 0, 0, 1):
+        bench.enqueue(bench.add_image(png(shade)))
     entries = "select array_agg(hit_count order by image_id) from analysis_cache"
     assert bench.value(entries) == [0, 0]
     before = cache.stats(bench.services)
@@ -60,14 +64,82 @@ def test_a_batch_of_hits_has_one_at_least(bench: Bench, most: int | None) -> Non
 def test_keys_are_those_of_the_entries(bench: Bench) -> None:
     filled(bench, 1)
     [row] = bench.all(
-        "select r.*, i.file_hash, c.cache_key from analysis_results r"
+        "select r.*, i.user_id as owner, i.file_hash, c.cache_key from analysis_results r"
         " join images i on i.id = r.image_id join analysis_cache c on c.analysis_id = r.id"
     )
     parameters = dict(reversed(row["algorithm_parameters"].items()))  # order means nothing
-    made = cache.key(bench.services, row["file_hash"], "rehearsal", "1.0.0", parameters)
+    asked = (bench.services, row["owner"], row["file_hash"], "rehearsal")
+    made = cache.key(*asked, "1.0.0", parameters)
     assert made == row["cache_key"]
-    other = cache.key(bench.services, row["file_hash"], "rehearsal", "1.0.1", parameters)
+    other = cache.key(*asked, "1.0.1", parameters)
     assert other != made
+
+
+# ── whose answers ────────────────────────────────────────────────────────────────────────
+
+
+def told(bench: Bench) -> list[tuple[str, bool, bool]]:
+    """What somebody is told of two files: one that another had analysed, and one that nobody has.
+
+    Of each: what becomes of the question, and whether the worker is told that the answer is
+    there, and gets it.
+    """
+    enlist(bench)
+    one, other = (join(bench.owner, "analyst") for _ in range(2))
+    bench.enqueue(bench.add_image(png(1), user=one.id))
+    leases.complete(bench.services, claimed(bench), completion())
+    images = [bench.add_image(png(shade), user=other.id) for shade in (1, 2)]
+    ask = "select outcome from enqueue_own_jobs(%s, 'rehearsal', '1.0.0', %s) order by image_id"
+    with acting(bench.database.web, other) as web:
+        parameters = Jsonb(bench.wanted(behave="well", mark=str(bench.mark)).algorithm_parameters)
+        asked = db.rows(web, ask, [images, parameters])
+        web.commit()
+    held = {job.image_id: job for job in claim(bench.services, "w1", ["rehearsal@1.0.0"], 2)}
+    return [
+        (
+            row["outcome"],
+            held[image].answered,
+            leases.complete_from_cache(bench.services, held[image]) is not None,
+        )
+        for row, image in zip(asked, images, strict=True)
+    ]
+
+
+def test_a_file_that_somebody_else_had_analysed_is_as_one_that_nobody_has(bench: Bench) -> None:
+    assert told(bench) == [("queued", False, False)] * 2
+
+
+def test_a_key_without_the_owner_tells_what_others_have(bench: Bench) -> None:
+    """The twin."""
+    bench.owner.execute(
+        "create or replace function cache_key(file_hash text, algorithm_fingerprint text,"
+        " owner bigint) returns text language sql immutable"
+        " as $$ select sha256_hex(file_hash || algorithm_fingerprint) $$"
+    )
+    known, unknown = told(bench)
+    assert known == ("queued", True, True)
+    assert unknown == ("queued", False, False)
+
+
+def test_a_down_keeps_the_newest_answer_and_an_up_finds_it_again(bench: Bench) -> None:
+    enlist(bench)
+    owners = bench.user, bench.add_user("eve@example.org")
+    for owner in owners:
+        bench.enqueue(bench.add_image(png(1), user=owner))
+        leases.complete(bench.services, claimed(bench), completion())
+    since = [file for file in sorted(MIGRATIONS.glob("*.up.sql")) if file.name >= "032"]
+    downs = [file.with_name(file.name.replace(".up.", ".down.")) for file in reversed(since)]
+    with db.connect(bench.database.owner) as owner:
+        for file in (*downs, *since):
+            owner.execute(file.read_bytes())
+    [entry] = bench.all(
+        "select i.user_id, c.cache_key = cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
+        " as fits from analysis_cache c join images i on i.id = c.image_id"
+    )
+    assert entry == {"user_id": owners[1], "fits": True}
+
+
+# ── what stays ───────────────────────────────────────────────────────────────────────────
 
 
 def test_an_expired_answer_is_none(bench: Bench) -> None:
@@ -78,7 +150,7 @@ def test_an_expired_answer_is_none(bench: Bench) -> None:
         [images[0]],
     )
     assert cache.stats(bench.services).expired == 1
-    twin = bench.add_image(png(0), user=bench.add_user("eve@example.org"))
+    twin = bench.add_image(png(0))
     assert bench.status(bench.enqueue(twin)) == "queued"
     assert cache.purge_expired(bench.services) == 1
     assert cache.stats(bench.services).entries == 1
@@ -104,5 +176,5 @@ def test_the_command_line(bench: Bench) -> None:
     dry = bench.cli("cache", "purge", "--all", "--dry-run", "--json").json
     assert dry == {"answers": 2, "removed": False}
     assert "0 answers" in bench.cli("cache", "purge", "--expired").out
-    assert "2 answers were" in bench.cli("cache", "purge", "--all", "--yes").out
+    assert "removed 2 answers\n" in bench.cli("cache", "purge", "--all", "--yes").out
     assert bench.cli("cache", "stats", "--json").json["entries"] == 0

@@ -307,7 +307,9 @@ def test_purging_by_prefix(cli, database, values):
     env = database.environment
     dry = cli("cache", "purge", "--values", "report:", "--dry-run", "--json", env=env).json
     assert dry == {"answers": 2, "removed": False}
-    assert "2 answers were" in cli("cache", "purge", "--values", "report:", "--yes", env=env).out
+    assert (
+        "removed 2 values\n" in cli("cache", "purge", "--values", "report:", "--yes", env=env).out
+    )
     stats = cli("cache", "stats", "--json", env=env).json
     assert (stats["values"], stats["computing"], stats["entries"]) == (1, 0, 0)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from datetime import UTC, datetime
+from decimal import Decimal
 
+import click
 import pytest
 
 from conftest import clean_environment
-from negspace.cli import NOUNS, JsonLines
+from negspace.cli import NOUNS, JsonLines, negspace, output, times
 
 
 def test_help_lists_every_noun_and_imports_nothing_heavy(home):
@@ -34,6 +40,32 @@ def test_every_noun_of_the_server_explains_itself(cli):
         ran = cli(*arguments, "--help")
         assert (ran.status, ran.err) == (0, "")
         assert ran.out.startswith("Usage: negspace")
+
+
+def verbs(group: click.Group, path: str) -> Iterator[tuple[str, click.Command, int]]:
+    """Every command below the group, and the room that a list of 80 columns has for its help."""
+    context = click.Context(group)
+    names = group.list_commands(context)
+    for name in names:
+        command = group.get_command(context, name)
+        assert command is not None
+        yield f"{path} {name}", command, 80 - 2 - 6 - max(map(len, names))
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{path} {name}")
+
+
+def test_every_verb_has_json_and_every_option_says_what_it_is():
+    for path, command, room in verbs(negspace, "negspace"):
+        assert command.help, path
+        if path.count(" ") > 1:  # the list of nouns has texts of its own
+            assert not command.get_short_help_str(room).endswith("..."), (path, room)
+        if isinstance(command, click.Group):
+            continue
+        options = [p for p in command.params if isinstance(p, click.Option)]
+        if path != "negspace server psql":  # which becomes psql
+            assert any("--json" in option.opts for option in options), path
+        for option in options:
+            assert option.help or isinstance(option.type, click.Choice), (path, option.name)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +101,68 @@ def test_with_json_an_error_is_json_on_stderr(cli):
         "hint": "did you mean DB_PORT?",
         "variable": "DB_PROT",
     }
+
+
+def test_with_json_misuse_is_json_too(cli):
+    ran = cli("server", "stop", "--json", "--mode", "x")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.error["code"] == "invalid_input"
+    assert "'x' is not one of" in ran.error["message"]
+    assert ran.error["hint"] == "negspace server stop --help"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (True, "yes"),
+        (0.123456, "0.1235"),
+        (Decimal("2.50"), "2.5"),
+        (datetime(2026, 1, 31, 12, 0, 0, 5, UTC), "2026-01-31 12:00:00+00:00"),
+        (["read:images", "read:results"], "read:images, read:results"),
+        ([], "–"),
+        ({"width": 4}, '{"width": 4}'),
+        ([{"a": 1}], '[{"a": 1}]'),
+    ],
+)
+def test_a_value_as_a_table_shows_it(value, shown):
+    assert output.cell(value) == shown
+
+
+def test_a_time_that_is_shown_is_a_time_that_options_take():
+    moment = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
+    assert times.past(output.cell(moment)) == moment
+
+
+def test_nouns_agree_with_their_numbers():
+    said = [output.counted(n, "try", "tries") for n in (0, 1, 2000)]
+    assert said == ["0 tries", "1 try", "2,000 tries"]
+    assert output.counted(2, "job") == "2 jobs"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_for_terminals_and_leaves_nothing_behind():
+    with redirect_stderr(Terminal()) as seen, output.counting("{:,} rows") as progress:
+        assert progress is not None
+        progress(1000)
+    assert seen.getvalue() == "\r1,000 rows …\r\x1b[K"
+    with redirect_stderr(io.StringIO()) as seen, output.counting("{:,} rows") as progress:
+        assert progress is None
+    assert seen.getvalue() == ""
+
+
+def test_a_narrow_terminal_wraps_lines_and_folds_no_cells(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    row = {"name": "a name of many letters", "at": "2026-01-31 12:00:00+00:00", "of": None}
+    with redirect_stdout(Terminal()) as seen:
+        output.show_rows([row, row], list(row), as_json=False)
+    head, *lines = seen.getvalue().splitlines()
+    assert lines == ["a name of many letters  2026-01-31 12:00:00+00:00   –"] * 2
+    assert head.removesuffix("\x1b[0m").endswith("of")
 
 
 def test_a_reader_who_goes_away_is_no_failure(home):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -239,6 +240,18 @@ def test_a_connection_that_the_server_ended_is_replaced(db, empty_database):
     with database.connect(empty_database.superuser) as other:
         other.execute("select pg_terminate_backend(%s, 10000)", [lost])
     assert count(db) == 0
+
+
+def test_a_connection_just_used_is_not_asked_whether_it_lives(empty_database):
+    with contextlib.closing(database.connect(empty_database.owner)) as connection:
+        assert not connection.answered_within(60)  # nothing was asked yet
+        connection.execute("select 1")
+        assert connection.answered_within(60)
+        assert not connection.answered_within(0)
+        pid = connection.info.backend_pid
+        with database.connect(empty_database.superuser) as other:
+            other.execute("select pg_terminate_backend(%s, 10000)", [pid])
+        assert not connection.answered_within(60)  # it hung up, and that can be seen
 
 
 def test_views_for_other_actors_share_the_pool(db):

@@ -6,7 +6,7 @@ import html.parser
 from collections.abc import Callable
 from pathlib import Path
 
-from conftest import Ran
+from calling import Ran
 
 Cli = Callable[..., Ran]
 

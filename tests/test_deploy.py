@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
 import shutil
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+import servers
 from bench import until
 from conftest import clean_environment
 from negspace import settings
 from negspace.database import connect, conninfo, rows
+from test_migrate_docs import examples
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -105,11 +108,37 @@ def test_the_timer_starts_the_service_of_its_name():
     assert (DEPLOY / "negspace-maintain.service").exists()
 
 
-def test_the_example_environment_is_read():
-    text = (DEPLOY / "environment.example").read_text()
+def test_the_page_makes_a_database_on_a_server_of_ones_own(home):
+    found = servers.start(home)
+    with connect(found.url("superuser", name="postgres"), autocommit=True) as superuser:
+        superuser.execute("drop database negative_space")
+        superuser.execute("drop role app_user, operator_role, negspace_owner")
+        making, before_15 = examples("sql", ROOT / "docs/deploy.md")
+        for statement in making.splitlines():
+            superuser.execute(statement.encode())
+    if int(str(found.version).split(".")[0]) < 15:
+        with connect(found.url("superuser")) as superuser:
+            superuser.execute(before_15.encode())
+    [script] = examples("sh", ROOT / "docs/deploy.md")
+    done = subprocess.run(
+        ["bash", "-e", "-c", script.replace("@db1/", f"@127.0.0.1:{found.port}/")],
+        env=clean_environment(home / "none")
+        | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "33 checks: all is well" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["environment.example", "archive.environment.example"])
+def test_the_example_environments_are_read(name):
+    text = (DEPLOY / name).read_text()
     given = dict(line.split("=", 1) for line in text.splitlines() if not line.startswith("#"))
     found = settings.load(given)
-    address = conninfo(found)
+    address = conninfo(found, owner=True)
+    assert not found.embedded
     assert "target_session_attrs='read-write'" in address or "read-write" in address
     assert "verify-full" in address
 

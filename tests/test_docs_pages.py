@@ -14,7 +14,9 @@ import pytest
 import skimage
 
 from conftest import clean_environment
-from negspace import database
+from negspace import database as db
+from negspace import migrate
+from negspace.database import Database
 from negspace.generate import Plan, generate
 from test_migrate_docs import examples
 
@@ -84,7 +86,7 @@ def test_the_tutorial_leads_where_it_says(home, tmp_path):
 def filled(postgres, template):
     """A database with a year of data, up to tomorrow, and something that was copied out."""
     made = postgres.create(template)
-    with database.Database(made.owner) as connected:
+    with Database(made.owner) as connected:
         plan = Plan(images=1500, events=4000, metrics=20_000, users=12)
         generate(
             connected, Plan(**vars(plan) | {"until": (datetime.now(UTC) + timedelta(1)).date()})
@@ -93,12 +95,45 @@ def filled(postgres, template):
     postgres.drop(made.name)
 
 
+def drawn(number: int) -> dict[str, int]:
+    return {"drawn": number}
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{n}.md" for n in ("analysis", "cache", "jobs", "metrics"))]
+)
+def test_a_python_example_runs(page, bench, monkeypatch):
+    (code,) = examples("python", DOCS.parent / page)
+    for name, value in bench.environment.items():
+        monkeypatch.setenv(name, value)
+    given = {
+        "database": bench.services,
+        "draw": drawn,
+        "durations": [3.0, 4.0],
+        "image_id": bench.add_image(),
+        "pixels": skimage.data.coins(),
+        "yesterday": datetime.now(UTC) - timedelta(1),
+    }
+    names = dict(given)
+    exec(compile(code, page, "exec"), names)
+    assert set(names) - set(given) - {"__builtins__"}, "something came of it"
+
+
+def test_the_linter_s_example_runs(empty_database, tmp_path, monkeypatch):
+    migrate.new(tmp_path / "migrations", "one")
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples("python", DOCS / "lint.md")
+    names = {"address": empty_database.owner}
+    exec(compile(code, "docs/lint.md", "exec"), names)
+    assert names["applied"].ok
+
+
 QUERIES = examples("sql", DOCS / "queries.md")
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=[q.split("from ")[-1][:30].strip() for q in QUERIES])
 def test_a_common_query_finds_something(filled, query):
-    with database.connect(filled.owner) as connection:
+    with db.connect(filled.owner) as connection:
         assert connection.execute(query.encode()).fetchall(), query
 
 

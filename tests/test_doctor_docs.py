@@ -46,6 +46,13 @@ def test_the_python_example_runs(database, monkeypatch, tmp_path, capsys):
     assert "durability: fsync is off" in capsys.readouterr().out
 
 
+def test_each_check_has_a_test_that_causes_its_fault():
+    """``faults`` and ``look`` of tests/doctoring.py name the check; ``well`` doesn't count."""
+    tests = "".join(path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    caused = set(re.findall(r"\b(?:faults|look)\(\s*\"([^\"]+)\"", tests))
+    assert {check.name for check in doctor.CHECKS} == caused
+
+
 def test_the_table_is_what_is_checked():
     rows = re.findall(r"^\| (.+?) \| (.+?) \| (.+?) \|$", PAGE.read_text("utf-8"), re.MULTILINE)
     lines = [row for row in rows if row[0] not in {"check", "---"}]

@@ -72,8 +72,44 @@ def test_its_commands_exist(page: Path) -> None:
             pytest.fail(f"{page.name}: negspace {shlex.join(arguments)}: {error.message}")
 
 
+def spoken(page: Path) -> list[list[str]]:
+    """The words of each command that stands in a sentence or a table, as `negspace …`."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.M | re.S)
+    return [
+        re.split(r"[\s=]+", re.sub(r"[\[\]\\]", "", span))
+        for span in re.findall(r"`negspace ([^`]+)`", text)
+    ]
+
+
+def see_there_is(words: list[str]) -> None:
+    """Noun, verb and options are the program's; what stands for a value may be anything."""
+    command: click.Command = negspace
+    context = click.Context(command, info_name="negspace")
+    for word in words:
+        if word.startswith("--"):
+            options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
+            assert word in options | {"--help"}, (words, word)
+        elif isinstance(command, click.Group) and re.fullmatch(r"[a-z-]+", word):
+            found = command.get_command(context, word)
+            assert found is not None, (words, word)
+            command = found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_it_speaks_of_exist(page: Path) -> None:
+    for words in spoken(page):
+        see_there_is(words)
+
+
+@pytest.mark.parametrize("wrong", ["audit retire", "results export --outt", "nothing"])
+def test_a_command_that_is_not_there_is_noticed(wrong: str) -> None:
+    with pytest.raises(AssertionError):
+        see_there_is(wrong.split(" "))
+
+
 def test_commands_are_found_at_all() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 40
+    assert sum(len(spoken(page)) for page in PAGES) > 60
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

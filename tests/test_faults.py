@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import PATIENCE, PLUGIN, Bench, called, png, until
-from conftest import Ran, TestDatabase, at, clean_environment, migrate_up, programs
+from bench import PATIENCE, PLUGIN, Bench, png, until
+from calling import Ran, called
+from conftest import TestDatabase, at, clean_environment, migrate_up, programs
 from negspace import database, server
-from negspace.database import Database, PoolSize, again
+from negspace.database import Actor, Database, PoolSize, again
 from negspace.errors import NegspaceError, UnavailableError
 from stalling import Way, by, way_to
 
@@ -34,7 +35,7 @@ WRITING = [
     "results show 1 --purpose test",
     "metrics record depth 1",
     "metrics rollup",
-    "cache purge --all --yes",
+    "cache purge --expired",
     "worker run --drain",
     "dev generate --images 10 --into-existing --yes",
 ]
@@ -183,8 +184,6 @@ def test_a_network_that_lets_nothing_through_is_given_up(platform, line):
     ("line", "words"),
     [
         ("jobs list", b"from processing_queue"),
-        ("images add new.png", b"register_image"),
-        ("jobs enqueue 1 --no-cache", b"enqueue_jobs"),
         ("audit verify", b"audit_seals"),
         ("migrate status", b"negspace_migrations"),
     ],
@@ -202,6 +201,57 @@ def test_a_network_that_stalls_under_a_statement_is_noticed(platform, line, word
     until(lambda: not sessions(platform), "the server has noticed, and rolled back")
     assert platform.all(COUNTED) == before
     assert ran(platform, line).status == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words", "counted", "one"),
+    [
+        ("jobs enqueue 1", b"enqueue_jobs", "select count(*) from processing_queue", "waiting"),
+        ("images add new.png", b"register_image", "select count(*) - 1 from images", "taken in"),
+    ],
+)
+def test_a_commit_whose_answer_was_lost_is_not_done_twice(platform, line, words, counted, one):
+    """It was done, and nobody was told: the command asks again, and is told of that one."""
+    with way_to(platform.database.app) as way:
+        way.stall_after(words, b"COMMIT")
+        variables = platform.environment | {
+            "DATABASE_URL": by(platform.database.app, way),
+            "NEGSPACE_USER": "ada@example.org",
+        }
+        command = [sys.executable, "-m", "negspace", *line.split(), "--json"]
+        process = subprocess.Popen(
+            command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        until(way.stalled.is_set, "the commit was sent")
+        until(lambda: platform.value(counted), "it was done")
+        way.open()
+        platform.all(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and query ~ '^COMMIT' and state = 'idle'"
+        )
+        done = finished(process)
+    assert (done.status, "; trying again for 60 s" in done.err) == (0, True), done.err
+    assert [answer.get("outcome") or answer["status"] for answer in done.json] == [one]
+    assert platform.value(counted) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("jobs enqueue 1", b"enqueue_jobs"), ("images add new.png", b"register_image")],
+)
+def test_patience_has_an_end_and_whom_nobody_answered_is_not_waited_for(platform, line, words):
+    variables = platform.environment | {"NEGSPACE_USER": "ada@example.org"}
+    before = platform.all(COUNTED)
+    with way_to(platform.database.app) as way:
+        way.stall_after(words)
+        there = {"DATABASE_URL": by(platform.database.app, way), "NEGSPACE_PATIENCE": "0.1"}
+        done = called(variables | there, *line.split())
+        assert (done.status, "; trying again for 0.1 s" in done.err) == (5, True), done.err
+        way.stall()
+        done = called(variables | there, *line.split())
+    assert (done.status, "trying again" in done.err) == (5, False), done.err
+    until(lambda: not sessions(platform), "the server has noticed, and rolled back")
+    assert platform.all(COUNTED) == before
 
 
 def test_a_slow_statement_is_no_stall(platform):
@@ -248,15 +298,26 @@ def sessions(bench: Bench) -> int:
 
 # ── the server ───────────────────────────────────────────────────────────────────────────
 
-WAITING = [
+ENDING = [
     "images add new.png",
-    "jobs enqueue 1 --no-cache",
-    "jobs list",
+    "keys create ada@example.org --name laptop",
+    "results export --purpose test",
     "metrics record depth 1",
     "cache purge --all --yes",
-    "users list",
     "audit verify",
+    "users list",
+    "images check",
+    "jobs list",
+    "results list",
+    "worker list",
 ]
+REPEATED = [
+    "jobs enqueue 1 --no-cache",
+    "jobs limit 2 --user ada@example.org",
+    "images set 1 instrument=HST",
+    "users role ada@example.org analyst",
+]
+WAITING = ENDING + REPEATED
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
@@ -269,24 +330,33 @@ def test_the_server_restarts_under_every_command(home, tmp_path, monkeypatch, mo
         bench.add_image()
         (tmp_path / "new.png").write_bytes(png(99))
         before = bench.all(KEPT)
-        worker = bench.start()
+        worker = bench.start(DATABASE_URL=f"{bench.database.app}?application_name=worker")
         until(lambda: bench.value("select count(*) from workers") == 1, "the worker has begun")
         holder = database.connect(found.url("superuser"))
         holder.execute("lock table users, images, processing_queue, security_audit")
-        holder.execute("lock table performance_metrics, analysis_cache, audit_seals")
+        holder.execute("lock table performance_metrics, analysis_cache, audit_seals, api_keys")
+        holder.execute("lock table analysis_results, workers")
         waiting = {line: started_command(bench, line) for line in WAITING}
-        query = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        query = (
+            "select count(*) from pg_stat_activity"
+            " where wait_event_type = 'Lock' and application_name = 'negspace'"
+        )
         until(lambda: bench.value(query) >= len(WAITING), "they wait")
         bench.services.close()
         server.stop(at(home), mode=mode)
         holder.close()
         bench.owner.close()
-        ended = {line: finished(process) for line, process in waiting.items()}
+        ended = {line: finished(waiting[line]) for line in ENDING}
         found = server.ensure(at(home), binaries=programs())
         bench.owner = database.connect(found.url("superuser"), autocommit=True)
         wrong = [f"{line}: {done}" for line, done in ended.items() if not said_well(done)]
         assert not wrong, "\n".join(wrong)
-        assert bench.all(KEPT) == before
+        (kept,) = before
+        repeated = {line: finished(waiting[line]) for line in REPEATED}
+        wrong = [f"{one}: {done}" for one, done in repeated.items() if done.status]
+        assert not wrong, "\n".join(wrong)
+        assert all("; trying again for 60 s" in done.err for done in repeated.values())
+        assert bench.all(KEPT) == [kept | {"jobs": kept["jobs"] + 1}]
         for line in WAITING:
             assert finished(started_command(bench, line)).status == 0, line
         job = bench.enqueue(bench.add_image())
@@ -413,6 +483,23 @@ def test_a_step_is_repeated_while_no_server_takes_it():
     assert (len(tries), len(told)) == (3, 1)
     with pytest.raises(UnavailableError, match="not yet"):
         again(lambda: tries.clear() or step(), patience=0.2)
+
+
+def test_a_repeated_step_has_a_new_connection(platform):
+    """By then another server may take writes: who keeps the connection never meets it."""
+    sessions: list[int] = []
+
+    def step() -> None:
+        with platform.services.acting_as(Actor()).transaction() as connection:
+            row = database.only(connection, "select pg_backend_pid() as process")
+        sessions.append(row["process"])
+        if len(sessions) % 2:
+            raise UnavailableError("not yet")
+
+    again(step, of=platform.services.acting_as(Actor()))
+    assert len(set(sessions)) == 2
+    again(step)
+    assert len(set(sessions)) == 2
 
 
 def test_the_page_has_every_symptom_that_is_caused_here():

@@ -43,7 +43,7 @@ def test_a_newer_schema(database, folder, cli):
     assert "it has 999_later" in refusal(database).message
     ran = cli("users", "list", "--json", env=database.environment)
     assert (ran.status, ran.error["code"]) == (4, "refused")
-    assert "upgrade negspace" in ran.error["hint"]
+    assert "a newer negspace" in ran.error["hint"]
     assert "is newer" in cli("worker", "run", "--drain", env=database.environment).err
 
 

@@ -225,7 +225,7 @@ def test_the_tables_agree_with_each_other(filled):
                    or (a.status = 'success' and r.image_id is distinct from i.id))""",
         "cache entries whose key is not their image's": """
             select c.id from analysis_cache c join images i on i.id = c.image_id
-            where c.cache_key <> cache_key(i.file_hash, c.algorithm_fingerprint)""",
+            where c.cache_key <> cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)""",
         "events out of order": """
             select id from (select id, "timestamp" < lag("timestamp") over (order by id) as back
                             from security_audit) a where back""",

@@ -79,9 +79,9 @@ def test_enqueue_queues_once_and_answers_from_the_cache(bench: Bench, worker: st
     result = leases.complete(bench.services, job, completion())
     [answer] = jobs.enqueue(bench.services, [job.image_id], wanted)
     assert (answer.outcome, answer.result_id, answer.job_id) == ("cached", result, None)
-    # the same bytes of somebody else: a row of their own, from the cache, no job
+    # the same bytes again: a row of their own, from the cache, no job
     content = (bench.storage.folder / job.file_path).read_bytes()
-    twin = bench.add_image(content, user=bench.add_user("eve@example.org"))
+    twin = bench.add_image(content)
     [answer] = jobs.enqueue(bench.services, [twin], wanted)
     assert (answer.outcome, answer.job_id) == ("cached", None)
     assert image_status(bench, twin) == "completed"
@@ -156,9 +156,8 @@ def test_who_is_answered_from_the_cache_waits_for_nobody(bench: Bench, worker: s
     for shade in (900, 901):
         bench.enqueue(bench.add_image(png(shade)))
         leases.complete(bench.services, claimed(bench), completion())
-    ada, eve = bench.add_user("a@example.org"), bench.add_user("e@example.org")
-    ones = [bench.add_image(png(shade), user=ada) for shade in (900, 901)]
-    twos = [bench.add_image(png(shade), user=eve) for shade in (901, 900)]
+    ones = [bench.add_image(png(shade)) for shade in (900, 901)]
+    twos = [bench.add_image(png(shade)) for shade in (901, 900)]
     wanted = jobs.Wanted(
         **bench.all(
             "select distinct algorithm_name, algorithm_version, algorithm_parameters"
@@ -173,7 +172,8 @@ def test_who_is_answered_from_the_cache_waits_for_nobody(bench: Bench, worker: s
     with connect(bench.database.app) as gate:
         gate.execute(
             "select from analysis_cache c join images i on c.cache_key ="
-            " cache_key(i.file_hash, c.algorithm_fingerprint) where i.id = %s for update of c",
+            " cache_key(i.file_hash, c.algorithm_fingerprint, i.user_id)"
+            " where i.id = %s for update of c",
             [ones[0]],
         )
         assert side_by_side(lambda: ask(ones), lambda: ask(twos)) == []
@@ -520,6 +520,23 @@ def test_lists_summary_and_progress(bench: Bench, worker: str) -> None:
 # ── the command line ─────────────────────────────────────────────────────────────────────
 
 
+def test_all_that_is_pending_is_asked_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negspace.cli.jobs._PAGE", 2)
+    images = bench.add_images(5)
+    bench.add_image(user=bench.add_user("eve@example.org"))
+    bench.owner.execute("update images set analysis_status = 'failed' where id = %s", [images[1]])
+    pending = ("--as", "ada@example.org", "jobs", "enqueue", "--pending")
+    asked = bench.cli(*pending, "--json").json
+    assert [one["image_id"] for one in asked] == [images[0], *images[2:]]
+    assert bench.cli("jobs", "enqueue", "--pending").status == 2, "whose?"
+    for which in ((), ("--pending", "1")):
+        assert "which images?" in bench.cli("jobs", "enqueue", *which).err
+    bench.owner.execute(
+        "update images set analysis_status = 'failed' where analysis_status = 'pending'"
+    )
+    assert bench.cli(*pending).out == "no image is pending\n"
+
+
 def test_the_command_line(bench: Bench, worker: str) -> None:
     images = bench.add_images(3)
     numbers = [str(image) for image in images]
@@ -546,7 +563,13 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     status = bench.cli("jobs", "status", "--json").json
     assert {row["status"]: row["job_count"] for row in status["summary"]}["queued"] == 2
     assert [one["id"] for one in status["workers"]] == [worker]
-    assert "1 workers run" in bench.cli("jobs", "status").out
+    assert "running: 1 worker\n" in bench.cli("jobs", "status").out
+    limit = bench.cli("jobs", "limit", "2", "--group", "night", "--json").json
+    assert limit == {"job_group": "night", "max_running": 2, "running": 0}
+    [stands] = bench.cli("jobs", "status", "--json").json["limits"]
+    assert stands == {"user_email": None} | limit
+    assert "night" in bench.cli("jobs", "status").out
+    assert "whose jobs?" in bench.cli("jobs", "limit", "2").err
     assert worker in bench.cli("worker", "list").out
 
     bench.owner.execute(
@@ -557,4 +580,4 @@ def test_the_command_line(bench: Bench, worker: str) -> None:
     assert bench.cli(*purge, "--dry-run", "--json").json == {"jobs": 1, "removed": False}
     refused = bench.cli(*purge)
     assert (refused.status, "--yes" in refused.err) == (4, True)
-    assert "1 jobs were removed" in bench.cli(*purge, "--yes").out
+    assert "removed 1 job\n" in bench.cli(*purge, "--yes").out

@@ -436,7 +436,7 @@ def test_the_key_of_the_cache_is_made_in_one_way(bench: Bench, worker: str) -> N
     )
     query = (
         "select c.cache_key = cache_key(i.file_hash, algorithm_fingerprint(r.algorithm_name,"
-        " r.algorithm_version, r.algorithm_parameters)) as same"
+        " r.algorithm_version, r.algorithm_parameters), i.user_id) as same"
         " from analysis_cache c join analysis_results r on r.id = c.analysis_id"
         " join images i on i.id = r.image_id"
     )

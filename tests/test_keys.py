@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from negspace import audit, keys, users
 from negspace import database as db
 from negspace.errors import InvalidInputError, NotFoundError, UnavailableError
+from schema_waiting import DEADLINE, Other
 
 HERE = db.Actor(ip_address="192.0.2.7", user_agent="a program")
 
@@ -144,6 +148,70 @@ def test_scopes_stay_within_the_owner_s_role(services, role, scope, allowed):
     with pytest.raises(InvalidInputError, match=f"role {role} may not have the scope {scope}"):
         keys.create(services, user.id, "k", scopes=["read:images", scope])
     assert keys.list_keys(services) == []
+
+
+WIDE = (
+    "insert into api_keys (user_id, key_hash, name, scopes)"
+    " values (%s, repeat('a', 64), 'wide', '[\"write:images\"]')"
+)
+LESSEN = "update users set role = 'viewer' where id = %s"
+
+
+def test_a_key_waits_for_whoever_changes_the_role(database, services, ada):
+    with db.connect(database.app) as boss, ThreadPoolExecutor(1) as thread:
+        boss.execute(LESSEN, [ada.id])
+        making = thread.submit(keys.create, services, ada.id, "k", scopes=["write:images"])
+        assert is_waited_for(boss, making)
+        boss.commit()
+        with pytest.raises(InvalidInputError, match="may not have the scope write:images"):
+            making.result(DEADLINE)
+    assert keys.list_keys(services) == []
+
+
+def test_a_role_waits_for_a_key_that_is_being_made(database, services, ada):
+    with db.connect(database.app) as maker, Other(database.app) as boss:
+        maker.execute(WIDE, [ada.id])
+        later = boss.start(lambda connection: connection.execute(LESSEN, [ada.id]).rowcount)
+        assert boss.is_waiting(maker, later)
+        maker.commit()
+        assert later.result(DEADLINE) == 1
+
+
+def test_a_role_that_changed_after_the_snapshot_is_not_gone_by(database, services, ada):
+    with db.connect(database.app) as maker:
+        maker.execute("set transaction isolation level repeatable read")
+        maker.execute("select")
+        users.set_role(services, ada.id, "viewer")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            maker.execute(WIDE, [ada.id])
+
+
+def test_without_the_lock_a_key_may_exceed_the_role(database, services, ada):
+    """The twin."""
+    with db.connect(database.owner) as owner:
+        row = db.only(
+            owner, "select pg_get_functiondef('refuse_scopes_beyond_role'::regproc) as source"
+        )
+        assert row is not None
+        owner.execute(row["source"].replace(" for share;", ";").encode())
+    with db.connect(database.app) as maker:
+        maker.execute("set transaction isolation level repeatable read")
+        maker.execute("select")
+        users.set_role(services, ada.id, "viewer")
+        maker.execute(WIDE, [ada.id])
+        maker.commit()
+    assert [key.scopes for key in keys.list_keys(services)] == [["write:images"]]
+
+
+def is_waited_for(holder, future) -> bool:
+    """Whether somebody came to wait for what a connection holds, rather than to an end."""
+    end = time.monotonic() + DEADLINE
+    query = "select count(*) as n from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+    while time.monotonic() < end and not future.done():
+        if (db.only(holder, query, [holder.info.backend_pid]) or {})["n"]:
+            return True
+        time.sleep(0.01)
+    return False
 
 
 def test_a_role_that_is_taken_away_takes_the_key_s_scopes_with_it(services, here, ada):

@@ -19,7 +19,9 @@ def examples(kind: str, page: Path = PAGE) -> list[str]:
 
 def timeless(text: str) -> str:
     """Without what differs from run to run: times, durations, and the widths they ask for."""
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC  \d+$", "TIME  MS", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+00:00  \d+$", "TIME  MS", text, flags=re.MULTILINE
+    )
     return re.sub(r"\b\d+(\.\d+)? (ms|s)\b", r"N \2", text)
 
 

@@ -15,8 +15,8 @@ import click
 import pytest
 from PIL import Image
 
-from bench import called
-from conftest import Postgres, TestDatabase, clean_environment
+from calling import called
+from conftest import Postgres, TestDatabase, clean_environment, programs
 from negspace import database
 from negspace.cli import NOUNS, negspace
 from pgbouncer import PROGRAM, pgbouncer, through
@@ -197,18 +197,28 @@ def test_every_verb_is_tried_or_has_nothing_to_do_with_it():
     assert verbs() - tried - WITHOUT == set()
 
 
+def is_of_older_views() -> bool:
+    """PostgreSQL 14, while drift's shadow, since the owner may make none there, is on a newer one.
+
+    Its views can't be read as their reader, so that the migrations make them otherwise.
+    """
+    tested = programs()
+    return tested is not None and tested.major < 15
+
+
 def test_every_command_works_behind_a_pooler(platform, monkeypatch):
     _, variables, home = platform
     for shade, name in enumerate(("one.png", "two.png")):
         Image.new("RGB", (24, 16), (shade, 3, 7)).save(home / name)
     (home / "archive").mkdir()
     monkeypatch.chdir(home)
+    ends = ENDS | ({"migrate drift": 3} if is_of_older_views() else {})
     wrong = []
     for line in COMMANDS.strip().splitlines():
         command = line.strip()
         acting = [] if command.startswith("users") else ["--as", "ada@example.org"]
         ran = called(variables, *acting, *shlex.split(command), given="correct horse battery\n")
-        if ran.status != ENDS.get(command, 0) or "Traceback" in ran.err:
+        if ran.status != ends.get(command, 0) or "Traceback" in ran.err:
             wrong.append(f"{command}: {ran.status} {ran.err[-600:]}")
     assert not wrong, "\n".join(wrong)
 

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
+import click
 import pytest
 
 from bench import until
 from conftest import at
-from negspace import server, settings
+from negspace import cli as faces
+from negspace import database, server, settings
+from negspace.cli import session
 from negspace.database import Database
 from negspace.errors import SettingsError
 from negspace.server import Server
+from negspace.server.replica import seconds_behind
 from standby import asked, caught_up, environment, pair, several, told
 from test_migrate_docs import examples
 
-ROOT = Path(__file__).parent.parent
+PAGE = Path(__file__).parent.parent / "docs/failover.md"
 ABSENT = "postgresql://app_user:x@127.0.0.1:1/negative_space"
 
 
@@ -165,6 +174,56 @@ def test_a_replica_that_is_behind_says_how_far_and_from_some_point_on_is_refused
     assert (again.status, again.err) == (0, "")
 
 
+@contextmanager
+def applied_late(servers: Pair) -> Iterator[None]:
+    """The standby replays a commit an hour after it was made."""
+    told(servers.standby, "alter system set recovery_min_apply_delay = '1h'")
+    told(servers.standby, "select pg_reload_conf()")
+    setting = "select setting <> '0' from pg_settings where name = 'recovery_min_apply_delay'"
+    until(lambda: asked(servers.standby, setting), "it is told")
+    try:
+        yield
+    finally:
+        told(servers.standby, "alter system reset recovery_min_apply_delay")
+        told(servers.standby, "select pg_reload_conf()")
+        caught_up(servers.primary, servers.standby)
+
+
+def test_a_replica_that_lacks_one_small_commit_is_behind(filled):
+    """Some hundred bytes are enough: no amount of the log is too little to count."""
+    with applied_late(filled), database.connect(filled.standby.url("operator")) as reading:
+        assert seconds_behind(reading) == 0
+        told(filled.primary, "comment on database negative_space is 'late'")
+        missing = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
+        until(lambda: asked(filled.standby, missing), "it lacks the commit")
+        assert seconds_behind(reading) > 0
+
+
+def test_the_rest_of_a_record_that_nobody_has_committed_is_not_missing(filled):
+    """The primary keeps the rest of a record until somebody commits: that is no lag."""
+    torn = (
+        "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
+        " and mod(pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0'), 8192) = 0"
+    )
+    told(filled.primary, "create table noted (a text)")
+    with (
+        database.connect(filled.standby.url("operator"), autocommit=True) as reading,
+        database.connect(filled.primary.url("superuser")) as writing,
+    ):
+
+        def is_torn() -> bool:
+            writing.execute("insert into noted values (repeat('x', 1000))")
+            time.sleep(0.5)  # the log's writer has sent whole pages by then
+            return bool(asked(filled.standby, torn))
+
+        until(is_torn, "what was received ends within a record")
+        committing = Timer(2, writing.commit)
+        committing.start()
+        assert seconds_behind(reading) == 0
+        committing.join()
+    told(filled.primary, "drop table noted")
+
+
 # ── several hosts ────────────────────────────────────────────────────────────────────────
 
 
@@ -198,10 +257,27 @@ def test_every_host_is_tried_for_the_one_that_takes_writes(filled, cli):
 
 
 def test_the_python_example_of_the_page_runs(filled):
-    (code,) = examples("python", ROOT / "docs/failover.md")
+    (code,) = examples("python", PAGE)
     address = several([filled.standby, filled.primary])
     with Database(address) as opened:
         found: dict[str, Any] = {"database": opened, "image": 1}
         exec(code, found)
         exec(code, found)
     assert found["answers"][0].outcome == "waiting"
+
+
+def test_the_page_names_the_commands_that_repeat():
+    (row,) = re.findall(r"^\| repeat by themselves \|(.+)\|$", PAGE.read_text(), re.MULTILINE)
+    found = {
+        f"{noun} {verb}"
+        for noun in faces.NOUNS
+        for verb, command in nested(noun)
+        if getattr(command.callback, "__code__", None) is session.repeated(print).__code__
+    }
+    # A file after the other: what was taken in before isn't done again.
+    assert set(re.findall(r"`(.+?)`", row)) == found | {"images add"}
+
+
+def nested(noun: str) -> list[tuple[str, click.Command]]:
+    group = import_module(f"negspace.cli.{noun}").group
+    return list(group.commands.items()) if isinstance(group, click.Group) else []

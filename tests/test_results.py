@@ -102,7 +102,7 @@ def test_the_command_line_lists_shows_and_exports(bench: Bench) -> None:
     [row] = csv.DictReader(io.StringIO(taken.out))
     assert (row["negative_fraction"], row["original_filename"]) == ("0.25", "'=cmd()")
     file = bench.folder / "out.json"
-    command = ["results", "export", "--purpose", "check", "--format", "json", "--out", str(file)]
+    command = ["results", "export", "--purpose", "check", "--format", "json", "-o", str(file)]
     assert bench.cli(*command).status == 0
     [whole] = json.loads(file.read_text())
     assert whole["quality_metrics"] == {}

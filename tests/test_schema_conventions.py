@@ -128,9 +128,12 @@ def test_no_extension_is_required(owner):
 
 
 def test_search_paths_are_pinned(owner):
-    # The queue's entry points keep plans that statistics of an empty queue can't spoil.
+    # The queue's entry points and sealing keep plans that statistics of an empty queue, or of an
+    # empty month, can't spoil.
     planned = {
+        "enable_bitmapscan=off",
         "enable_seqscan=off",
+        "enable_sort=off",
         "enable_nestloop=off",
         "jit=off",
         "plan_cache_mode=force_custom_plan",
@@ -235,7 +238,7 @@ READ, ADD, CHANGE, REMOVE = "SELECT", "INSERT", "UPDATE", "DELETE"
 PRIVILEGES = {
     "users": set(),
     "images": {READ, ADD, CHANGE, REMOVE},
-    "analysis_results": {READ},
+    "analysis_results": set(),
     "processing_queue": {READ},
     "processing_queue_hot": set(),
     "processing_queue_ended": set(),
@@ -305,6 +308,10 @@ READ_COLUMNS = {
     "api_keys": "id user_id name description is_active last_used_at created_at expires_at "
     "scopes ip_whitelist rate_limit_per_minute last_rate_limit_reset request_count_current_window "
     "total_requests usage_stats",
+    # which results there are; what was found is read by read_results()
+    "analysis_results": "id image_id user_id algorithm_name algorithm_version "
+    "algorithm_parameters parameters_hash confidence_score processing_time_ms notes created_at "
+    "updated_at cache_hit cached_at cache_ttl_seconds performance_stats optimization_suggestions",
 }
 CHANGED_COLUMNS = {
     "users": "full_name metadata",

@@ -12,6 +12,7 @@ from negspace.database import sql
 from schema_rows import BCRYPT, add, digest
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+SOMEBODY = 1_000_007  # no owner of an image
 
 
 def now(connection):
@@ -157,7 +158,7 @@ def test_the_services_write_no_event_but_through_the_functions(app):
 
 
 def test_each_image_that_comes_or_goes_is_an_event(app):
-    act_as(app, user_id=7)
+    act_as(app, user_id=SOMEBODY)
     first = add(app, "images")
     app.execute(
         """
@@ -171,13 +172,13 @@ def test_each_image_that_comes_or_goes_is_an_event(app):
     assert len(rows) == 4
     app.execute("delete from images where user_id = %s", [first["user_id"]])
     for row in rows:
-        facts = ("original_filename", "file_hash", "file_size", "mime_type")
+        facts = ("original_filename", "file_hash", "file_size", "mime_type", "user_id")
         came, went = events(app, "image", row["id"])
         assert (came["action"], went["action"]) == ("create_image", "delete_image")
-        assert (came["user_id"], went["user_id"]) == (7, 7)
+        assert (came["user_id"], went["user_id"]) == (SOMEBODY, SOMEBODY)
         assert came["changes_before"] is None
         assert came["changes_after"] == {name: row[name] for name in facts}
-        facts = (*facts, "user_id", "analysis_status")
+        facts = (*facts, "analysis_status")
         assert went["changes_before"] == {name: row[name] for name in facts}
         assert went["changes_after"] is None
 

@@ -40,6 +40,7 @@ def test_reasons_are_for_people_and_hide_the_storage_folder() -> None:
         token=uuid4(),
         attempt=1,
         image_id=1,
+        owner=1,
         file_path="ab/cd/x.png",
         file_hash="0" * 64,
         original_filename="sky.png",

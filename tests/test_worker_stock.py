@@ -18,6 +18,7 @@ def job(number: int, **changes: Any) -> Claimed:
         "token": uuid4(),
         "attempt": 1,
         "image_id": number,
+        "owner": 1,
         "file_path": "x.png",
         "file_hash": f"{number:064x}",
         "original_filename": "x.png",

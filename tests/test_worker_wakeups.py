@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from bench import Bench, until
-from negspace.worker import Options
+from negspace.database import rows
+from negspace.worker import Options, leases
 from negspace.worker.claimer import Claimer
 from negspace.worker.reach import Identity
 from negspace.worker.wakeups import Wakeups
 from pgbouncer import PROGRAM, pgbouncer, through
+from queue_steps import ALL, enlist
 
 LONG = 3600.0  # seconds between two polls: only a wake-up finds a job
 
@@ -91,3 +93,19 @@ def test_behind_a_pooler_a_worker_polls(bench: Bench) -> None:
         assert asleep(bench) == 0
         run.signal(15)
         assert run.ended()["completed"] == 1
+
+
+def test_a_claim_reads_the_images_of_its_jobs_alone(bench: Bench) -> None:
+    """The planner knows nothing of how many are claimed; what wakes a worker is to be quick."""
+    bench.owner.execute(
+        "insert into images (user_id, file_name, original_filename, file_path, file_size,"
+        " mime_type, file_hash) select id, n, n, n, 1, 'image/png', sha256_hex(n)"
+        " from users, lateral (select n::text from generate_series(1, 3000) n) s"
+    )
+    bench.owner.execute("analyze images")
+    given = [enlist(bench), 1, list(ALL), None]
+    with bench.services.transaction() as connection:
+        plan = rows(connection, "explain (costs off) " + leases.CLAIM, given)
+    said = "\n".join(row["QUERY PLAN"] for row in plan)
+    assert "Index Scan using images_pkey on images" in said
+    assert "Seq Scan on images" not in said

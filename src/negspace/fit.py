@@ -44,7 +44,7 @@ def see(connection: Connection, folder: Path = MIGRATIONS) -> None:
     if newer:
         raise RefusedError(
             f"the database's schema is newer than negspace {__version__}: it has {newer[-1]}",
-            hint="upgrade negspace on this machine: pip install --upgrade negspace",
+            hint="install a newer negspace on this machine",
         )
     older = lacking(names, folder)
     if older:

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
+from uuid import uuid4
 
 from negspace import audit, images
 from negspace.analysis import reading
-from negspace.database import Database
-from negspace.errors import FileError, ImageError, NegspaceError, UnavailableError
+from negspace.database import Database, again, only
+from negspace.errors import (
+    FileError,
+    ImageError,
+    NegspaceError,
+    ReadOnlyServerError,
+    UnavailableError,
+)
 from negspace.images import Image
 from negspace.storage import Received, Storage, opened
 
@@ -132,6 +140,8 @@ def add_all(
     recursive: bool = False,
     metadata: Mapping[str, Any] | None = None,
     progress: Callable[[int], object] | None = None,
+    patience: float = 0.0,
+    on_wait: Callable[[NegspaceError], None] | None = None,
 ) -> Iterator[Outcome]:
     """Take many files in, one after the other; each has an outcome.
 
@@ -145,6 +155,10 @@ def add_all(
             is an outcome that failed.
         metadata: As there.
         progress: As there.
+        patience: Seconds that a database which goes away is waited for; a file whose row was
+            committed just before is not taken in again. 0: it isn't waited for. Only for who
+            sees the audit trail.
+        on_wait: Called with what was the matter, before it is waited for.
 
     Yields:
         An outcome per file, as soon as it is known.
@@ -154,14 +168,19 @@ def add_all(
     """
     for path in files_in(sources) if recursive else sources:
         try:
-            image = add(
+            image = _once(
                 database,
-                storage,
-                path,
-                user_id=user_id,
-                max_pixels=max_pixels,
-                metadata=metadata,
-                progress=progress,
+                lambda by, path=path: add(
+                    by,
+                    storage,
+                    path,
+                    user_id=user_id,
+                    max_pixels=max_pixels,
+                    metadata=metadata,
+                    progress=progress,
+                ),
+                patience,
+                on_wait,
             )
         except UnavailableError:
             raise
@@ -169,6 +188,38 @@ def add_all(
             yield Outcome(path, error=error)
         else:
             yield Outcome(path, image)
+
+
+def _once(
+    database: Database,
+    take: Callable[[Database], Image],
+    patience: float,
+    on_wait: Callable[[NegspaceError], None] | None,
+) -> Image:
+    """What is taken in, once: the event of its row names this request, and so tells of it."""
+    if not patience:
+        return take(database)
+    request = str(uuid4())
+    by = database.acting_as(replace(database.actor, request_id=request))
+    tries = count()
+
+    def step() -> Image:
+        found = _of_request(by, request) if next(tries) else None
+        return take(by) if found is None else found
+
+    return again(step, of=by, patience=patience, unless=ReadOnlyServerError, on_wait=on_wait)
+
+
+def _of_request(database: Database, request: str) -> Image | None:
+    """The image that came with a request of this day, or None."""
+    query = (
+        "select resource_id::bigint as image from security_audit"
+        " where action = 'create_image' and status = 'success' and request_id = %s"
+        " and timestamp > clock_timestamp() - interval '1 day'"
+    )
+    with database.transaction(read_only=True) as connection:
+        row = only(connection, query, [request])
+    return None if row is None else images.find(database, row["image"])
 
 
 def files_in(sources: Iterable[Path]) -> Iterator[Path]:

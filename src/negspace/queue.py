@@ -35,9 +35,36 @@ class Failures:
     last_failed_at: datetime
 
 
+@dataclass(frozen=True)
+class Limit:
+    """How many jobs of a user, or of a group, may run at once.
+
+    Attributes:
+        user_email: Whose jobs, or None.
+        job_group: Which group's, or None.
+        max_running: How many.
+        running: How many run now; more, where the limit came while they ran.
+    """
+
+    user_email: str | None
+    job_group: str | None
+    max_running: int
+    running: int
+
+
+def limits(database: Database) -> list[Limit]:
+    """The limits that are in force, the oldest first."""
+    query = (
+        "select u.email as user_email, l.job_group, l.max_running, l.running from queue_limits l"
+        " left join users u on u.id = l.user_id order by l.id"
+    )
+    with database.transaction(read_only=True) as connection:
+        return [Limit(**row) for row in rows(connection, query)]
+
+
 def limit_running(
     database: Database, most: int | None, *, user: int | None = None, group: str | None = None
-) -> None:
+) -> int | None:
     """Set how many jobs of a user, or of a group, may run at once; those that run go on.
 
     Args:
@@ -46,13 +73,18 @@ def limit_running(
         user: Whose jobs.
         group: Or the ``job_group`` of the jobs.
 
+    Returns:
+        How many of them run now; None where there is no limit any more.
+
     Raises:
         InvalidInputError: Not one of both is named, or the number is negative.
     """
     if most is not None and not 0 <= most < 2**31:
         raise InvalidInputError(f"the limit is {most}", hint="a whole number, 0 or more")
     with database.transaction() as connection:
-        connection.execute("select limit_running_jobs(%s::integer, %s, %s)", [most, user, group])
+        query = "select limit_running_jobs(%s::integer, %s, %s) as n"
+        row = only(connection, query, [most, user, group])
+    return row["n"] if row else None
 
 
 def drop_months(database: Database, older_than: timedelta) -> list[str]:

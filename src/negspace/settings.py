@@ -130,6 +130,7 @@ _VARIABLES: Final = (
     _Variable("NEGSPACE_MAX_PIXELS", _integer(1, 10**11), 500_000_000, "largest image, in pixels"),
     _Variable("NEGSPACE_ANALYZERS", _names, None, "allow-list of analysers; all if unset"),
     _Variable("NEGSPACE_USER", _text, None, "e-mail of the user who acts"),
+    _Variable("NEGSPACE_PATIENCE", _seconds, 60.0, "seconds a lost server is waited for"),
 )
 
 
@@ -163,6 +164,7 @@ class Settings:
     max_pixels: int
     analyzers: tuple[str, ...] | None
     user: str | None
+    patience: float
     embedded: bool
     source: Mapping[str, str] = field(repr=False)
 

@@ -106,7 +106,10 @@ def keygen(file: Path) -> str:
             f"{file} is there already", hint="a key is never replaced; name another file"
         ) from None
     except OSError as error:
-        raise FileError(f"can't write {file}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't write {file}: {error.strerror or error}",
+            hint="name a file in a folder that exists and is writable",
+        ) from error
     return public
 
 
@@ -200,7 +203,10 @@ def read_public_key(file: Path) -> str:
         if len(bytes.fromhex(text)) == 32:
             return text
     except OSError as error:
-        raise FileError(f"can't read {file}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't read {file}: {error.strerror or error}",
+            hint="negspace audit keygen writes FILE.pub beside the key",
+        ) from error
     except ValueError:
         pass
     raise FileError(f"{file} holds no public key", hint="negspace audit keygen writes FILE.pub")
@@ -241,7 +247,10 @@ def _opened(file: Path) -> Generator[FileIO]:
             fcntl.flock(opened, fcntl.LOCK_EX)
             yield opened
     except OSError as error:
-        raise FileError(f"can't write {file}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't write {file}: {error.strerror or error}",
+            hint="name a file in a folder that exists and is writable",
+        ) from error
 
 
 def _private(file: Path) -> Ed25519PrivateKey:

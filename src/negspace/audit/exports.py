@@ -92,7 +92,10 @@ def export_month(database: Database, month: str, folder: Path) -> Exported:
         made = check_export(fresh)
         fresh.rename(target)
     except OSError as error:
-        raise FileError(f"can't write {target}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't write {target}: {error.strerror or error}",
+            hint="name a folder that is writable, with room",
+        ) from error
     finally:
         fresh.unlink(missing_ok=True)
     return Exported(target, made.month, made.sha256, made.seals, made.rows)
@@ -126,7 +129,10 @@ def check_export(file: Path) -> Exported:
     except gzip.BadGzipFile as error:
         raise InvalidInputError(f"{file}: not what was exported ({error})") from None
     except OSError as error:
-        raise FileError(f"can't read {file}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't read {file}: {error.strerror or error}",
+            hint="negspace audit export and retain write such files",
+        ) from error
     except (ValueError, KeyError, TypeError, IndexError, EOFError, zlib.error) as error:
         raise InvalidInputError(
             f"{file}: not what was exported ({error})", hint="take another copy of the file"

@@ -12,7 +12,7 @@ from negspace.audit import anchors, exports
 from negspace.audit.anchors import Anchor
 from negspace.audit.exports import Exported
 from negspace.database import Database, only, rows
-from negspace.errors import NotFoundError, RefusedError
+from negspace.errors import InvalidInputError, NotFoundError, RefusedError
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,14 @@ def hold(
     """Place a legal hold and return its number; an event says so.
 
     Raises:
-        ConstraintError: No reason, or it ends before it begins.
+        InvalidInputError: No reason, or it ends before it begins.
     """
+    if not reason.strip():
+        raise InvalidInputError("a hold has a reason", hint="such as the matter that it is for")
+    if since is not None and until is not None and until <= since:
+        raise InvalidInputError(
+            f"a hold from {since} until {until} covers nothing", hint="name a later end, or none"
+        )
     with database.transaction() as connection:
         found = only(connection, "select hold_audit(%s, %s, %s) as id", [reason, since, until])
     assert found is not None  # noqa: S101  a function's row
@@ -124,6 +130,10 @@ def retain(owner: Database, before: datetime, anchor_file: Path, folder: Path) -
 
     Returns:
         What became of each, oldest first; what can't leave says why.
+
+    Raises:
+        RefusedError: There is no anchor in the file.
+        FileError: A file can't be read or written.
     """
     known = anchors.read(anchor_file)
     if not known:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, LiteralString, TypeAlias
@@ -14,14 +14,15 @@ from negspace.audit import anchors, leaves, seals
 from negspace.audit.anchors import Anchor
 from negspace.audit.leaves import Hashed, Span
 from negspace.audit.seals import Seal
-from negspace.database import Connection, Database, only, rows, translated
+from negspace.database import Connection, Database, only, rows, sql, translated
 
 Kind: TypeAlias = Literal["row", "batch", "seal", "tail", "anchor", "guard"]
 
 _MOST: Final = 20  # problems that are told; the first is what matters
 _STEP: Final = 50_000  # rows between two calls of progress
 _CHUNK: Final = 1000  # rows that are read at once where no seal says how many
-_AHEAD: Final = 3  # batches that are read while one is compared
+_READERS: Final = 2  # connections that read: the next batch is made while one is hashed
+_AHEAD: Final = 4  # batches that are read while one is compared
 
 _GUARDS: Final[LiteralString] = (
     "select c.relname as relation, w.name as trigger from (values"
@@ -110,26 +111,45 @@ def verify(
         RefusedError: Another key signed it.
     """
     anchored = anchors.read(anchor_file, key) if anchor_file is not None else {}
-    with _snapshot(database) as connection:
-        work = _Verifier(connection, anchored, progress)
-        return work.verify()
+    with ExitStack() as opened, translated():
+        connections = [opened.enter_context(_moment(database))]
+        connections += _same_moment(database, connections[0], opened)
+        return _Verifier(connections, anchored, progress).verify()
 
 
 @contextmanager
-def _snapshot(database: Database) -> Generator[Connection]:
+def _moment(database: Database) -> Generator[Connection]:
     """One moment of the database, for all of it; nobody waits for this."""
-    with translated(), database.reading.connect(autocommit=True) as connection:
+    with database.reading.connect(autocommit=True) as connection:
         connection.execute("begin isolation level repeatable read read only")
-        connection.execute("set local search_path = pg_catalog, public")
         yield connection
         connection.execute("rollback")
+
+
+def _same_moment(database: Database, first: Connection, opened: ExitStack) -> list[Connection]:
+    """More connections that see what the first one does."""
+    row = only(first, "select pg_export_snapshot() as snapshot")
+    found: list[Connection] = []
+    for _ in range(_READERS - 1):
+        connection = opened.enter_context(_moment(database))
+        query = sql.SQL("set transaction snapshot {}")
+        connection.execute(query.format(sql.Literal(row["snapshot"] if row else "")))
+        found.append(connection)
+    for connection in (first, *found):
+        connection.execute("set local search_path = pg_catalog, public")
+    return found
+
+
+def _read(connection: Connection, relation: str, span: Span, most: int) -> Hashed:
+    with translated():
+        return leaves.hashed(connection, relation, span, most)
 
 
 @dataclass
 class _Verifier:
     """One verification: the chain of seals, then the rows of each relation."""
 
-    connection: Connection
+    connections: Sequence[Connection]
     anchored: Mapping[int, Anchor]
     progress: Callable[[int], None] | None
     by_relation: dict[str, list[Seal]] = field(default_factory=dict[str, list[Seal]])
@@ -171,6 +191,11 @@ class _Verifier:
     ) -> None:
         if len(self.problems) < _MOST:
             self.problems.append(Problem(kind, message, seal, relation, row))
+
+    @property
+    def connection(self) -> Connection:
+        """For what is read in one go."""
+        return self.connections[0]
 
     # ── the chain ────────────────────────────────────────────────────────────────────────
 
@@ -217,12 +242,17 @@ class _Verifier:
             replace(span, after=start, until=seal.end)
             for start, seal in zip(starts, found, strict=False)
         ]
-        with ThreadPoolExecutor(1) as reader:
+        with ExitStack() as readers:
+            by = [
+                (readers.enter_context(ThreadPoolExecutor(1)), connection)
+                for connection in self.connections
+            ]
             ahead: deque[Future[Hashed]] = deque()
             for number, seal in enumerate(found):
                 for wanted in range(number + len(ahead), min(number + _AHEAD, len(found))):
+                    reader, connection = by[wanted % len(by)]
                     most = found[wanted].leaf_count + _CHUNK
-                    ahead.append(reader.submit(self._read, relation, spans[wanted], most))
+                    ahead.append(reader.submit(_read, connection, relation, spans[wanted], most))
                 rows = ahead.popleft().result()
                 self._compare(relation, rows, seal)
                 self._batch(seal, rows.computed)
@@ -231,15 +261,11 @@ class _Verifier:
 
     def _tail_of(self, relation: str, span: Span) -> None:
         """What is not sealed yet."""
-        while (rows := self._read(relation, span, _CHUNK)).end is not None:
+        while (rows := _read(self.connection, relation, span, _CHUNK)).end is not None:
             self._compare(relation, rows, None)
             self.unsealed += len(rows.ids)
             self._advance(len(rows.ids))
             span = replace(span, after=rows.end)
-
-    def _read(self, relation: str, span: Span, most: int) -> Hashed:
-        with translated():
-            return leaves.hashed(self.connection, relation, span, most)
 
     def _advance(self, count: int) -> None:
         before, self.done = self.done, self.done + count

@@ -7,7 +7,7 @@ moment       the one moment whose state a backup holds
 physical     the server's files and its log
 facts        what a database holds: counted and hashed
 files        image files
-taking, archiving, verifying, restoring, pruning: what one does with backups
+taking, archiving, following, verifying, restoring, pruning: what one does with backups
 upgrading    the embedded server on a newer PostgreSQL
 """
 
@@ -23,6 +23,7 @@ from negspace.backup.archiving import (
 )
 from negspace.backup.files import Copied
 from negspace.backup.folder import Folder
+from negspace.backup.following import Following, follow_log, unfollow_log
 from negspace.backup.manifest import Backup, Facts, Table, Verification, read_verification
 from negspace.backup.pruning import Pruned, prune
 from negspace.backup.restoring import Restored, restore
@@ -35,6 +36,7 @@ __all__ = [
     "Backup",
     "Copied",
     "Facts",
+    "Following",
     "Pruned",
     "Restored",
     "Table",
@@ -43,11 +45,13 @@ __all__ = [
     "backups",
     "copy_files",
     "create",
+    "follow_log",
     "last_verification",
     "prune",
     "restore",
     "start_archiving",
     "stop_archiving",
+    "unfollow_log",
     "upgrade",
     "verify",
     "where_archived",

@@ -132,7 +132,7 @@ def _embedded(settings: Settings) -> Layout:
     if not settings.embedded:
         raise RefusedError(
             "the archive of another server is its administrator's",
-            hint="pg_receivewal follows its log; negspace backup restore --wal takes that folder",
+            hint="negspace backup archive DIR follows its log while it runs",
         )
     return layout_of(settings)
 

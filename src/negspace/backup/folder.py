@@ -86,7 +86,8 @@ class Folder:
     def _folders(self) -> list[Path]:
         if not self.path.is_dir():
             raise NotFoundError(
-                f"there is no folder {self.path}", hint="negspace backup create makes it"
+                f"there is no folder {self.path}",
+                hint="see how it is spelt; negspace backup create makes one",
             )
         return sorted(path.parent for path in self.path.glob("[0-9]*/manifest.json"))
 

@@ -40,6 +40,8 @@ def prune(
     """Remove old backups, the image files that only they have, and the log before the others.
 
     The newest backup that was proven stays always, and so does what a staying one builds on.
+    Where the log is archived, every moment since the oldest staying physical backup can still be
+    restored, and every moment of ``older_than``.
 
     Args:
         folder: Of backups.
@@ -87,7 +89,10 @@ def _staying(
     if keep is not None:
         stay += backups[-keep:]
     if older_than is not None:
-        stay += [one for one in backups if one.taken_at >= datetime.now(UTC) - older_than]
+        since = datetime.now(UTC) - older_than
+        stay += [one for one in backups if one.taken_at >= since]
+        if there.archive.is_dir():  # each moment since then is restored from one before it
+            stay += [one for one in backups if one.taken_at < since and one.kind != "dump"][-1:]
     proven = [one for one in backups if _proven(there, one)]
     stay += proven[-1:] or backups[-1:]
     return {part.name for one in stay for part in there.chain(one)}

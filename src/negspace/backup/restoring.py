@@ -149,8 +149,12 @@ class _Log:
             name = path.name.removesuffix(".partial").removesuffix(".gz")
             # A segment's name is its timeline and its place; longer ones are of labels.
             if (len(name) == 24 and name[8:] >= first[8:]) or name.endswith(".history"):
-                # The backup has the begin of its last segment, which the archive has whole.
-                (target / name).unlink(missing_ok=True)
+                # The backup has the begin of its last segment, which the archive has whole, or
+                # more of; less where nobody followed the log any more.
+                kept = target / name
+                if path.suffix == ".partial" and kept.exists() and not _has_more(path, kept):
+                    continue
+                kept.unlink(missing_ok=True)
                 shutil.copyfile(path, target / path.name.removesuffix(".partial"))
 
     def _paths(self) -> Iterator[Path]:
@@ -162,6 +166,11 @@ class _Log:
 
     def _archived(self, name: str) -> bool:
         return (self.archive / name).exists() or (self.archive / f"{name}.gz").exists()
+
+
+def _has_more(path: Path, other: Path) -> bool:
+    """Whether more of a segment was written there: the rest of it is zeros."""
+    return len(path.read_bytes().rstrip(b"\0")) > len(other.read_bytes().rstrip(b"\0"))
 
 
 def bring_up(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from negspace import __version__, server
 from negspace.backup import facts, files, moment, physical
@@ -22,6 +23,12 @@ from negspace.database import Connection, rows
 from negspace.errors import RefusedError
 from negspace.settings import Settings
 from negspace.storage import Storage
+
+_KINDS: Final[dict[Kind, str]] = {
+    "dump": "a dump",
+    "full": "a full backup",
+    "incremental": "an incremental backup",
+}
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,11 @@ def create(
     there.make()
     with there.locked():
         parent = _parent(there, source) if incremental else None
-        _see_same_server(there, source)
+        see_same_server(there, source)
         started = datetime.now(UTC)
         with there.new(started) as work, moment.files_held(source.address):
             kind: Kind = "dump" if source.form == "dump" else "incremental" if parent else "full"
-            say(f"taking a {kind} backup of {source.origin.database} …")
+            say(f"taking {_KINDS[kind]} of {source.origin.database} …")
             if kind == "dump":
                 taken = _dump(source, work, say)
             else:
@@ -159,7 +166,7 @@ def _parent(there: Folder, source: Source) -> Backup:
     )
 
 
-def _see_same_server(there: Folder, source: Source) -> None:
+def see_same_server(there: Folder, source: Source) -> None:
     """Refuse to mix servers: their logs and their moments in time would be mixed, too."""
     for backup in there.readable():
         if backup.origin.system != source.origin.system:

@@ -1,4 +1,4 @@
-"""Results of analyses: the same bytes with the same analyser and parameters are computed once.
+"""Results of analyses: an owner's equal bytes are computed once by an analyser and parameters.
 
 Jobs put their results in, and are answered from it, within the database
 (``complete_job``, ``store_cached_result``); here one sees it and clears it. docs/cache.md.
@@ -70,20 +70,27 @@ def count_hits(database: Database) -> int:
 
 
 def key(
-    database: Database, file_hash: str, algorithm: str, version: str, parameters: Mapping[str, Any]
+    database: Database,
+    owner: int,
+    file_hash: str,
+    algorithm: str,
+    version: str,
+    parameters: Mapping[str, Any],
 ) -> str:
     """What an answer is found by: 64 hexadecimal digits.
 
     Args:
         database: Its functions compute the key, so that all languages agree.
+        owner: Whose image it is, by number.
         file_hash: SHA-256 of the file, 64 hexadecimal digits.
         algorithm: The analyser.
         version: Its version.
         parameters: Resolved.
     """
-    query = "select cache_key(%s, algorithm_fingerprint(%s, %s, %s)) as key"
+    query = "select cache_key(%s, algorithm_fingerprint(%s, %s, %s), %s) as key"
+    given = [file_hash, algorithm, version, Jsonb(dict(parameters)), owner]
     with database.transaction(read_only=True) as connection:
-        row = only(connection, query, [file_hash, algorithm, version, Jsonb(dict(parameters))])
+        row = only(connection, query, given)
     return row["key"] if row else ""
 
 

@@ -156,12 +156,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("negspace: stopped", err=True)
         return 130
     except click.ClickException as error:
-        error.show()
+        if "--json" in given:
+            _show(InvalidInputError(error.format_message(), hint=_help_of(error)), as_json=True)
+        else:
+            error.show()
         return error.exit_code
     except NegspaceError as error:
         _show(error, as_json="--json" in given)
         return error.exit_status
     return status if isinstance(status, int) else 0
+
+
+def _help_of(error: click.ClickException) -> str:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{context.command_path if context else 'negspace'} --help"
 
 
 def _show(error: NegspaceError, *, as_json: bool) -> None:

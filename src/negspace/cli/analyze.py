@@ -30,7 +30,9 @@ _LARGEST = 5
     help="Draw what was found; a folder, for several files.",
 )
 @click.option("--page", type=click.IntRange(min=1), help="Which image of a file with several.")
-@click.option("--analyzer", "name", default="negative_space", show_default=True)
+@click.option(
+    "--analyzer", "name", default="negative_space", show_default=True, help="Which analyser."
+)
 @output.json_option
 def group(
     files: tuple[Path, ...],

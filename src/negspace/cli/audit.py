@@ -18,9 +18,6 @@ _COLUMNS = ("id", "timestamp", "who", "action", "resource", "status", "ip_addres
 since_option = click.option(
     "--since", type=past, metavar="TIME", help="Only from then on: 7d, 12h, or a date."
 )
-limit_option = click.option(
-    "-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True
-)
 before_option = click.option(
     "--before", metavar="PLACE", help="Go on where the page before ended, as it says."
 )
@@ -38,7 +35,7 @@ def group() -> None:
 @click.option("--resource", metavar="KIND[:NUMBER]", help="Only that kind or thing: image:7.")
 @since_option
 @before_option
-@limit_option
+@output.limit_option
 @output.csv_option
 @output.json_option
 def list_(
@@ -73,7 +70,7 @@ def list_(
 @click.argument("user")
 @since_option
 @before_option
-@limit_option
+@output.limit_option
 @output.csv_option
 @output.json_option
 def what_did(
@@ -113,7 +110,7 @@ def show(event: int, as_json: bool) -> None:
 @output.csv_option
 @output.json_option
 def who_saw(image: int, since: datetime | None, as_csv: bool, as_json: bool) -> None:
-    """List who read an image's results or took its data out, and what for."""
+    """List who read an image's results or took its data out. With what for."""
     with session.opened() as opened:
         found = audit.who_saw(opened.database, image, since=since)
     if as_csv:
@@ -136,17 +133,19 @@ def _show(page: audit.Page, *, as_csv: bool, as_json: bool) -> None:
     if as_json:
         output.show_json({"events": page.events, "next": page.next and str(page.next)})
         return
-    output.show_rows([_row(event) for event in page.events], _COLUMNS, as_json=False)
+    rows = [_row(event) for event in page.events]
+    output.show_rows(rows, _COLUMNS, as_json=False, empty="no such events")
     if page.next is not None:
         output.note(f"older ones: --before {page.next}")
-    output.note("next: negspace audit show NUMBER")
+    if page.events:
+        output.note("next: negspace audit show NUMBER")
 
 
 def _row(event: Event) -> dict[str, object]:
     thing = event.resource_type
     return {
         "id": event.id,
-        "timestamp": event.timestamp.isoformat(sep=" ", timespec="seconds"),
+        "timestamp": event.timestamp,
         "who": event.user_email or event.user_id,
         "action": event.action,
         "resource": f"{thing} {event.resource_id}" if event.resource_id else thing,

@@ -25,7 +25,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
 @click.option("--until", type=past, metavar="TIME", help="Before then; without end by default.")
 @output.json_option
 def hold(reason: str, since: datetime | None, until: datetime | None, as_json: bool) -> None:
-    """Place a legal hold: what it covers may not leave, whatever its age."""
+    """Place a legal hold. What it covers may not leave, whatever its age."""
     with session.opened() as opened:
         number = audit.hold(opened.database, reason, since=since, until=until)
     if as_json:
@@ -64,7 +64,7 @@ def release(number: int, reason: str, as_json: bool) -> None:
 @click.argument("folder", type=_FOLDER)
 @output.json_option
 def export(month: str, folder: Path, as_json: bool) -> None:
-    """Write a month, such as 2026-01, with its seals into a file of FOLDER."""
+    """Write a month with its seals into a file of FOLDER. MONTH is such as 2026-01."""
     with session.opened() as opened:
         made = audit.export_month(opened.database, month, folder)
     _show(made, as_json=as_json)
@@ -88,17 +88,18 @@ def check_export(file: Path, as_json: bool) -> None:
 def retain(
     before: datetime, anchor_file: Path, folder: Path, dry_run: bool, yes: bool, as_json: bool
 ) -> int:
-    """Export the months that were over by then, and let them leave, as the database's owner.
+    """Export old months and let them leave, as the owner.
 
-    A month stays while it is not sealed, anchored and exported, or a hold keeps it; exit
-    status 3 where one does.
+    Those are old that were over by --before. A month stays while it is not sealed, anchored and
+    exported, or a hold keeps it; exit status 3 where one does.
     """
     with _owner() as database:
         old = audit.old_months(database, before)
         if dry_run or not old:
             found = [Leaving(month, None, left=False, reason="a dry run") for month in old]
         else:
-            asking.see_wanted(f"{len(old)} months of the audit trail, {', '.join(old)},", yes=yes)
+            what = output.counted(len(old), "month")
+            asking.see_wanted(f"{what} of the audit trail, {', '.join(old)},", yes=yes)
             found = audit.retain(database, before, anchor_file, folder)
     columns = ["month", "left", "reason", "file"]
     output.show_rows(found, columns, as_json=as_json, empty="no month is that old")
@@ -124,4 +125,5 @@ def _show(made: Exported, *, as_json: bool) -> None:
             "seals": len(made.seals), "rows": made.rows,
         })  # fmt: skip
         return
-    output.show_text(f"{made.file}: {made.rows:,} rows of {made.month} in {len(made.seals)} seals")
+    rows, seals = output.counted(made.rows, "row"), output.counted(len(made.seals), "seal")
+    output.show_text(f"{made.file}: {rows} of {made.month} in {seals}")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from negspace import audit
-from negspace.audit import Anchored, Verification
+from negspace.audit import Verification
 from negspace.cli import output, session
 from negspace.errors import AlreadyExistsError, FileError
 
@@ -19,14 +17,15 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @output.json_option
+@session.repeated
 def seal(as_json: bool) -> None:
     """Seal what can't change any more; workers do it every minute."""
-    with session.opened() as opened:
-        made = audit.seal(opened.database, progress=_counter("{:,} seals"))
+    with session.opened() as opened, output.counting("{:,} seals") as progress:
+        made = audit.seal(opened.database, progress=progress)
     if as_json:
         output.show_json({"seals": made})
         return
-    output.show_text(f"sealed: {made} new {'seal' if made == 1 else 'seals'}")
+    output.show_text(f"sealed: {output.counted(made, 'new seal')}")
     output.note("next: negspace audit anchor FILE --key KEY")
 
 
@@ -35,13 +34,13 @@ def seal(as_json: bool) -> None:
 @click.option("--public-key", type=_FILE, help="FILE.pub of the key that must have signed it.")
 @output.json_option
 def verify(anchor_file: Path | None, public_key: Path | None, as_json: bool) -> int:
-    """Hash every event anew, and name the first that is not what was sealed.
+    """Hash every event anew and name what is not as sealed.
 
     Exit status 3 where something is wrong.
     """
     key = audit.read_public_key(public_key) if public_key else None
-    with session.opened() as opened:
-        found = audit.verify(opened.database, anchor_file, key=key, progress=_counter("{:,} rows"))
+    with session.opened() as opened, output.counting("{:,} rows") as progress:
+        found = audit.verify(opened.database, anchor_file, key=key, progress=progress)
     if as_json:
         output.show_json({"fine": found.fine} | output.plain(found))
     else:
@@ -53,7 +52,7 @@ def verify(anchor_file: Path | None, public_key: Path | None, as_json: bool) -> 
 @click.argument("file", type=_FILE)
 @output.json_option
 def keygen(file: Path, as_json: bool) -> None:
-    """Make the key that signs anchors: FILE for whoever signs, FILE.pub for who checks."""
+    """Make the key that signs anchors. FILE is for whoever signs, FILE.pub for who checks."""
     public = audit.keygen(file)
     if as_json:
         output.show_json({"file": file, "public_key": public})
@@ -68,8 +67,8 @@ def keygen(file: Path, as_json: bool) -> None:
 @output.json_option
 def anchor(file: Path, key: Path, as_json: bool) -> None:
     """Append the seals that FILE doesn't have yet, signed. Keep it off the database's machine."""
-    with session.opened() as opened:
-        done: Anchored = audit.anchor(opened.database, file, key, progress=_counter("{:,} anchors"))
+    with session.opened() as opened, output.counting("{:,} anchors") as progress:
+        done = audit.anchor(opened.database, file, key, progress=progress)
     if as_json:
         output.show_json(done)
         return
@@ -80,11 +79,11 @@ def anchor(file: Path, key: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("event", type=int)
-@click.option("-o", "--output", "target", type=_FILE, help="Write the proof there.")
+@click.option("-o", "--output", "target", type=_FILE, help="Write the proof there; else to stdout.")
 @click.option("--page", type=_FILE, help="Write the program that checks proofs there, too.")
 @output.json_option
 def prove(event: int, target: Path | None, page: Path | None, as_json: bool) -> None:
-    """Write a proof that an event was sealed as it is, to be checked without a database.
+    """Write a proof that an event was sealed as it is. It is checked without a database.
 
     The program that checks it is one page that needs nothing but Python.
     """
@@ -117,13 +116,6 @@ def _show(found: Verification) -> None:
                     " rewrite can't be seen")  # fmt: skip
 
 
-def _counter(words: str) -> Callable[[int], None] | None:
-    """Says how far it is, at a terminal."""
-    if not sys.stderr.isatty():
-        return None
-    return lambda count: click.echo(f"\r{words.format(count)} …", nl=False, err=True)
-
-
 def _write(target: Path, text: str) -> None:
     try:
         with target.open("x", encoding="utf-8", newline="\n") as file:
@@ -131,4 +123,7 @@ def _write(target: Path, text: str) -> None:
     except FileExistsError:
         raise AlreadyExistsError(f"{target} is there already", hint="name another file") from None
     except OSError as error:
-        raise FileError(f"can't write {target}: {error.strerror or error}") from error
+        raise FileError(
+            f"can't write {target}: {error.strerror or error}",
+            hint="name a file in a folder that exists and is writable",
+        ) from error

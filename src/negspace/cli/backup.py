@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -15,6 +16,7 @@ from negspace.cli.times import past, span
 if TYPE_CHECKING:
     from negspace.backup import Backup, Verification
     from negspace.backup.source import Form
+    from negspace.settings import Settings
 
 _DIR = click.Path(path_type=Path, file_okay=False)
 _HERE = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -42,7 +44,7 @@ def group() -> None:
 )
 @output.json_option
 def create(folder: Path, incremental: bool, form: str | None, as_json: bool) -> int:
-    """Take a backup into DIR; exit status 3 where a stored image file is damaged."""
+    """Take a backup into DIR. Exit status 3 where a stored image file is damaged."""
     from negspace import backup
 
     made = backup.create(
@@ -65,14 +67,18 @@ def create(folder: Path, incremental: bool, form: str | None, as_json: bool) -> 
 @click.option("--stop", is_flag=True, help="Archive no more.")
 @output.json_option
 def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
-    """Archive the embedded server's log into DIR from now on, to restore to any moment.
+    """Archive the server's log, to restore to any moment.
 
-    The first time the server is restarted. Take a backup into DIR afterwards. Without DIR,
-    show where the log goes.
+    The embedded server does it by itself; the first time it is restarted. Another server's log
+    is followed until this command is stopped. Take a backup into DIR afterwards. Without DIR,
+    show where the embedded server's log goes.
     """
     from negspace import backup
 
     given = settings.load()
+    if not given.embedded and (stop or folder is not None):
+        _follow(None if stop else folder, given, as_json=as_json)
+        return
     if stop:
         found = backup.stop_archiving(given, progress=output.note)
     elif folder is not None:
@@ -84,11 +90,27 @@ def archive(folder: Path | None, stop: bool, as_json: bool) -> None:
         output.note(f"next: negspace backup create {folder}")
 
 
+def _follow(folder: Path | None, given: Settings, *, as_json: bool) -> None:
+    """Follow another server's log until a signal comes; without a folder, never again."""
+    from negspace import backup
+
+    if folder is None:
+        backup.unfollow_log(given)
+        output.show_fields({"folder": None}, as_json=as_json)
+        return
+    with backup.follow_log(given, folder, progress=output.note) as following:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, following.stop)
+        output.note(f"next, beside this: negspace backup create {folder}")
+        following.wait()
+    output.show_fields({"folder": following.folder}, as_json=as_json)
+
+
 @group.command()
 @click.argument("folder", metavar="DIR", type=_DIR)
 @output.json_option
 def files(folder: Path, as_json: bool) -> int:
-    """Copy new image files alone, between two backups; from cron, where the log is archived."""
+    """Copy new image files alone, between two backups. For cron, where the log is archived."""
     from negspace import backup
 
     copied = backup.copy_files(settings.load(), folder, progress=output.note)
@@ -105,9 +127,9 @@ def files(folder: Path, as_json: bool) -> int:
 @click.option("--scratch", type=_HERE, help="Where the scratch server lies; in DIR by default.")
 @output.json_option
 def verify(folder: Path, name: str | None, scratch: Path | None, as_json: bool) -> int:
-    """Restore a backup into a scratch server and compare everything; exit status 3 if wrong.
+    """Restore into a scratch server and compare everything.
 
-    The result is written beside its manifest.
+    The result is written beside its manifest. Exit status 3 where something is wrong.
     """
     from negspace import backup
 
@@ -121,8 +143,8 @@ def verify(folder: Path, name: str | None, scratch: Path | None, as_json: bool) 
 
 def _show_verification(found: Verification) -> None:
     output.show_text(
-        f"{found.name}: {found.tables} tables, {found.rows:,} rows, {found.seals} seals,"
-        f" {found.files:,} image files"
+        f"{found.name}: {found.tables} tables, {output.counted(found.rows, 'row')},"
+        f" {output.counted(found.seals, 'seal')}, {output.counted(found.files, 'image file')}"
     )
     for note in found.notes:
         output.show_text(f"note: {note}")
@@ -209,7 +231,7 @@ def restore(
         storage=storage,
         progress=output.note,
     )
-    shown = output.plain(done) | {"missing": len(done.missing)}
+    shown = vars(done) | {"missing": len(done.missing)}
     output.show_fields(done if as_json else shown, as_json=as_json)
     for path in done.missing[:_SHOWN]:
         output.note(f"missing or damaged: {path}")
@@ -233,14 +255,16 @@ def prune(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Remove old backups, with image files and archived log that only they need.
+    """Remove old backups and what only they need.
 
-    The newest proven one stays always, and what a staying one builds on.
+    With them go image files and archived log that no other needs. The newest proven one stays
+    always, and what a staying one builds on.
     """
     from negspace import backup
 
     found = backup.prune(folder, keep=keep, older_than=older_than, dry_run=True)
     if found.removed and not dry_run:
-        asking.see_wanted(f"{len(found.removed)} backups, {', '.join(found.removed)},", yes=yes)
+        what = output.counted(len(found.removed), "backup")
+        asking.see_wanted(f"{what}, {', '.join(found.removed)},", yes=yes)
         found = backup.prune(folder, keep=keep, older_than=older_than)
     output.show_fields(found, as_json=as_json)

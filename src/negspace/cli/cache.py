@@ -44,7 +44,7 @@ def purge(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Remove answers; results stay, and answer for their own images as before."""
+    """Remove answers. Results stay, and answer for their own images as before."""
     if [expired, analyzer is not None, everything, values is not None].count(True) != 1:
         raise InvalidInputError(
             "what is to be removed?", hint="one of --expired, --analyzer, --all and --values"
@@ -55,18 +55,20 @@ def purge(
             count = _expired(database, dry_run=dry_run)
         elif values is not None:
             count = cache.count_values(database, values)
-            if not dry_run:
-                see_wanted(f"{count} values", yes=yes)
+            if count and not dry_run:
+                see_wanted(output.counted(count, "value"), yes=yes)
                 count = cache.purge_values(database, values)
         else:
             count = cache.count(database, analyzer, version)
-            if not dry_run:
-                see_wanted(f"{count} answers", yes=yes)
+            if count and not dry_run:
+                see_wanted(output.counted(count, "answer"), yes=yes)
                 count = cache.purge(database, algorithm=analyzer, version=version)
     if as_json:
         output.show_json({"answers": count, "removed": not dry_run})
     else:
-        output.show_text(f"{count} answers {'would be' if dry_run else 'were'} removed")
+        noun = "answer" if values is None else "value"
+        verb = "would remove" if dry_run else "removed"
+        output.show_text(f"{verb} {output.counted(count, noun)}")
 
 
 def _expired(database: Database, *, dry_run: bool) -> int:

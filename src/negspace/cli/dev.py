@@ -41,17 +41,22 @@ def group() -> None:
 
 
 @group.command()
-@click.option("--images", type=Count(), default=10_000, show_default=True)
+@click.option(
+    "--images", type=Count(), default=10_000, show_default=True, help="Such as 1e6; rows alone."
+)
 @click.option("--events", type=Count(), help="Audit events; five times the images if not given.")
 @click.option("--metrics", type=Count(), help="Metric samples; ten times the images if not given.")
 @click.option("--users", type=Count(), help="Accounts; one for a hundred images if not given.")
-@click.option("--seed", type=Count(), default=1, show_default=True)
+@click.option("--seed", type=Count(), default=1, show_default=True, help="Of the random numbers.")
 @click.option(
     "--until",
     type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
     help="The year of data ends where this day begins (UTC); today if not given.",
 )
-@click.option("--jobs", type=click.IntRange(1, 3), default=3, show_default=True)
+@click.option(
+    "--jobs", type=click.IntRange(1, 3), default=3, show_default=True, help="Connections that load."
+)
 @click.option("--into-existing", is_flag=True, help="Add to the rows that are there.")
 @click.option("--yes", is_flag=True, help="Into a database that is not the embedded one.")
 @output.json_option
@@ -67,10 +72,10 @@ def generate(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Fill an empty database with a plausible year: the same rows for the same seed and day.
+    """Fill an empty database with a plausible year of rows.
 
-    About as many results and jobs come as images; no image files are made. Either all rows
-    come in or none; until then the tables are locked.
+    The same rows for the same seed and day. About as many results and jobs come as images; no
+    image files are made. Either all rows come in or none; until then the tables are locked.
     """
     given = _ours(yes=yes)
     from negspace import generate as generator

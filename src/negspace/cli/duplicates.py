@@ -27,7 +27,7 @@ def group() -> None:
 )
 @output.json_option
 def report(user: str | None, html: Path | None, as_json: bool) -> None:
-    """List each original with its exact duplicates, or write a page of all kinds."""
+    """List originals with their duplicates, or write a page."""
     with session.opened() as opened:
         user_id = None if user is None else users.find(opened.database, user).id
         if html is not None:
@@ -47,6 +47,7 @@ def report(user: str | None, html: Path | None, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def mark(as_json: bool) -> None:
     """Mark images whose pixels their owner has already in another file."""
     with session.opened() as opened:
@@ -83,8 +84,9 @@ def near(user: str | None, distance: int, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def scan(as_json: bool) -> None:
-    """Mark exact duplicates, and look for the like of images that are new."""
+    """Mark exact duplicates, and look for the like of new images."""
     with session.opened() as opened:
         found = duplicates.scan(opened.database)
     output.show_fields(found, as_json=as_json)
@@ -110,7 +112,7 @@ def review(
     note: str | None,
     as_json: bool,
 ) -> None:
-    """Show groups that look alike, or decide on one: same, different, undecided.
+    """Show groups that look alike, or decide on one.
 
     What is decided is kept with who decided and is an event; nothing is merged by it.
     """

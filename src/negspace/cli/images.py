@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -15,6 +16,8 @@ from negspace.cli import output, session
 from negspace.errors import InvalidInputError, RefusedError
 from negspace.images import Image
 from negspace.intake import Outcome
+
+_NONE: Final = "no images; negspace images add FILE takes one in"
 
 
 @click.group("images")
@@ -43,6 +46,8 @@ def add(paths: tuple[Path, ...], recursive: bool, changes: tuple[str, ...], as_j
             user_id=opened.acting_user().id,
             max_pixels=opened.settings.max_pixels,
             metadata=metadata,
+            patience=opened.settings.patience,
+            on_wait=lambda error: session.say_lost(error, opened.settings),
         ):
             outcomes.append(outcome)
             advance(outcome.path.name, len(outcomes), len(sources))
@@ -55,7 +60,7 @@ def add(paths: tuple[Path, ...], recursive: bool, changes: tuple[str, ...], as_j
 @click.option("--status", type=click.Choice(images.STATUSES))
 @click.option("--duplicates/--originals", default=None, help="Only duplicates, or originals.")
 @click.option("--before", type=int, metavar="IMAGE", help="Only images with a lower number.")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@output.limit_option
 @output.json_option
 def list_(
     user: str | None,
@@ -83,7 +88,7 @@ def list_(
         [_row(image) for image in found],
         columns,
         as_json=False,
-        empty="no images; negspace images add FILE takes one in",
+        empty="no such images" if user or status or duplicates is not None else _NONE,
     )
     if len(found) == limit:
         output.note(f"older ones: --before {found[-1].id}")
@@ -102,7 +107,7 @@ def show(image: int, as_json: bool) -> None:
         return
     output.show_fields(found, as_json=False)
     output.show_text()
-    newest = {k: v for k, v in output.plain(stands).items() if k not in output.plain(found)}
+    newest = {k: v for k, v in vars(stands).items() if k not in vars(found)}
     output.show_fields(newest, as_json=False)
 
 
@@ -110,6 +115,7 @@ def show(image: int, as_json: bool) -> None:
 @click.argument("image", type=int)
 @click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE...")
 @output.json_option
+@session.repeated
 def set_(image: int, changes: tuple[str, ...], as_json: bool) -> None:
     """Set keys of an image's metadata. VALUE is JSON, or else a text; null removes the key."""
     with session.opened() as opened:
@@ -120,8 +126,9 @@ def set_(image: int, changes: tuple[str, ...], as_json: bool) -> None:
 @group.command()
 @click.argument("numbers", nargs=-1, required=True, type=int, metavar="IMAGE...")
 @output.json_option
+@session.repeated
 def archive(numbers: tuple[int, ...], as_json: bool) -> None:
-    """Take images out of use: their jobs are cancelled, their results stay."""
+    """Take images out of use. Their jobs are cancelled, their results stay."""
     with session.opened() as opened:
         found = [images.archive(opened.database, number) for number in numbers]
     output.show_rows(found, ["id", "original_filename", "analysis_status"], as_json=as_json)
@@ -155,7 +162,7 @@ def delete(numbers: tuple[int, ...], dry_run: bool, yes: bool, as_json: bool) ->
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @output.json_option
 def export(image: int, target: Path, purpose: str, overwrite: bool, as_json: bool) -> None:
-    """Copy an image's bytes to a file or into a folder; the audit trail has it."""
+    """Copy an image's bytes to a file or folder. The audit trail has it."""
     with session.opened() as opened:
         written = images.export(
             opened.database, opened.storage(), image, target, purpose, overwrite=overwrite
@@ -168,10 +175,10 @@ def export(image: int, target: Path, purpose: str, overwrite: bool, as_json: boo
 @click.option("--tidy", is_flag=True, help="Remove files that no image or result names.")
 @output.json_option
 def check(read: bool, tidy: bool, as_json: bool) -> int:
-    """Compare the stored files with the rows; exit status 3 where bytes are missing or damaged."""
-    with session.opened() as opened:
+    """Compare the stored files with the rows. Exit status 3 where bytes are missing or damaged."""
+    with session.opened() as opened, output.counting("{:,} files read") as progress:
         storage = opened.storage()
-        found = upkeep.check(opened.database, storage, read=read)
+        found = upkeep.check(opened.database, storage, read=read, progress=progress)
         removed = upkeep.tidy(opened.database, storage) if tidy else []
     shown = output.plain(found) | {"removed": removed}
     if as_json:
@@ -212,11 +219,11 @@ def _confirmed(found: Sequence[Image], *, yes: bool) -> None:
     """
     if yes:
         return
-    count = f"{len(found)} image{'s' if len(found) > 1 else ''}"
+    count = output.counted(len(found), "image")
     if not sys.stdin.isatty():
         raise RefusedError(f"{count} would be removed, and nobody can be asked", hint="add --yes")
     _show_images(found, as_json=False)
-    if not click.confirm(f"Remove {count} with their jobs and results?", err=True):
+    if not click.confirm(f"Remove {count}, jobs and results included?", err=True):
         raise RefusedError("nothing was removed")
 
 
@@ -246,6 +253,8 @@ def _show_outcomes(outcomes: Sequence[Outcome], *, as_json: bool) -> None:
     output.show_rows(
         table, ["file", "status", "image", "reason"], as_json=False, empty="no files there"
     )
+    for hint in dict.fromkeys(o.error.hint for o in outcomes if o.error and o.error.hint):
+        output.note(f"hint: {hint}")
     numbers = [outcome.image.id for outcome in outcomes if outcome.image]
     if numbers:
         output.note(f"next: negspace jobs enqueue {' '.join(map(str, numbers[:10]))}")
@@ -272,7 +281,7 @@ def _row(image: Image) -> dict[str, object]:
         "size": size and f"{size['width']}×{size['height']}×{size['channels']}",
         "status": image.analysis_status,
         "duplicate_of": image.duplicate_of,
-        "uploaded": image.uploaded_at.isoformat(sep=" ", timespec="seconds"),
+        "uploaded": image.uploaded_at,
     }
 
 

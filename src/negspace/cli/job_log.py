@@ -12,7 +12,7 @@ from negspace.cli import output, session
 @click.argument("job", type=int)
 @output.json_option
 def log(job: int, as_json: bool) -> None:
-    """Show what the tries of a job logged, those that ended with their process too."""
+    """Show what the tries of a job logged."""
     from negspace.worker import logs
 
     with session.opened() as opened:

@@ -47,7 +47,14 @@ def group() -> None:
     metavar="TIME",
     help="When it ends: 90d, or a date. Never if not given.",
 )
-@click.option("--rate-limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option(
+    "--rate-limit",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    metavar="N",
+    help="Requests a minute.",
+)
 @output.json_option
 def create(
     user: str,
@@ -76,7 +83,7 @@ def create(
 
 
 @group.command("list")
-@click.option("--user", help="Only that account's.")
+@click.option("--user", help="Only that account's: e-mail address or number.")
 @click.option("--active/--revoked", default=None, help="Only those that may be used, or not.")
 @output.json_option
 def list_(user: str | None, active: bool | None, as_json: bool) -> None:
@@ -91,6 +98,7 @@ def list_(user: str | None, active: bool | None, as_json: bool) -> None:
 @group.command()
 @click.argument("key", type=int)
 @output.json_option
+@session.repeated
 def revoke(key: int, as_json: bool) -> None:
     """Switch a key off for good, by its number."""
     with session.opened() as opened:
@@ -102,18 +110,18 @@ def revoke(key: int, as_json: bool) -> None:
 @click.option(
     "--overlap",
     type=span,
-    metavar="TIME",
+    metavar="SPAN",
     default="1d",
     show_default=True,
     help="How long both are accepted, such as 12h; at most 90d.",
 )
 @output.json_option
 def rotate(key: int, overlap: timedelta, as_json: bool) -> None:
-    """Make a key's successor and print it, once; the key ends after the overlap."""
+    """Make a key's successor and print it, once. The key ends after the overlap."""
     with session.opened() as opened:
         made = keys.rotate(opened.database, key, overlap=overlap)
     _show_new(made, as_json=as_json)
-    output.note(f"next: give it to all who use key {key}, which ends then")
+    output.note(f"next: give it to all who use key {key}, which ends after the overlap")
 
 
 @group.command()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import click
 
 from negspace import metrics, queue_metrics, server, settings
 from negspace.cli import output, session
+from negspace.cli.asking import see_wanted
 from negspace.cli.images import parsed
-from negspace.cli.times import past, span
+from negspace.cli.times import lasting, past, span
 
 _NUMBERS = ("sample_count", "mean", "minimum", "p50", "p95", "p99", "maximum")
 
@@ -38,10 +40,19 @@ def list_(since: datetime | None, as_json: bool) -> None:
 @group.command()
 @click.argument("name")
 @since_option
-@click.option("--window", type=span, default="1h", show_default=True, metavar="SPAN")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only with it.")
 @click.option(
-    "--output", "file", type=click.Path(path_type=Path), help="Draw into a .png or .html."
+    "--window", type=span, default="1h", show_default=True, metavar="SPAN", help="How long one is."
+)
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only samples that have it."
+)
+@click.option(
+    "-o",
+    "--output",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw into a .png or .html.",
 )
 @output.json_option
 def show(
@@ -52,7 +63,7 @@ def show(
     file: Path | None,
     as_json: bool,
 ) -> None:
-    """Show one metric in windows of time: a drawing of its percentiles, and the numbers."""
+    """Show one metric in windows of time, drawn and as numbers."""
     from negspace.cli import metrics_chart
 
     start = since or datetime.now(UTC) - timedelta(days=1)
@@ -61,7 +72,7 @@ def show(
     columns = ["window_start", *_NUMBERS]
     empty = f"no {name} was measured since then; negspace metrics list shows what was"
     if found:
-        chart = metrics_chart.Chart(f"{name} by {window}, UTC", found)
+        chart = metrics_chart.Chart(f"{name} per {lasting(window.total_seconds())}, UTC", found)
         if file is not None:
             metrics_chart.save(chart, file)
             output.note(f"drawn into {file}")
@@ -74,8 +85,16 @@ def show(
 @click.argument("name")
 @click.argument("value", type=float)
 @click.option("--unit", default="", help="Such as ms.")
-@click.option("--kind", type=click.Choice(metrics.TYPES), default="histogram", show_default=True)
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE")
+@click.option(
+    "--kind",
+    type=click.Choice(metrics.TYPES),
+    default="histogram",
+    show_default=True,
+    help="What becomes of it: a percentile, the newest value, or a sum.",
+)
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="What series are told apart by."
+)
 @output.json_option
 def record(
     name: str,
@@ -96,7 +115,15 @@ def record(
 
 
 @group.command()
-@click.option("--span", "of", type=span, default="1h", show_default=True, help="For percentiles.")
+@click.option(
+    "--span",
+    "of",
+    type=span,
+    default="1h",
+    show_default=True,
+    metavar="SPAN",
+    help="Quantiles are of this last stretch of time.",
+)
 @output.json_option
 def export(of: timedelta, as_json: bool) -> None:
     """Print the queue and every metric in the text format of Prometheus."""
@@ -110,6 +137,7 @@ def export(of: timedelta, as_json: bool) -> None:
 
 @group.command()
 @output.json_option
+@session.repeated
 def rollup(as_json: bool) -> None:
     """Roll up what is closed; workers do it every minute."""
     with session.opened() as opened:
@@ -117,22 +145,41 @@ def rollup(as_json: bool) -> None:
     if as_json:
         output.show_json({"hours": hours})
     else:
-        output.show_text(f"{hours} hours rolled up")
+        output.show_text(f"rolled up {output.counted(hours, 'hour')}")
 
 
 @group.command()
-@click.option("--keep", type=span, default="400d", show_default=True, help="Samples stay so long.")
-@click.option("--keep-minutes", type=span, default="30d", show_default=True)
-@click.option("--yes", is_flag=True, help="Do it; else say what would go.")
+@click.option(
+    "--keep",
+    type=span,
+    default="400d",
+    show_default=True,
+    metavar="SPAN",
+    help="Younger samples stay.",
+)
+@click.option(
+    "--keep-minutes",
+    type=span,
+    default="30d",
+    show_default=True,
+    metavar="SPAN",
+    help="Younger roll-ups by minute stay.",
+)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
 @output.json_option
-def purge(keep: timedelta, keep_minutes: timedelta, yes: bool, as_json: bool) -> None:
-    """Drop the months whose samples are old and rolled up, as the owner; hours and days stay."""
+def purge(
+    keep: timedelta, keep_minutes: timedelta, dry_run: bool, yes: bool, as_json: bool
+) -> None:
+    """Drop the months whose samples are old and rolled up, as the owner. Hours and days stay."""
+    drop = partial(metrics.purge, keep_samples=keep, keep_minutes=keep_minutes)
     with server.open_database(settings.load(), owner=True, progress=output.note) as database:
-        gone = metrics.purge(
-            database, keep_samples=keep, keep_minutes=keep_minutes, dry_run=not yes
-        )
+        gone = drop(database, dry_run=True)
+        if not dry_run:
+            if gone:
+                see_wanted(f"{output.counted(len(gone), 'month')}, {', '.join(gone)},", yes=yes)
+            gone = drop(database)
     if as_json:
-        output.show_json({"dropped": gone, "dry_run": not yes})
+        output.show_json({"dropped": gone, "dry_run": dry_run})
         return
-    done = "went" if yes else "would go with --yes"
-    output.show_text(f"{', '.join(gone) or 'nothing'} {done}")
+    output.show_text(f"{'would drop' if dry_run else 'dropped'} {', '.join(gone) or 'nothing'}")

@@ -119,7 +119,7 @@ def up(
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Apply what is pending: all of it, in one transaction, or nothing."""
+    """Apply what is pending, in one transaction: all or nothing."""
     limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
     options = run_options(dry_run, limits, strip=strip_transaction, answers=answers)
     where = address()
@@ -156,7 +156,7 @@ def down(
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Undo the newest migrations, in one transaction; data that they hold is lost.
+    """Undo the newest migrations, in one transaction. Data that they hold is lost.
 
     On any server but the embedded one it is proven first what that loses, on a shadow
     database: a down that lies or is broken is refused, and data has to be named to be lost.
@@ -197,7 +197,7 @@ def redo(
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Undo the newest migration and apply it again as it is now, in one transaction."""
+    """Undo the newest migration and apply it again as it is now. In one transaction."""
     if not (dry_run or yes):
         _ask("the newest, to be applied again")
     limits = Limits(lock_timeout, lock_wait, statement_timeout, fingerprint)
@@ -271,7 +271,7 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
                     row.name.removeprefix(row.version)[1:],
                     row.state,
                     row.batch,
-                    row.applied_at and f"{row.applied_at:%Y-%m-%d %H:%M:%S %Z}",
+                    row.applied_at,
                     None if row.duration_ms is None else f"{row.duration_ms:.0f}",
                 )
                 for row in found
@@ -290,18 +290,21 @@ def status(folder: Path, check: bool, as_json: bool) -> int:
 @click.argument("count", type=click.IntRange(min=1), required=False)
 @output.json_option
 def history(count: int | None, as_json: bool) -> None:
-    """Show every attempt, newest first: the last COUNT, 20 by default; all as JSON."""
+    """Show every attempt, newest first. The last COUNT, 20 by default; all as JSON."""
     wanted = count if as_json else (count or 20)
     found = migrate.history(address(), wanted)
     if as_json:
         output.show_json(found)
+        return
+    if not found:
+        output.show_text("nothing was run yet")
         return
     output.show_columns(
         ["id", "when", "batch", "name", "direction", "status", "ms", "by", "error"],
         [
             (
                 entry.id,
-                f"{entry.started_at:%Y-%m-%d %H:%M:%S %Z}",
+                entry.started_at,
                 entry.batch,
                 entry.name,
                 entry.direction,
@@ -320,7 +323,7 @@ def history(count: int | None, as_json: bool) -> None:
 @folder_option
 @output.json_option
 def new(name: str, folder: Path, as_json: bool) -> None:
-    """Make the empty files of a new migration, in the folder's form, numbered after the last."""
+    """Make the empty files of a new migration. In the folder's form, numbered after the last."""
     paths = migrate.new(folder, name)
     if as_json:
         output.show_json({"up": paths[0], "down": paths[1]})
@@ -330,10 +333,17 @@ def new(name: str, folder: Path, as_json: bool) -> None:
 
 
 @group.command()
-@click.option("--output", "target", type=click.Path(path_type=Path), help="Write it there.")
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write it there; else to stdout.",
+)
 @output.json_option
 def dump(target: Path | None, as_json: bool) -> None:
-    """Print the whole schema as one script for psql; owners, data and passwords left out."""
+    """Print the schema as one script for psql. Owners, data and passwords are left out."""
     text = migrate.dump(address())
     if target is None:
         output.show_json({"schema": text}) if as_json else click.echo(text, nl=False)

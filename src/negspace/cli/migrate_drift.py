@@ -22,7 +22,7 @@ _SIGNS: Final = {"added": "+", "missing": "-", "changed": "~"}
 @strip_option
 @output.json_option
 def drift(folder: Path, strip_transaction: bool, as_json: bool) -> int:
-    """Compare the database with what its applied migrations make of an empty one.
+    """Compare the database with what its applied migrations make.
 
     Each object that differs comes with the statements that would explain it. Exit status 3
     when there is one. The database is only read; the migrations run on a shadow database.
@@ -50,14 +50,13 @@ def _show(found: Drift) -> None:
         output.show_text(f"not compared: {what}")
     if found.note:
         output.show_text(found.note)
-    count = len(found.applied)
-    noun = "migration" if count == 1 else "migrations"
+    applied = output.counted(len(found.applied), "applied migration")
     if found.ok:
-        output.show_text(f"no drift: the database is what its {count} applied {noun} make")
+        output.show_text(f"no drift: the database is what its {applied} make")
     else:
-        objects = "object differs" if len(found.objects) == 1 else "objects differ"
+        differing = output.counted(len(found.objects), "object differs", "objects differ")
         output.show_text(
-            f"{len(found.objects)} {objects} from what {count} applied {noun} make;"
+            f"{differing} from what {applied} make;"
             " write a migration that says so, or undo it by hand"
         )
 
@@ -89,7 +88,7 @@ def baseline(
     strip_transaction: bool,
     as_json: bool,
 ) -> None:
-    """Record which migrations a database has that was made without this runner.
+    """Record what a database has that was made without this runner.
 
     Without VERSION it is recognised: the migrations run on a shadow database one by one, until
     the two are alike. Nothing but the ledger is written.
@@ -114,8 +113,7 @@ def baseline(
     if not found.migrations:
         output.show_text("nothing recorded: none of the migrations is there; negspace migrate up")
         return
-    count = len(found.migrations)
-    noun = "migration" if count == 1 else "migrations"
+    recorded = output.counted(len(found.migrations), "migration")
     whose = f" from the history of {found.tool}" if found.tool else ""
     verb = "would record" if dry_run else "recorded"
-    output.show_text(f"{verb} {count} {noun} as applied{whose}, to {found.migrations[-1]}")
+    output.show_text(f"{verb} {recorded} as applied{whose}, to {found.migrations[-1]}")

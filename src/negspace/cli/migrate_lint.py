@@ -61,7 +61,7 @@ def lint(
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Tell what is risky in the migrations that are pending, and what to do instead.
+    """Tell what is risky in pending migrations, and the remedy.
 
     The rules are squawk's and our own, which look at the live tables. A file allows what is
     right as it is: -- negspace: allow RULE because WHY
@@ -116,7 +116,7 @@ def _count(number: int, noun: str) -> str:
 @strip_option
 @output.json_option
 def validate(folder: Path, offline: bool, strip_transaction: bool, as_json: bool) -> int:
-    """Check every file, and what is applied against it; change nothing."""
+    """Check every file, and what is applied against it."""
     where = None if offline else address()
     problems = migrate.validate(folder, where, strip_transaction=strip_transaction)
     if not problems:

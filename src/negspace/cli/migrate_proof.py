@@ -33,7 +33,7 @@ def prove(
     strip_transaction: bool,
     as_json: bool,
 ) -> int:
-    """Try every down on a shadow database with rows in it, and grade it.
+    """Try every down on a shadow database with rows, and grade it.
 
     exact: all is as it was before the up. loses data: it is, but for the data that is named.
     lies: objects differ. broken: it fails. irreversible: there is none.
@@ -72,7 +72,7 @@ def prove(
 def squash(
     folder: Path, to: str, name: str, keep: bool, strip_transaction: bool, as_json: bool
 ) -> None:
-    """Write one migration in place of all up to a version, proven to make the same database.
+    """Write one migration in place of all up to a version. It is proven to make the same database.
 
     Databases that have the replaced ones need nothing; new ones run the squash alone.
     """
@@ -89,7 +89,8 @@ def squash(
     if as_json:
         output.show_json(made)
         return
-    output.show_text(f"wrote {made.file}: {len(made.replaces)} migrations, {made.rows} rows in one")
+    squashed = output.counted(len(made.replaces), "migration")
+    output.show_text(f"wrote {made.file}: {squashed}, {output.counted(made.rows, 'row')} in one")
     if made.moved_to is not None:
         output.show_text(
             f"moved the replaced files to {made.moved_to}; they are needed as long as a"

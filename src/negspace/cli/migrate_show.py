@@ -79,7 +79,6 @@ def _summary(result: migrate.RunResult) -> str:
     if not result.steps:
         return "nothing to do"
     count = len(result.steps)
-    noun = "migration" if count == 1 else "migrations"
     spent = f"{result.duration_ms / 1000:.2f} s"
     if result.dry_run:
         left = sum(step.status == "not rehearsed" for step in result.steps)
@@ -87,12 +86,14 @@ def _summary(result: migrate.RunResult) -> str:
             f", {left} not rehearsed: they run outside a transaction, or after one" if left else ""
         )
         ran = count - left
-        return f"dry run: {ran} of {count} {noun} would work{also}; rolled back after {spent}"
+        of = output.counted(count, "migration")
+        return f"dry run: {ran} of {of} would work{also}; rolled back after {spent}"
     if result.direction == "up":
         return (
-            f"applied {count} {noun} as batch {result.batch} in {spent}"
+            f"applied {output.counted(count, 'migration')} as batch {result.batch} in {spent}"
             "; negspace migrate history shows them"
         )
     if result.direction == "redo":
         return f"undid and applied {result.steps[0].name} again in {spent}"
-    return f"undid {count} {noun} in {spent}; negspace migrate up applies them again"
+    undone = output.counted(count, "migration")
+    return f"undid {undone} in {spent}; negspace migrate up applies them again"

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_PADDING: Final = re.compile(r" +(?=(\x1b\[0m)?$)")
+_WIDEST: Final = 200  # columns of a table; longer cells are folded
+
 
 def json_option(command: Command) -> Command:
     """The ``--json`` that every verb has."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def limit_option(command: Command) -> Command:
+    """The ``--limit`` of what may be long."""
+    return click.option(
+        "-n",
+        "--limit",
+        type=click.IntRange(1, 10_000),
+        default=50,
+        show_default=True,
+        help="How many at most.",
+    )(command)
 
 
 def plain(value: object) -> Any:
@@ -65,6 +82,21 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
+@contextmanager
+def counting(words: str) -> Generator[Callable[[int], None] | None]:
+    """Say on stderr how far something is, as ``words`` have it: ``{:,} rows``.
+
+    Only at a terminal, else None; the line is gone at the end of the block.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    try:
+        yield lambda count: click.echo(f"\r{words.format(count)} …", nl=False, err=True)
+    finally:
+        click.echo("\r\x1b[K", nl=False, err=True)
+
+
 def show_rows(
     rows: Sequence[object],
     columns: Sequence[str],
@@ -91,12 +123,12 @@ def show_rows(
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    plained: list[dict[str, Any]] = [plain(row) for row in rows]
+    fields = [_fields(row) for row in rows]
     for column in columns:
-        numeric = all(isinstance(r[column], int | float | None) for r in plained)
+        numeric = all(isinstance(r[column], int | float | Decimal | None) for r in fields)
         justify = "right" if numeric else "left"
         table.add_column(column.replace("_", " "), justify=justify, overflow="fold")
-    for row in plained:
+    for row in fields:
         table.add_row(*(cell(row[column]) for column in columns))
     show_rich(table)
 
@@ -134,37 +166,51 @@ def show_fields(value: object, *, as_json: bool) -> None:
     if as_json:
         show_json(value)
         return
-    fields: dict[str, Any] = plain(value)
+    fields = _fields(value)
     width = max(map(len, fields), default=0)
     for name, content in fields.items():
         click.echo(f"{name.replace('_', ' '):<{width}}  {cell(content)}")
 
 
 def show_rich(renderable: object) -> None:
-    """Print something rich can draw: as wide as the terminal, or as it needs in a pipe."""
+    """Print something rich can draw, as wide as it needs.
+
+    A terminal that is narrower wraps its lines, which reads better than cells of a few letters.
+    """
     from rich.console import Console
 
-    terminal = sys.stdout.isatty()
-    width = None if terminal else 200
+    width = max(_WIDEST, shutil.get_terminal_size().columns)
     console = Console(width=width, soft_wrap=False, highlight=False, markup=False)
     with console.capture() as captured:  # rich itself exits where nobody reads any more
         console.print(renderable)
-    text = captured.get()
-    if not terminal:
-        text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
-    show_part(text)
+    show_part("".join(f"{_PADDING.sub('', line)}\n" for line in captured.get().splitlines()))
+
+
+def _fields(value: object) -> dict[str, Any]:
+    """The fields of a dataclass, or a mapping, by name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return dict(cast("Mapping[str, Any]", value))
 
 
 def cell(value: object) -> str:
-    """A value as a table shows it."""
+    """A value as a table shows it; times to the second, in a form that options take."""
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    value = plain(value)
     if value is None:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        return ", ".join(map(str, value)) or "–"
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, Path):
-        return str(value)
     return str(value)
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: ``1 job``, ``2 jobs``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -59,7 +59,7 @@ def group() -> None:
 @algorithm_option
 @since_option
 @click.option("--before", type=int, metavar="RESULT", help="Only results with a lower number.")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@output.limit_option
 @output.json_option
 def list_(
     image: int | None,
@@ -98,7 +98,7 @@ def list_(
 @purpose_option
 @output.json_option
 def show(image: int, purpose: str, as_json: bool) -> None:
-    """Show an image's results, newest first; an event of the audit trail says who read them."""
+    """Show an image's results, newest first. An event of the audit trail says who read them."""
     with session.opened() as opened:
         found = results.read(opened.database, image, purpose)
         storage = opened.storage()
@@ -109,7 +109,8 @@ def show(image: int, purpose: str, as_json: bool) -> None:
         output.show_text(f"image {image} has no result yet")
         output.note(f"next: negspace jobs enqueue {image}")
     for result in found:
-        shown = _flat("", result) | {"quality": result.quality_metrics}
+        shown = _flat("", result)
+        shown |= {"created_at": result.created_at, "quality": result.quality_metrics}
         if result.visualization_path is not None:
             shown["overlay"] = storage.path(result.visualization_path)
         shown |= {f"suggestion {n}": s for n, s in enumerate(result.optimization_suggestions, 1)}
@@ -123,7 +124,12 @@ def show(image: int, purpose: str, as_json: bool) -> None:
     "--format", "form", type=click.Choice(["csv", "json"]), default="csv", show_default=True
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file; else stdout."
+    "-o",
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A new file; else stdout.",
 )
 @image_option
 @user_option
@@ -133,7 +139,7 @@ def show(image: int, purpose: str, as_json: bool) -> None:
 def export(
     purpose: str,
     form: str,
-    out: Path | None,
+    target: Path | None,
     image: int | None,
     user: str | None,
     algorithm: str | None,
@@ -148,11 +154,11 @@ def export(
         chosen = Selection(image, _user(opened, user), algorithm, since)
         exported = results.export(opened.database, purpose, chosen)
         lines = _json_lines(exported) if as_json or form == "json" else _csv_lines(exported)
-        with _writer(out) as write:
+        with _writer(target) as write:
             for line in lines:
                 write(line)
-    if out is not None:
-        output.note(f"written to {out}")
+    if target is not None:
+        output.note(f"written to {target}")
 
 
 def _user(opened: session.Session, user: str | None) -> int | None:

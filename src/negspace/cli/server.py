@@ -91,7 +91,7 @@ def status(as_json: bool) -> None:
 @click.option("--to", type=int, metavar="MAJOR", help="The version; the newest here if not given.")
 @output.json_option
 def upgrade(folder: Path, to: int | None, as_json: bool) -> None:
-    """Bring it to a newer major version of PostgreSQL; a backup goes into DIR first.
+    """Bring it to a newer major version of PostgreSQL. A backup goes into DIR first.
 
     Nobody else gets in meanwhile. The old data directory stays beside the new one.
     """
@@ -107,7 +107,7 @@ def upgrade(folder: Path, to: int | None, as_json: bool) -> None:
 @role_option
 @output.json_option
 def url(role: str, as_json: bool) -> None:
-    """Print the address, password included, for psql or any client; start it if need be.
+    """Print the address, password included; start it if need be.
 
     psql "$(negspace server url)" is all it takes.
     """
@@ -126,7 +126,16 @@ def _address(role: str) -> str:
 
 
 @group.command()
-@click.option("-n", "--tail", "lines", type=click.IntRange(1), default=50, show_default=True)
+@click.option(
+    "-n",
+    "--tail",
+    "lines",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    metavar="LINES",
+    help="How many lines of its end.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what it says, until Ctrl-C.")
 @output.json_option
 def logs(lines: int, follow: bool, as_json: bool) -> None:
@@ -150,7 +159,7 @@ def logs(lines: int, follow: bool, as_json: bool) -> None:
 @role_option
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def psql(role: str, arguments: tuple[str, ...]) -> None:
-    """Run psql there; everything after it is psql's own, as in: psql -c 'select 1'."""
+    """Run psql there. All after it is psql's own, as in: psql -c 'select 1'."""
     environment = os.environ | database.libpq_environment(_address(role))
     program = _psql()
     sys.stdout.flush()

@@ -6,24 +6,34 @@ has it so.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
 from negspace import fit, server, settings, users
 from negspace.cli import output
-from negspace.database import Actor, Database, program_agent
-from negspace.errors import AccessError, InvalidInputError
+from negspace.database import Actor, Database, again, program_agent
+from negspace.errors import (
+    AccessError,
+    InvalidInputError,
+    NegspaceError,
+    ReadOnlyServerError,
+    UnavailableError,
+)
 from negspace.settings import Settings
 from negspace.users import User
 
 if TYPE_CHECKING:
     from negspace.storage import Storage
+
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ def opened() -> Generator[Session]:
     )
     with opening as database:
         fit.see_operator(database)
+        asked["reached"] = True
         email = asked["user"] or given.user
         if email is None:
             yield Session(given, database, None)
@@ -88,6 +99,53 @@ def opened() -> Generator[Session]:
             )
         acting = database.acting_as(replace(actor, user_id=user.id))
         yield Session(given, acting, user)
+
+
+def repeated(command: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """A command that gives the same when it is done twice: repeated while its server is away.
+
+    It prints last. A server that it has not reached yet is not waited for, nor is one that
+    takes no writes: then the address is wrong more often than a failover is under way.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Given.args, **given: Given.kwargs) -> Answer:
+        asked, said = click.get_current_context().find_root().obj, settings.load()
+
+        def attempt() -> Answer | NegspaceError:
+            if asked.get("reached"):
+                _see_not_stopped(said)
+            try:
+                return command(*args, **given)
+            except NegspaceError as error:
+                if asked.get("reached"):
+                    raise
+                return error
+
+        answer = again(
+            attempt,
+            patience=said.patience,
+            unless=ReadOnlyServerError,
+            on_wait=lambda error: say_lost(error, said),
+        )
+        if isinstance(answer, NegspaceError):
+            raise answer
+        return answer
+
+    return run
+
+
+def say_lost(error: NegspaceError, given: Settings) -> None:
+    """Say that a lost server is waited for, on stderr."""
+    output.note(f"{error.message}; trying again for {given.patience:g} s")
+
+
+def _see_not_stopped(given: Settings) -> None:
+    """Whoever stopped the embedded server doesn't want it started by a command of before."""
+    if given.embedded and server.status(given).status == "stopped":
+        raise UnavailableError(
+            "the server was stopped meanwhile", hint="negspace server start starts it"
+        )
 
 
 def _address() -> str:

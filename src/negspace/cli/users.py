@@ -59,6 +59,7 @@ def show(user: str, as_json: bool) -> None:
 @click.argument("user")
 @click.argument("role", type=click.Choice(users.ROLES))
 @output.json_option
+@session.repeated
 def role(user: str, role: str, as_json: bool) -> None:
     """Give an account another role."""
     with session.opened() as opened:
@@ -68,6 +69,7 @@ def role(user: str, role: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def activate(user: str, as_json: bool) -> None:
     """Switch an account on."""
     with session.opened() as opened:
@@ -77,6 +79,7 @@ def activate(user: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def deactivate(user: str, as_json: bool) -> None:
     """Switch an account off: no login, and its API keys are refused. Nothing is removed."""
     with session.opened() as opened:
@@ -87,7 +90,7 @@ def deactivate(user: str, as_json: bool) -> None:
 @click.argument("user")
 @output.json_option
 def password(user: str, as_json: bool) -> None:
-    """Give an account another password: asked for, or the first line of stdin."""
+    """Give an account another password. It is asked for, or the first line of stdin."""
     with session.opened() as opened:
         found = users.find(opened.database, user)
         changed = users.set_password(opened.database, found.id, asked_password(found.email))
@@ -99,8 +102,9 @@ def password(user: str, as_json: bool) -> None:
 @group.command()
 @click.argument("user")
 @output.json_option
+@session.repeated
 def unlock(user: str, as_json: bool) -> None:
-    """Let an account log in again from everywhere, whatever failed before."""
+    """Let an account log in again, whatever failed before."""
     with session.opened() as opened:
         output.show_fields(users.unlock(opened.database, user), as_json=as_json)
 
@@ -131,7 +135,7 @@ def logout(user: str, as_json: bool) -> None:
     if as_json:
         output.show_json({"ended": ended})
         return
-    output.show_text(f"{ended} sessions ended")
+    output.show_text(f"ended {output.counted(ended, 'session')}")
 
 
 @group.command()
@@ -139,7 +143,7 @@ def logout(user: str, as_json: bool) -> None:
 @click.argument("purpose", type=click.Choice(["verify_email", "reset_password"]))
 @output.json_option
 def token(user: str, purpose: Literal["verify_email", "reset_password"], as_json: bool) -> None:
-    """Make a token to send to an account's address, and print it, once.
+    """Make a token to send to an account's address. It is printed once.
 
     It verifies the address for three days, or sets a password anew for an hour.
     """

@@ -84,7 +84,8 @@ def run(ctx: click.Context, memory_limit: int | None, as_json: bool, **given: An
         output.show_json(ran)
         return
     output.show_text(
-        f"{ran.completed} jobs completed, {ran.failed} tries failed, in {ran.seconds:.1f} s"
+        f"{output.counted(ran.completed, 'job')} completed,"
+        f" {output.counted(ran.failed, 'try', 'tries')} failed, in {ran.seconds:.1f} s"
     )
     output.note("next: negspace jobs status, or negspace jobs list --status failed")
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import dict_row
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
+
+# So soon after its last answer a connection is only looked at, without a round trip (seconds).
+_LATELY: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,10 @@ class Database:
         """A connection of its own, outside the pool; the caller closes it."""
         return connect(self.address, autocommit=autocommit)
 
+    def drop_connections(self) -> None:
+        """Let the next transaction connect anew, of this one and of all that share its pool."""
+        self._pool.close()
+
     def close(self) -> None:
         """Close the pool, unless it is another's; a transaction afterwards opens a new one."""
         if self.replica is not None:
@@ -244,6 +251,8 @@ class Database:
 
 def _see_alive(connection: Connection) -> None:
     """Raise where the server has gone, so that the pool hands out another connection."""
+    if isinstance(connection, Watched) and connection.answered_within(_LATELY):
+        return
     connection.autocommit = True  # or it would begin a transaction
     try:
         connection.execute("")

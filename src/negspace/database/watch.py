@@ -9,6 +9,8 @@ doesn't.
 
 from __future__ import annotations
 
+import math
+import select
 import socket
 import struct
 import time
@@ -46,13 +48,29 @@ def parameters_of(address: str) -> dict[str, Any]:
 class Watched(psycopg.Connection[Row]):
     """A connection that knocks when an answer takes longer than its ``tcp_user_timeout``."""
 
+    _answered_at: float = -math.inf
+
+    def answered_within(self, seconds: float) -> bool:
+        """Whether the server answered so lately, and has not hung up since.
+
+        A server that ends says so, or its machine's kernel does: there is something to read on
+        a connection where nothing was asked. It costs no round trip.
+        """
+        if time.monotonic() - self._answered_at > seconds:
+            return False
+        there = select.poll()
+        there.register(self.fileno(), select.POLLIN)
+        return not there.poll(0)
+
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait for the server, as psycopg does.
 
         Raises:
             OperationalError: It is silent, and answers on no new connection either.
         """
-        return super().wait(self._see_alive(gen), interval, timeout)
+        answer = super().wait(self._see_alive(gen), interval, timeout)
+        self._answered_at = time.monotonic()
+        return answer
 
     def _see_alive(self, gen: Generator[Any, Any, Given]) -> Generator[Any, Any, Given]:
         began = time.monotonic()

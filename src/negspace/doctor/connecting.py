@@ -35,7 +35,7 @@ def versions(patient: Patient) -> Iterator[Fault]:
         yield Fault(
             f"the server is PostgreSQL {major}; negspace is tested on"
             f" {SUPPORTED.start} to {SUPPORTED.stop - 1}",
-            "upgrade the older of the two: pip install --upgrade negspace, or pg_upgrade",
+            "upgrade the older of the two: a newer negspace, or pg_upgrade",
         )
     if major >= 15:  # the first to know
         row = patient.row(
@@ -70,8 +70,9 @@ def password(patient: Patient) -> Iterator[Fault]:
     """Services log in with a password of their own."""
     if patient.settings.embedded or patient.address is None:
         return  # random ones, and the client insists on SCRAM
-    remedy = "negspace server password app_user --generate; then set DB_PASSWORD or DATABASE_URL"
     given = database.libpq_environment(patient.address)
+    role = given.get("PGUSER", "operator_role")
+    remedy = f"negspace server password {role} --generate; then set DB_PASSWORD or DATABASE_URL"
     if given.get("PGPASSWORD") == DEFAULT_PASSWORD:
         yield Fault("the services' password is the default, which everybody knows", remedy)
         return
@@ -80,7 +81,7 @@ def password(patient: Patient) -> Iterator[Fault]:
         by_socket = server.host.startswith(b"/")  # the system may vouch for the user
         if not (server.used_password or server.ssl_in_use or by_socket):
             yield Fault(
-                f"the server lets {given.get('PGUSER', 'anybody')} in without a password",
+                f"the server lets {role} in without a password",
                 f"scram-sha-256 instead of trust in pg_hba.conf; {remedy}",
             )
 

@@ -19,7 +19,7 @@ _STATES: Final = {
     "interrupted": ("begun and never ended", "negspace migrate up"),
     "late": ("not applied, though a later one is", "negspace migrate up"),
     "edited": ("changed since they were applied", "negspace migrate validate"),
-    "gone": ("not known to this negspace", "pip install --upgrade negspace"),
+    "gone": ("not known to this negspace", "install a newer negspace on this machine"),
 }
 
 

@@ -64,6 +64,7 @@ def new(folder: Path, name: str) -> tuple[Path, Path]:
 
     Raises:
         InvalidInputError: Nothing of the name is left.
+        AlreadyExistsError: One of the files is there.
         FileError: The folder can't be written.
     """
     title = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -150,6 +150,7 @@ def down(
         What was done. A migration that fails is told in ``failure``, not raised.
 
     Raises:
+        InvalidInputError: More than one of ``steps``, ``to`` and ``batch``, or no such version.
         RefusedError: One of them has no way down, or the guard refused: nothing was touched.
         MigrationFileError: A file that is invalid or gone: nothing was touched.
         UnavailableError: No database was reached.

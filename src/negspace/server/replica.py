@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 # Where it is connected and has replayed what came, it has all that the primary sent. Where it
 # isn't, what it has is as old as the last transaction that it replayed, or as its checkpoint.
 _STANDING: LiteralString = """
-    select coalesce(pg_last_wal_receive_lsn()::text, '0/0') as received,
+    select coalesce(pg_last_wal_receive_lsn(), '0/0')::text as received,
+           mod(pg_wal_lsn_diff(coalesce(pg_last_wal_receive_lsn(), '0/0'), '0/0'),
+               current_setting('wal_block_size')::bigint) = 0 as may_be_torn,
            pg_is_in_recovery()
              and not exists (select from pg_stat_get_wal_receiver() where pid is not null)
              as alone,
@@ -25,14 +27,16 @@ _STANDING: LiteralString = """
              pg_last_xact_replay_timestamp(),
              (select checkpoint_time from pg_control_checkpoint())))::float as seconds
 """
-_LEFT: LiteralString = """
-    select pg_wal_lsn_diff(%s::pg_lsn, pg_last_wal_replay_lsn())::bigint as bytes,
-           pg_is_wal_replay_paused() as paused
+_REPLAYED: LiteralString = """
+    select pg_last_wal_replay_lsn() >= %s::pg_lsn as all, pg_is_wal_replay_paused() as paused
 """
-_LOOKS: Final = 20  # in a second: what has just come is replayed within milliseconds
-# An idle primary sends whole pages and keeps the rest of their last record until somebody
-# commits: so much of what was received may be of a record that isn't there yet.
-_UNFINISHED: Final = 32_768  # bytes
+_PAUSE: Final = 0.05  # seconds between two looks
+_PATIENCE: Final = 1.0  # seconds: what has just come is replayed within milliseconds
+# A primary on which nobody commits sends whole pages, and keeps the rest of their last record:
+# it can't be replayed yet, and nothing is missing. So what was received ends with a page. The
+# rest comes with the next commit, or when the background writer logs a snapshot: every 15 s
+# where anything was written, and 10 s later where it had fallen asleep.
+_TORN_PATIENCE: Final = 30.0
 
 
 def open_replica(
@@ -82,17 +86,20 @@ def open_replica(
 def seconds_behind(connection: Connection) -> float:
     """How old at most what a server shows is, in seconds; 0 where it is up to date, or a primary.
 
-    A standby learns only after ``wal_receiver_timeout`` that its primary is silent.
+    Waits for what was received already to be replayed: a second, or 30 where that ends with a page
+    and so maybe within a record. A standby learns only after ``wal_receiver_timeout`` that its
+    primary is silent.
     """
     standing = database.only(connection, _STANDING)
     if standing is None or standing["primary"]:
         return 0.0
-    left = None
-    for _ in range(0 if standing["alone"] else _LOOKS):
-        left = database.only(connection, _LEFT, [standing["received"]])
-        if left and left["bytes"] <= 0:
+    began = time.monotonic()
+    patience = _TORN_PATIENCE if standing["may_be_torn"] else _PATIENCE
+    while not standing["alone"] and time.monotonic() < began + patience:
+        now = database.only(connection, _REPLAYED, [standing["received"]])
+        if now and now["all"]:
             return 0.0
-        time.sleep(1 / _LOOKS)
-    if left and left["bytes"] <= _UNFINISHED and not left["paused"]:
-        return 0.0
+        if now and now["paused"]:
+            patience = _PATIENCE  # nothing is replayed, torn or whole
+        time.sleep(_PAUSE)
     return max(0.0, float(standing["seconds"]))

@@ -455,12 +455,10 @@ begin
         -- the key as cache_key() makes it, whose call for each image would cost as much as its job
         select i.id, i.user_id, i.analysis_status
         from public.images i
-        cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print, 'UTF8')), 'hex') as key) c
+        cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or exists (select from public.analysis_results r
-                          where r.image_id = i.id and r.algorithm_name = answer_images.algorithm_name
-                            and r.algorithm_version = answer_images.algorithm_version and r.parameters_hash = hashed))
+               or public.result_of(i.id, answer_images.algorithm_name, answer_images.algorithm_version, hashed) is not null)
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -487,43 +485,44 @@ CREATE OR REPLACE FUNCTION public.answer_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
     by_job  constant jsonb := public.ends_by_job(answer_jobs.ends);
     held    constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
-    known   public.processing_queue[];
-    results jsonb := '{}';
+    asked   constant public.processing_queue[] := array(
+        select h from unnest(held) h where h.processing_metadata -> 'use_cache' is distinct from 'false');
+    known   constant bigint[] := array(
+        select public.result_of(a.image_id, a.algorithm_name, a.algorithm_version, a.parameters_hash)
+        from unnest(asked) with ordinality a order by a.ordinality);
+    keys    constant text[] := (select k.keys from public.cache_keys(asked) k);
+    entries constant jsonb := (
+        select coalesce(jsonb_object_agg(c.cache_key, c.id), '{}') from public.analysis_cache c
+        where c.cache_key = any (keys) and c.expires_at > clock_timestamp());
+    results jsonb;
+    ended   public.processing_queue[];
 begin
-    known := array(
-        select h
-        from unnest(held) h
-        join public.images i on i.id = h.image_id
-        cross join lateral (
-            select public.cache_key(i.file_hash, public.algorithm_fingerprint(
-                h.algorithm_name, h.algorithm_version, h.algorithm_parameters)) as key) c
-        where h.processing_metadata -> 'use_cache' is distinct from 'false'
-          and (exists (select from public.analysis_results r
-                       where r.image_id = h.image_id and r.algorithm_name = h.algorithm_name
-                         and r.algorithm_version = h.algorithm_version and r.parameters_hash = h.parameters_hash)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = c.key and a.expires_at > clock_timestamp()))
-        order by c.key);  -- the order in which all lock the entries
-    if known <> '{}' then
-        select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
-        from (select k.id, public.store_cached_result(
-                  k.image_id, k.user_id, k.algorithm_name, k.algorithm_version, k.algorithm_parameters) as result
-              from unnest(known) with ordinality k order by k.ordinality) s;
-        known := array(select h from unnest(held) h where results ? h.id::text);
-        perform public.end_held_jobs(known, 'completed', clock_timestamp());
-        perform public.settle_images(array(select distinct k.image_id from unnest(known) k), 'completed');
+    insert into public.analysis_cache_uses (entry_id, used_at)
+    select (entries ->> a.key)::bigint, clock_timestamp()
+    from unnest(keys, known) as a (key, result)
+    where a.result is not null and entries ? a.key;
+    -- what the cache alone has becomes the image's result, one by one
+    select coalesce(jsonb_object_agg(s.id, s.result) filter (where s.result is not null), '{}') into results
+    from (select a.id, coalesce(known[a.ordinality], case when entries ? keys[a.ordinality] then public.store_cached_result(
+              a.image_id, a.user_id, a.algorithm_name, a.algorithm_version, a.algorithm_parameters) end) as result
+          from unnest(asked) with ordinality a) s;
+    ended := array(select a from unnest(asked) a where results ? a.id::text);
+    if ended <> '{}' then
+        perform public.end_held_jobs(ended, 'completed', clock_timestamp());
+        perform public.settle_images(array(select distinct e.image_id from unnest(ended) e), 'completed');
     end if;
     return query
         select k.job::bigint,
-               case when results ? k.job then 'completed' when h.id is not null then 'held' else 'lost' end,
+               case when results ? k.job then 'completed'
+                    when k.job::bigint = any (array(select h.id from unnest(held) h)) then 'held' else 'lost' end,
                (results ->> k.job)::bigint
         from jsonb_object_keys(by_job) k (job)
-        left join unnest(held) h on h.id = k.job::bigint
         order by 1;
 end
 $function$;
@@ -742,7 +741,9 @@ begin
            case when added then 'create_image' else 'delete_image' end::public.audit_action,
            'image', r.id::text, c.ip_address, c.user_agent, c.request_id,
            case when not added then d.facts || jsonb_build_object('user_id', r.user_id, 'analysis_status', r.analysis_status) end,
-           case when added then d.facts end
+           case when added then d.facts || case
+               when c.user_id <> r.user_id then jsonb_build_object('user_id', r.user_id) else '{}' end
+           end
     from public.audit_context() c
     cross join changed r
     cross join lateral (
@@ -917,15 +918,15 @@ comment on function public.begin_upkeep(step text, every interval, lease interva
 grant execute on function public.begin_upkeep(text,interval,interval,text) to operator_role;
 revoke execute on function public.begin_upkeep(text,interval,interval,text) from public;
 
-CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text)
+CREATE OR REPLACE FUNCTION public.cache_key(file_hash text, algorithm_fingerprint text, owner bigint)
  RETURNS text
  LANGUAGE sql
  IMMUTABLE PARALLEL SAFE STRICT
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
-    select public.sha256_hex(file_hash || ':' || algorithm_fingerprint)
+    select public.sha256_hex(file_hash || ':' || algorithm_fingerprint || ':' || owner)
 $function$;
-comment on function public.cache_key(file_hash text, algorithm_fingerprint text) is 'The key of a cached result: SHA-256 of the file''s hash and what the analyser would do.';
+comment on function public.cache_key(file_hash text, algorithm_fingerprint text, owner bigint) is 'The key of a cached result: SHA-256 of the file''s hash, what the analyser would do, and whose image it is.';
 
 CREATE OR REPLACE FUNCTION public.cancel_jobs(jobs bigint[], reason text DEFAULT 'cancelled'::text)
  RETURNS bigint[]
@@ -1159,7 +1160,7 @@ begin
     end if;
 
     insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-    select public.cache_key(i.file_hash, print), held.image_id, result, print,
+    select public.cache_key(i.file_hash, print, i.user_id), held.image_id, result, print,
            jsonb_build_object(
                'negative_space_data', complete_job.negative_space_data, 'anomalies', complete_job.anomalies,
                'confidence_score', complete_job.confidence_score, 'processing_time_ms', complete_job.processing_time_ms,
@@ -1220,6 +1221,7 @@ CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1759,6 +1761,7 @@ CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by big
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -1938,6 +1941,7 @@ CREATE OR REPLACE FUNCTION public.fail_jobs(ends jsonb, counts boolean DEFAULT t
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
 #variable_conflict use_column
 declare
@@ -2039,12 +2043,13 @@ CREATE OR REPLACE FUNCTION public.find_audit_timestamp()
 AS $function$
 begin
     -- Nearly always the event was written in this transaction, and now() is its time; where
-    -- it was not, its number tells.
+    -- it was not, its number tells. Of services the first is asked for: they would add to what
+    -- somebody else did, and learn which events there are.
     select a."timestamp" into new.audit_timestamp
     from public.security_audit a where a.id = new.audit_id and a."timestamp" = now();
     if not found then
         select a."timestamp" into new.audit_timestamp
-        from public.security_audit a where a.id = new.audit_id;
+        from public.security_audit a where a.id = new.audit_id and public.is_trusted_session();
         if not found then
             raise exception 'there is no audit event %', new.audit_id
                 using errcode = 'foreign_key_violation', constraint = 'audit_log_details_audit_id_fkey',
@@ -2525,6 +2530,9 @@ CREATE OR REPLACE FUNCTION public.keep_image_fingerprints()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 begin
+    if not exists (select from new_rows n where n.perceptual_hash is not null or n.pixel_hash is not null) then
+        return null;  -- as nearly always: images come as files, and are analysed later
+    end if;
     insert into public.image_fingerprints (image_id, user_id, perceptual_hash, algorithm)
     select n.id, n.user_id, n.perceptual_hash, n.perceptual_hash_algorithm
     from new_rows n where n.perceptual_hash is not null and n.perceptual_hash_algorithm is not null
@@ -3099,7 +3107,7 @@ declare
     shares    integer[];  -- of each priority, how many are among the first how_many
     late      integer[];  -- … and how many of those that had to wait for their time
 begin
-    with waiting as (
+    with waiting as materialized (  -- looked at once, not once for each priority
         select p.priority, w.planned, w.scheduled_at - p.priority * step as turn
         from generate_series(1, 10) as p (priority)
         cross join lateral (
@@ -3132,40 +3140,51 @@ begin
         from waiting w where w.priority = p.priority) c;
     -- The same again with locks, of each list no more than its share: who claims at the same
     -- time takes what comes after in the same lists.
-    return array(
-        select c.id
-        from (
-            select w.id, w.scheduled_at - p.priority * step as turn
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
-                  and q.scheduled_at >= marks[p.priority]
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit shares[p.priority]
-                for update skip locked) w
-            where shares[p.priority] > 0
-            union all
-            select w.id, w.scheduled_at - p.priority * step
-            from generate_series(1, 10) as p (priority)
-            cross join lateral (
-                select q.id, q.scheduled_at from public.processing_queue_hot q
-                where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
-                  and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
-                  and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
-                  and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
-                  and (q.deadline_at is null or q.deadline_at > moment)
-                  and q.id <> all (seen) and q.user_id <> all (full_users)
-                  and (q.job_group is null or q.job_group <> all (full_groups))
-                order by q.scheduled_at, q.id limit late[p.priority]
-                for update skip locked) w
-            where late[p.priority] > 0
-        ) c
-        order by c.turn, c.id);
+    for tries_left in reverse 4..0 loop
+        begin
+            return array(
+                select c.id
+                from (
+                    select w.id, w.scheduled_at - p.priority * step as turn
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+                          and q.scheduled_at >= marks[p.priority]
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit shares[p.priority]
+                        for update skip locked) w
+                    where shares[p.priority] > 0
+                    union all
+                    select w.id, w.scheduled_at - p.priority * step
+                    from generate_series(1, 10) as p (priority)
+                    cross join lateral (
+                        select q.id, q.scheduled_at from public.processing_queue_hot q
+                        where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+                          and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+                          and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                          and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                          and (q.deadline_at is null or q.deadline_at > moment)
+                          and q.id <> all (seen) and q.user_id <> all (full_users)
+                          and (q.job_group is null or q.job_group <> all (full_groups))
+                        order by q.scheduled_at, q.id limit late[p.priority]
+                        for update skip locked) w
+                    where late[p.priority] > 0
+                ) c
+                order by c.turn, c.id);
+        exception
+            when serialization_failure then
+                -- One of them has ended since this look began: it lies in another partition now, and
+                -- PostgreSQL refuses it there instead of passing it by. Another look doesn't see it.
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
 end
 $function$;
 comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
@@ -3269,17 +3288,27 @@ begin
     if purge_jobs.older_than < interval '0' then
         raise exception 'the age must not be negative, as % is', purge_jobs.older_than using errcode = 'NS004';
     end if;
-    with old as (
-        select q.id, q.created_at from public.processing_queue_ended q
-        where q.completed_at < now() - purge_jobs.older_than
-        limit greatest(purge_jobs.how_many, 0)
-        for update skip locked
-    ), gone as (
-        delete from public.processing_queue_ended q using old
-        where q.id = old.id and q.created_at = old.created_at
-        returning 1
-    )
-    select count(*) into purged from gone;
+    for tries_left in reverse 4..0 loop
+        begin
+            with old as (
+                select q.id, q.created_at from public.processing_queue_ended q
+                where q.completed_at < now() - purge_jobs.older_than
+                limit greatest(purge_jobs.how_many, 0)
+                for update skip locked
+            ), gone as (
+                delete from public.processing_queue_ended q using old
+                where q.id = old.id and q.created_at = old.created_at
+                returning 1
+            )
+            select count(*) into purged from gone;
+            exit;
+        exception
+            when serialization_failure then  -- one of them is tried again, as in next_jobs()
+                if tries_left = 0 then
+                    raise;
+                end if;
+        end;
+    end loop;
     return purged;
 end
 $function$;
@@ -3474,7 +3503,7 @@ AS $function$
     )
     returning id
 $function$;
-comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number.';
+comment on function public.record_event_details(audit_id bigint, event_name text, event_description text, event_data jsonb, system_state jsonb, duration_ms numeric, success_count integer, failure_count integer) is 'Adds details to an event of the audit trail and returns their number; of services, to an event of the same transaction.';
 grant execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) to app_user;
 revoke execute on function public.record_event_details(bigint,text,text,jsonb,jsonb,numeric,integer,integer) from public;
 
@@ -3751,12 +3780,17 @@ CREATE OR REPLACE FUNCTION public.refuse_scopes_beyond_role()
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare
-    owner_role constant public.user_role := (select u.role from public.users u where u.id = new.user_id);
-    allowed    constant text[] := public.role_scopes(owner_role);
-    beyond     constant text := (
+    owner_role public.user_role;
+    allowed    text[];
+    beyond     text;
+begin
+    -- Whoever changes the role at this moment goes first. A transaction whose snapshot is from
+    -- before such a change fails here instead of going by the role that was.
+    select u.role into owner_role from public.users u where u.id = new.user_id for share;
+    allowed := public.role_scopes(owner_role);
+    beyond := (
         select string_agg(s.scope, ', ') from jsonb_array_elements_text(new.scopes) as s (scope)
         where s.scope <> all (allowed));
-begin
     if beyond is not null then
         raise exception 'a key of an account in the role % may not have the scope %', owner_role, beyond
             using errcode = 'NS004', hint = format('it may have: %s', array_to_string(allowed, ', '));
@@ -3978,6 +4012,24 @@ $function$;
 comment on function public.rest_worker(worker text, resting boolean) is 'A worker that found nothing says that it sleeps, commits, looks once more and then listens to negspace_jobs; it says so when it is awake again. Only sleepers are woken.';
 grant execute on function public.rest_worker(text,boolean) to operator_role;
 revoke execute on function public.rest_worker(text,boolean) from public;
+
+CREATE OR REPLACE FUNCTION public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    -- Put together, the name and the version suit no index: with statistics of an empty table the
+    -- one by name and version looks as good as any, and every look-up would read all its results.
+    return (
+        select r.id from public.analysis_results r
+        where r.image_id = result_of.image and r.parameters_hash = result_of.parameters_hash
+          and r.algorithm_name || '@' || r.algorithm_version = result_of.algorithm_name || '@' || result_of.algorithm_version);
+end
+$function$;
+comment on function public.result_of(image bigint, algorithm_name text, algorithm_version text, parameters_hash text) is 'The result that an image has of an analyser, its version and parameters (their hash), or null.';
+revoke execute on function public.result_of(bigint,text,text,text) from public;
 
 CREATE OR REPLACE FUNCTION public.retry_delay(retry integer)
  RETURNS interval
@@ -4608,12 +4660,12 @@ CREATE OR REPLACE FUNCTION public.split_waits(waits bigint[])
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
     select case when u.wait = 0 then 0
-                else 2000 + floor(ln(u.wait / 1000::double precision) / ln(1.005::double precision)) end::smallint,
+                else 1000 + floor(ln(u.wait / 1000::double precision) / ln(1.01::double precision)) end::smallint,
            array_agg(u.wait order by u.wait)
     from unnest(split_waits.waits) as u (wait)
     group by 1
 $function$;
-comment on function public.split_waits(waits bigint[]) is 'Waits in microseconds by bucket, by the logarithm of milliseconds: each bucket ends 0.5 % above where it begins; nought has one of its own.';
+comment on function public.split_waits(waits bigint[]) is 'Waits in microseconds by bucket, each of which is 1 % wider than the one before: none, and from there on the logarithm of milliseconds.';
 grant execute on function public.split_waits(bigint[]) to operator_role;
 revoke execute on function public.split_waits(bigint[]) from public;
 
@@ -4673,18 +4725,13 @@ begin
     select c.* into entry
     from public.analysis_cache c
     join public.images i on i.id = image
-    where c.cache_key = public.cache_key(i.file_hash, print)
+    where c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
       and c.expires_at > clock_timestamp();
     if found then
         insert into public.analysis_cache_uses (entry_id, used_at) values (entry.id, clock_timestamp());
     end if;
 
-    select r.id into known
-    from public.analysis_results r
-    where r.image_id = image
-      and r.algorithm_name = store_cached_result.algorithm_name
-      and r.algorithm_version = store_cached_result.algorithm_version
-      and r.parameters_hash = public.sha256_hex(store_cached_result.algorithm_parameters::text);
+    known := public.result_of(image, algorithm_name, algorithm_version, public.sha256_hex(algorithm_parameters::text));
     if known is not null or entry.id is null then
         return known;
     end if;
@@ -4760,7 +4807,7 @@ AS $function$
     where d.month = any (sum_up_ended_months.months)
     group by 1, 2, 3;
     insert into public.ended_job_spans (month, status, span, wait_count)
-    select w.month, w.status, w.bucket / 20, sum(w.wait_count)
+    select w.month, w.status, w.bucket / 10, sum(w.wait_count)
     from public.ended_job_waits w
     where w.month = any (sum_up_ended_months.months)
     group by 1, 2, 3;
@@ -4911,7 +4958,6 @@ declare
         when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
         then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
         else address end;
-    held   public.api_key_limits%rowtype;
 begin
     for try in 1 .. 2 loop
         -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
@@ -4924,19 +4970,35 @@ begin
             last_accepted_at = clock_timestamp()
         where l.api_key_id = key
           and l.key_hash = verify_api_key.key_hash
+          and l.unused_at <= clock_timestamp() + l.slack  -- who asks too often is refused before the rest is looked at
           and l.is_active
           and l.owner_is_active
           and (l.expires_at is null or l.expires_at > clock_timestamp())
           and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
           and (l.networks is null or origin <<= any (l.networks))
-          and l.unused_at <= clock_timestamp() + l.slack
         returning l.api_key_id, l.user_id, true,
                   floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
         into api_key_id, user_id, accepted, remaining;
         if accepted then
             return;
         end if;
-        select l.* into held from public.api_key_limits l where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
+        select l.api_key_id, l.user_id, false, r.reason,
+               case when r.reason = 'rate limit reached' then 0 end,
+               case when r.reason = 'rate limit reached' then greatest(l.unused_at - l.slack - clock_timestamp(), interval '0') end
+        into api_key_id, user_id, accepted, reason, remaining, retry_after
+        from public.api_key_limits l
+        cross join lateral (
+            select case
+                when not l.is_active then 'revoked key'
+                when not l.owner_is_active then 'inactive account'
+                when l.expires_at <= clock_timestamp() then 'expired key'
+                when scope <> all (l.scopes) then 'scope not granted'
+                when scope <> all (l.owner_scopes) then 'scope beyond the owner''s role'
+                when l.networks is not null and (origin <<= any (l.networks)) is not true then 'address not allowed'
+                else 'rate limit reached'
+            end as reason
+        ) r
+        where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
         exit when found;
         if not public.make_api_key_limit(key, key_hash) then
             accepted := false;
@@ -4944,23 +5006,6 @@ begin
             return;
         end if;
     end loop;
-
-    api_key_id := held.api_key_id;
-    user_id := held.user_id;
-    accepted := false;
-    reason := case
-        when not held.is_active then 'revoked key'
-        when not held.owner_is_active then 'inactive account'
-        when held.expires_at <= clock_timestamp() then 'expired key'
-        when scope <> all (held.scopes) then 'scope not granted'
-        when scope <> all (held.owner_scopes) then 'scope beyond the owner''s role'
-        when held.networks is not null and (origin <<= any (held.networks)) is not true then 'address not allowed'
-        else 'rate limit reached'
-    end;
-    if reason = 'rate limit reached' then
-        remaining := 0;
-        retry_after := greatest(held.unused_at - held.slack - clock_timestamp(), interval '0');
-    end if;
 end
 $function$;
 comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
@@ -5140,7 +5185,7 @@ alter table public.analysis_cache enable row level security;
 alter table public.analysis_cache force row level security;
 comment on table public.analysis_cache is 'Results kept for a time, so that the same bytes with the same analyser and parameters are not computed again.';
 comment on column public.analysis_cache.id is 'Number of the entry.';
-comment on column public.analysis_cache.cache_key is 'What it answers: cache_key() of file hash and algorithm fingerprint.';
+comment on column public.analysis_cache.cache_key is 'What it answers: cache_key() of file hash, algorithm fingerprint and the image''s owner.';
 comment on column public.analysis_cache.image_id is 'The image it was computed for.';
 comment on column public.analysis_cache.analysis_id is 'The result it repeats.';
 comment on column public.analysis_cache.algorithm_fingerprint is 'algorithm_fingerprint() of name, version and resolved parameters.';
@@ -5248,8 +5293,8 @@ comment on column public.analysis_results.cached_at is 'When it was answered fro
 comment on column public.analysis_results.cache_ttl_seconds is 'How long the cache keeps it, in seconds.';
 comment on column public.analysis_results.performance_stats is 'Durations of the steps and memory used.';
 comment on column public.analysis_results.optimization_suggestions is 'What would make it faster, an array of texts.';
-grant select, update (notes, optimization_suggestions, visualization_path) on public.analysis_results to app_user;
-grant insert on public.analysis_results to operator_role;
+grant select (algorithm_name, algorithm_parameters, algorithm_version, cache_hit, cache_ttl_seconds, cached_at, confidence_score, created_at, id, image_id, notes, optimization_suggestions, parameters_hash, performance_stats, processing_time_ms, updated_at, user_id), update (notes, optimization_suggestions, visualization_path) on public.analysis_results to app_user;
+grant insert, select on public.analysis_results to operator_role;
 
 CREATE INDEX analysis_results_algorithm_idx ON public.analysis_results USING btree (algorithm_name, algorithm_version, created_at DESC);
 comment on index public.analysis_results_algorithm_idx is 'What an algorithm''s version found: what to analyse again after a new one.';
@@ -5304,6 +5349,7 @@ comment on trigger analysis_results_set_updated_at on public.analysis_results is
 CREATE OR REPLACE FUNCTION public.read_results(image bigint, purpose text)
  RETURNS SETOF public.analysis_results
  LANGUAGE plpgsql
+ SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare
@@ -5313,7 +5359,12 @@ begin
         raise exception 'results are read for a purpose, and none was given'
             using errcode = 'NS004', hint = 'say in a few words what they are read for; it enters the audit trail';
     end if;
-    perform 1 from public.images i where i.id = read_results.image;
+    -- As the policies of images and results have it: the function itself sees all rows.
+    perform 1 from public.images i
+    where i.id = read_results.image
+      and (public.is_trusted_session()
+           or public.acting_on('read:results') is not null
+              and (i.user_id = public.acting_on('read:images') or public.acting_on_all('read:images')));
     if not found then
         raise exception 'there is no image %', read_results.image
             using errcode = 'NS003', hint = 'negspace images list shows those there are';
@@ -5347,9 +5398,7 @@ create unlogged table public.api_key_limits (
     busy_requests    bigint                   not null default 0,
     uncounted        bigint                   not null default 0,
     last_accepted_at timestamp with time zone,
-    constraint api_key_limits_pkey PRIMARY KEY (api_key_id),
-    constraint api_key_limits_busy_requests_not_negative CHECK (busy_requests >= 0),
-    constraint api_key_limits_uncounted_not_negative CHECK (uncounted >= 0)
+    constraint api_key_limits_pkey PRIMARY KEY (api_key_id)
 ) with (autovacuum_vacuum_scale_factor = '0.02', fillfactor = '20');
 comment on table public.api_key_limits is 'What decides on a request with a key, and how far its rate limit is used up. Unlogged: empty after a crash, and made again. Nobody''s to read or write: verify_api_key() does.';
 comment on column public.api_key_limits.api_key_id is 'The key; its row is made by its first request.';
@@ -5834,6 +5883,9 @@ CREATE OR REPLACE FUNCTION public.next_audit_seal(newest public.audit_seals, bel
  RETURNS public.audit_seals
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET enable_sort TO 'off'
 AS $function$
 declare
     made   public.audit_seals%rowtype := newest;
@@ -6168,10 +6220,10 @@ AS $function$
         from (
             select s.status, s.span, s.wait_count as waits from public.ended_job_spans s
             union all
-            select g.status, u.bucket / 20::smallint, -u.waits
+            select g.status, u.bucket / 10::smallint, -u.waits
             from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
             union all
-            select f.status, u.bucket / 20::smallint, u.waits
+            select f.status, u.bucket / 10::smallint, u.waits
             from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
         ) p
         group by p.status, p.span
@@ -6192,15 +6244,15 @@ AS $function$
         from found_spans i
         cross join lateral (
             select w.bucket, w.wait_count as waits from public.ended_job_waits w
-            where w.status = i.status and w.bucket between 20 * i.span and 20 * i.span + 19
+            where w.status = i.status and w.bucket between 10 * i.span and 10 * i.span + 9
             union all
             select u.bucket, -u.waits
             from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
-            where g.status = i.status and u.bucket between 20 * i.span and 20 * i.span + 19
+            where g.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
             union all
             select u.bucket, u.waits
             from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
-            where f.status = i.status and u.bucket between 20 * i.span and 20 * i.span + 19
+            where f.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
         ) b
         group by i.status, i.span, i.before, b.bucket
         having sum(b.waits) > 0
@@ -6281,10 +6333,10 @@ create table public.ended_job_spans (
     constraint ended_job_spans_pkey PRIMARY KEY (month, status, span),
     constraint ended_job_spans_wait_count_positive CHECK (wait_count > 0)
 );
-comment on table public.ended_job_spans is 'How many waits ended_job_waits has in each twenty buckets: a tenth of them to read, or less.';
+comment on table public.ended_job_spans is 'How many waits ended_job_waits has in each ten buckets: a tenth of them to read.';
 comment on column public.ended_job_spans.month is 'As ended_job_days has it.';
 comment on column public.ended_job_spans.status is 'As ended_job_days has it.';
-comment on column public.ended_job_spans.span is 'A twentieth of the bucket, without its rest.';
+comment on column public.ended_job_spans.span is 'A tenth of the bucket, without its rest.';
 comment on column public.ended_job_spans.wait_count is 'How many waits they hold.';
 grant select on public.ended_job_spans to operator_role;
 
@@ -6948,6 +7000,34 @@ comment on trigger processing_queue_hot_count_update on public.processing_queue_
 CREATE TRIGGER processing_queue_hot_limit_update AFTER UPDATE ON public.processing_queue_hot REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
 comment on trigger processing_queue_hot_limit_update on public.processing_queue_hot is 'Keeps how many run.';
 
+CREATE OR REPLACE FUNCTION public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[])
+ RETURNS record
+ LANGUAGE plpgsql
+ STABLE STRICT
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+declare
+    -- made once for each analyser and its parameters, not once for each job
+    made constant jsonb := (
+        select jsonb_object_agg(
+            u.algorithm_name || '@' || u.algorithm_version || ':' || u.parameters_hash,
+            public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.parameters::jsonb))
+        from (select j.algorithm_name, j.algorithm_version, j.parameters_hash, min(j.algorithm_parameters::text) as parameters
+              from unnest(jobs) j group by 1, 2, 3) u);
+begin
+    prints := array(
+        select made ->> (j.algorithm_name || '@' || j.algorithm_version || ':' || j.parameters_hash)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+    -- the key as cache_key() makes it, whose call would cost as much as the rest
+    keys := array(
+        select (select encode(sha256(convert_to(i.file_hash || ':' || prints[j.ordinality] || ':' || i.user_id, 'UTF8')), 'hex')
+                from public.images i where i.id = j.image_id)
+        from unnest(jobs) with ordinality j order by j.ordinality);
+end
+$function$;
+comment on function public.cache_keys(jobs public.processing_queue[], OUT prints text[], OUT keys text[]) is 'The analysers'' fingerprints of jobs and the keys of their results in the cache, in the order of the jobs.';
+revoke execute on function public.cache_keys(public.processing_queue[]) from public;
+
 CREATE OR REPLACE FUNCTION public.claim_jobs(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS SETOF public.processing_queue
  LANGUAGE plpgsql
@@ -7298,68 +7378,60 @@ revoke execute on function public.record_job_metrics(public.processing_queue,tex
 
 CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb)
  RETURNS jsonb
- LANGUAGE sql
+ LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET plan_cache_mode TO 'force_generic_plan'
 AS $function$
-    with done as materialized (
-        select h.id, h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
-               h.parameters_hash, e.negative_space_data, coalesce(e.anomalies, '[]') as anomalies,
-               e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}') as quality_metrics,
-               coalesce(e.provenance, '{}') as provenance, e.visualization_path,
-               coalesce(e.performance_stats, '{}') as performance_stats,
-               coalesce(e.optimization_suggestions, '[]') as optimization_suggestions,
-               coalesce(e.cache_ttl_seconds, 86400) as cache_ttl_seconds
-        from unnest(store_results.held) h
-        cross join lateral jsonb_to_record(store_results.ends -> h.id::text) as e (
-            negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
-            quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
-            optimization_suggestions jsonb, cache_ttl_seconds integer)
-    ), prints as materialized (  -- once for each analyser and its parameters, not once for each job
-        select u.*, public.algorithm_fingerprint(u.algorithm_name, u.algorithm_version, u.algorithm_parameters) as print
-        from (select distinct d.algorithm_name, d.algorithm_version, d.algorithm_parameters from done d) u
-    ), stored as (
-        insert into public.analysis_results (
-            image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
-            negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
-            provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
-            optimization_suggestions
-        )
-        select d.image_id, d.user_id, d.algorithm_name, d.algorithm_version, d.algorithm_parameters,
-               d.negative_space_data, d.anomalies, d.confidence_score, d.processing_time_ms, d.quality_metrics,
-               d.provenance, d.visualization_path, now(), d.cache_ttl_seconds, d.performance_stats,
-               d.optimization_suggestions
-        from done d
-        order by d.id
-        on conflict on constraint analysis_results_identity_key do nothing
-        returning id, image_id, algorithm_name, algorithm_version, parameters_hash
-    ), known as materialized (
-        -- the key as cache_key() makes it, whose call would cost as much as the row
-        -- analysed again on purpose: the same in, the same out
-        select d.*, coalesce(s.id, (
-                   select r.id from public.analysis_results r
-                   where s.id is null and r.image_id = d.image_id and r.algorithm_name = d.algorithm_name
-                     and r.algorithm_version = d.algorithm_version and r.parameters_hash = d.parameters_hash)) as result,
-               p.print, encode(sha256(convert_to(i.file_hash || ':' || p.print, 'UTF8')), 'hex') as key
-        from done d
-        join prints p using (algorithm_name, algorithm_version, algorithm_parameters)
-        join public.images i on i.id = d.image_id and i.id = any (array(select h.image_id from done h))
-        left join stored s using (image_id, algorithm_name, algorithm_version, parameters_hash)
-    ), entered as (
-        insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
-        select distinct on (k.key) k.key, k.image_id, k.result, k.print,
-               jsonb_build_object(
-                   'negative_space_data', k.negative_space_data, 'anomalies', k.anomalies,
-                   'confidence_score', k.confidence_score, 'processing_time_ms', k.processing_time_ms,
-                   'quality_metrics', k.quality_metrics, 'provenance', k.provenance,
-                   'visualization_path', k.visualization_path),
-               now() + make_interval(secs => k.cache_ttl_seconds)
-        from known k
-        order by k.key
-        on conflict (cache_key) do update
-            set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
-                cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at
+declare
+    -- Drawn before the rows are written, so that nothing has to be joined with what was written:
+    -- the planner knows nothing of the length of a batch, and compared each with each.
+    results bigint[] := array(select nextval('public.analysis_results_id_seq') from unnest(held));
+    prints  text[];
+    keys    text[];
+    stored  integer;
+begin
+    insert into public.analysis_results (
+        id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters,
+        negative_space_data, anomalies, confidence_score, processing_time_ms, quality_metrics,
+        provenance, visualization_path, cached_at, cache_ttl_seconds, performance_stats,
+        optimization_suggestions
     )
-    select coalesce(jsonb_object_agg(k.id, k.result), '{}') from known k
+    overriding system value
+    select results[h.ordinality], h.image_id, h.user_id, h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
+           e.negative_space_data, coalesce(e.anomalies, '[]'), e.confidence_score, e.processing_time_ms, coalesce(e.quality_metrics, '{}'),
+           coalesce(e.provenance, '{}'), e.visualization_path, now(), coalesce(e.cache_ttl_seconds, 86400), coalesce(e.performance_stats, '{}'),
+           coalesce(e.optimization_suggestions, '[]')
+    from unnest(held) with ordinality h
+    cross join lateral jsonb_to_record(ends -> h.id::text) as e (
+        negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
+        quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
+        optimization_suggestions jsonb, cache_ttl_seconds integer)
+    on conflict on constraint analysis_results_identity_key do nothing;
+    get diagnostics stored = row_count;
+    if stored < cardinality(held) then  -- analysed again on purpose: the same in, the same out
+        results := array(
+            select public.result_of(h.image_id, h.algorithm_name, h.algorithm_version, h.parameters_hash)
+            from unnest(held) with ordinality h order by h.ordinality);
+    end if;
+    select k.prints, k.keys into prints, keys from public.cache_keys(held) k;
+    insert into public.analysis_cache (cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, expires_at)
+    select distinct on (keys[h.ordinality]) keys[h.ordinality], h.image_id, results[h.ordinality], prints[h.ordinality],
+           jsonb_build_object(
+               'negative_space_data', e.given -> 'negative_space_data', 'anomalies', coalesce(nullif(e.given -> 'anomalies', 'null'), '[]'),
+               'confidence_score', (e.given ->> 'confidence_score')::numeric, 'processing_time_ms', (e.given ->> 'processing_time_ms')::integer,
+               'quality_metrics', coalesce(nullif(e.given -> 'quality_metrics', 'null'), '{}'),
+               'provenance', coalesce(nullif(e.given -> 'provenance', 'null'), '{}'), 'visualization_path', e.given ->> 'visualization_path'),
+           now() + make_interval(secs => coalesce((e.given ->> 'cache_ttl_seconds')::integer, 86400))
+    from unnest(held) with ordinality h
+    cross join lateral (select ends -> h.id::text as given offset 0) e
+    order by keys[h.ordinality]
+    on conflict (cache_key) do update
+        set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
+            cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at;
+    return (
+        select coalesce(jsonb_object_agg(h.id, results[h.ordinality]), '{}')
+        from unnest(held) with ordinality h);
+end
 $function$;
 comment on function public.store_results(held public.processing_queue[], ends jsonb) is 'Stores the results of held jobs and puts them into the cache; returns the results'' numbers by job.';
 revoke execute on function public.store_results(public.processing_queue[],jsonb) from public;
@@ -7892,45 +7964,23 @@ create view public.image_analysis_status as
     r.created_at AS analysed_at
    FROM public.images i
      LEFT JOIN LATERAL ( SELECT q.id,
-            q.image_id,
-            q.user_id,
-            q.algorithm_name,
-            q.algorithm_version,
-            q.algorithm_parameters,
-            q.parameters_hash,
             q.status,
             q.priority,
             q.retry_count,
-            q.max_retries,
-            q.error_message,
-            q.last_error_at,
-            q.created_at,
-            q.scheduled_at,
+            q.worker_id,
             q.started_at,
             q.completed_at,
-            q.estimated_completion_at,
-            q.worker_id
+            q.error_message
            FROM public.processing_queue q
           WHERE q.image_id = i.id
           ORDER BY q.created_at DESC, q.id DESC
          LIMIT 1) j ON true
      LEFT JOIN LATERAL ( SELECT a.id,
-            a.image_id,
-            a.user_id,
             a.algorithm_name,
             a.algorithm_version,
-            a.algorithm_parameters,
-            a.parameters_hash,
-            a.negative_space_data,
-            a.anomalies,
             a.confidence_score,
             a.processing_time_ms,
-            a.quality_metrics,
-            a.provenance,
-            a.visualization_path,
-            a.notes,
-            a.created_at,
-            a.updated_at
+            a.created_at
            FROM public.analysis_results a
           WHERE a.image_id = i.id
           ORDER BY a.created_at DESC, a.id DESC

@@ -7,7 +7,7 @@ harm: they take room until they are removed here.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -56,19 +56,27 @@ class Report:
         return not self.missing and not self.damaged
 
 
-def check(database: Database, storage: Storage, *, read: bool = False) -> Report:
+def check(
+    database: Database,
+    storage: Storage,
+    *,
+    read: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Report:
     """Compare the stored files with the rows.
 
     Args:
         database: Where the rows are.
         storage: Where the files are.
         read: Read every file and compare its bytes with its name, the hash.
+        progress: Called with the number of files read so far.
     """
     stored = tuple(storage.files())
+    damaged = _damaged(storage, stored, progress) if read else ()
     return Report(
         files=len(stored),
         missing=tuple(_missing(database, storage)),
-        damaged=tuple(path for path in stored if read and not _whole(storage, path)),
+        damaged=tuple(damaged),
         unnamed=tuple(_unnamed(database, stored)),
         unfinished=tuple(path.name for path in _unfinished(storage, PATIENCE)),
     )
@@ -94,6 +102,16 @@ def tidy(database: Database, storage: Storage, *, older_than: timedelta = PATIEN
         copy.unlink(missing_ok=True)
         gone.append(copy.name)
     return gone
+
+
+def _damaged(
+    storage: Storage, stored: Sequence[str], progress: Callable[[int], None] | None
+) -> Iterator[str]:
+    for number, path in enumerate(stored, 1):
+        if not _whole(storage, path):
+            yield path
+        if progress is not None:
+            progress(number)
 
 
 def _unnamed(database: Database, stored: Iterator[str] | tuple[str, ...]) -> Iterator[str]:

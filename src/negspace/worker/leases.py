@@ -26,6 +26,25 @@ _FUNCTIONS: Final[dict[How, LiteralString]] = {
         " from jsonb_array_elements(%s) e"
     ),
 }
+CLAIM: Final[LiteralString] = (
+    "with claimed as materialized (select * from claim_jobs(%s, %s, %s, %s::numeric))"
+    " select c.id, c.lease_token as token, c.attempt, c.image_id, i.user_id as owner,"
+    " i.file_path, i.file_hash, i.original_filename,"
+    " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
+    " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
+    "  exists (select from analysis_results r where r.image_id = c.image_id"
+    "   and r.parameters_hash = c.parameters_hash and r.algorithm_name || '@'"  # as result_of()
+    "   || r.algorithm_version = c.algorithm_name || '@' || c.algorithm_version)"
+    "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
+    "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters),"
+    "   i.user_id)"
+    "   and a.expires_at > clock_timestamp())) as answered,"
+    " extract(epoch from c.deadline_at - clock_timestamp())::double precision as seconds_left"
+    # the planner expects a thousand jobs, for which it would read all images
+    " from claimed c join images i on i.id = c.image_id"
+    "  and i.id = any (array(select image_id from claimed))"
+    " order by c.priority desc, c.scheduled_at, c.id"
+)
 _REASON_LENGTH: Final = 10_000  # characters, as fail_jobs keeps
 
 
@@ -38,6 +57,7 @@ class Claimed:
         token: The lease: known to who holds the job.
         attempt: How often it was claimed, this time included.
         image_id: The image.
+        owner: Whose image it is, by number: answers are not shared between accounts.
         file_path: Its file, below the storage folder.
         file_hash: SHA-256 of the file, 64 hexadecimal digits.
         original_filename: The name that the file came with.
@@ -52,6 +72,7 @@ class Claimed:
     token: UUID
     attempt: int
     image_id: int
+    owner: int
     file_path: str
     file_hash: str
     original_filename: str
@@ -173,25 +194,8 @@ def claim(
         how_many: So many at most.
         capacity: None heavier than so many megapixels; None: any.
     """
-    query: LiteralString = (
-        "with claimed as materialized (select * from claim_jobs(%s, %s, %s, %s::numeric))"
-        " select c.id, c.lease_token as token, c.attempt, c.image_id, i.file_path, i.file_hash,"
-        " i.original_filename,"
-        " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
-        " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
-        "  exists (select from analysis_results r where r.image_id = c.image_id"
-        "   and r.algorithm_name = c.algorithm_name"
-        "   and r.algorithm_version = c.algorithm_version"
-        "   and r.parameters_hash = c.parameters_hash)"
-        "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
-        "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters))"
-        "   and a.expires_at > clock_timestamp())) as answered,"
-        " extract(epoch from c.deadline_at - clock_timestamp())::double precision as seconds_left"
-        " from claimed c join images i on i.id = c.image_id"
-        " order by c.priority desc, c.scheduled_at, c.id"
-    )
     with database.transaction() as connection:
-        found = rows(connection, query, [worker, how_many, list(algorithms), capacity])
+        found = rows(connection, CLAIM, [worker, how_many, list(algorithms), capacity])
     now = time.monotonic()
     lefts = [row.pop("seconds_left") for row in found]
     deadlines = [None if left is None else now + left for left in lefts]

@@ -88,7 +88,7 @@ class Reach:
         """Wait before the next try, longer each time."""
         if self._waits == 0:
             log.warning("no database: %s; %s waits for it", error.message, self._what)
-        self.database.close()  # a pool of broken connections would take its time to notice
+        self.database.drop_connections()  # of broken ones, it would take its time to notice
         longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** min(self._waits, 10))
         self._waits += 1
         self.ended.wait(_jittered(longest))

@@ -17,13 +17,13 @@ PATIENCE: Final = 5.0  # seconds that a job waits here before others get it
 SHORT: Final = 0.1  # seconds: for a shorter job the way to the process and back matters
 _WEIGHT: Final = 0.2  # of the newest length in their mean
 
-Content = tuple[str, str, str, str]
+Content = tuple[int, str, str, str, str]
 
 
 def content_of(job: Claimed) -> Content:
-    """What gives the same answer: the same bytes, analysed in the same way."""
+    """What gives the same answer: an owner's same bytes, analysed in the same way."""
     parameters = json.dumps(dict(job.algorithm_parameters), sort_keys=True)
-    return (job.file_hash, job.algorithm_name, job.algorithm_version, parameters)
+    return (job.owner, job.file_hash, job.algorithm_name, job.algorithm_version, parameters)
 
 
 class Stock:

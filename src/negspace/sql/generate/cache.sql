@@ -4,7 +4,7 @@ insert into analysis_cache (
     cache_key, image_id, analysis_id, algorithm_fingerprint, cached_result, hit_count,
     last_accessed_at, created_at, expires_at
 )
-select cache_key(i.file_hash, f.print), i.id, r.id, f.print,
+select cache_key(i.file_hash, f.print, i.user_id), i.id, r.id, f.print,
        jsonb_build_object(
            'negative_space_data', r.negative_space_data, 'anomalies', r.anomalies,
            'confidence_score', r.confidence_score, 'processing_time_ms', r.processing_time_ms,

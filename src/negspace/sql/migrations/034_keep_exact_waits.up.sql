@@ -1,9 +1,9 @@
 -- Waits of ended jobs are kept to the microsecond, so that queue_status_summary's percentiles
 -- are exact. Days keep all of theirs. Months keep them bucket by bucket, and how many there are
--- in spans of twenty buckets: a percentile is looked for in spans, then in one span's buckets, then
+-- in spans of ten buckets: a percentile is looked for in spans, then in one span's buckets, then
 -- among one bucket's waits, so that a hundred times the jobs take hardly longer to ask.
 
--- negspace: allow prefer-bigint-over-smallint in this file because buckets and spans lie below 7000
+-- negspace: allow prefer-bigint-over-smallint in this file because buckets and spans lie below 3600
 
 
 -- ── What is kept ────────────────────────────────────────────────────────────────────────
@@ -19,17 +19,11 @@ alter table ended_job_days add column waits bigint[] not null default '{}';
 comment on column ended_job_days.waits   is 'The waits themselves in microseconds, ascending.';
 comment on column ended_job_days.buckets is 'Buckets that hold a wait, ascending: split_waits().';
 
--- negspace: allow ban-drop-constraint because the one that follows says the same in another order
-alter table ended_job_waits
-    add column waits bigint[] not null default '{}',
-    drop constraint ended_job_waits_pkey,
-    -- negspace: allow constraint-missing-not-valid because the table is empty
-    -- negspace: allow adding-serial-primary-key-field because the table is empty
-    add constraint ended_job_waits_pkey primary key (status, bucket, month);
+alter table ended_job_waits add column waits bigint[] not null default '{}';
 comment on table  ended_job_waits        is 'The waits of ended_job_days by month and bucket.';
 comment on column ended_job_waits.bucket is 'Bucket: split_waits().';
 comment on column ended_job_waits.waits  is 'The waits themselves in microseconds, ascending.';
-comment on index  ended_job_waits_pkey   is 'A bucket''s months; queue_status_summary.';
+comment on index  ended_job_waits_pkey   is 'A month''s buckets; queue_status_summary.';
 
 create table ended_job_spans (
     month      timestamptz  not null,
@@ -41,10 +35,10 @@ create table ended_job_spans (
     constraint ended_job_spans_wait_count_positive check (wait_count > 0)
 );
 
-comment on table  ended_job_spans            is 'How many waits ended_job_waits has in each twenty buckets: a tenth of them to read, or less.';
+comment on table  ended_job_spans            is 'How many waits ended_job_waits has in each ten buckets: a tenth of them to read.';
 comment on column ended_job_spans.month      is 'As ended_job_days has it.';
 comment on column ended_job_spans.status     is 'As ended_job_days has it.';
-comment on column ended_job_spans.span       is 'A twentieth of the bucket, without its rest.';
+comment on column ended_job_spans.span       is 'A tenth of the bucket, without its rest.';
 comment on column ended_job_spans.wait_count is 'How many waits they hold.';
 
 comment on index ended_job_spans_pkey is 'A month''s spans; queue_status_summary.';
@@ -60,13 +54,13 @@ create function split_waits(waits bigint[]) returns table (bucket smallint, buck
     set search_path = pg_catalog, public, pg_temp
 as $$
     select case when u.wait = 0 then 0
-                else 2000 + floor(ln(u.wait / 1000::double precision) / ln(1.005::double precision)) end::smallint,
+                else 1000 + floor(ln(u.wait / 1000::double precision) / ln(1.01::double precision)) end::smallint,
            array_agg(u.wait order by u.wait)
     from unnest(split_waits.waits) as u (wait)
     group by 1
 $$;
 comment on function split_waits(bigint[]) is
-    'Waits in microseconds by bucket, by the logarithm of milliseconds: each bucket ends 0.5 % above where it begins; nought has one of its own.';
+    'Waits in microseconds by bucket, each of which is 1 % wider than the one before: none, and from there on the logarithm of milliseconds.';
 revoke execute on function split_waits(bigint[]) from public;
 grant execute on function split_waits(bigint[]) to operator_role;
 
@@ -114,7 +108,7 @@ as $$
     where d.month = any (sum_up_ended_months.months)
     group by 1, 2, 3;
     insert into public.ended_job_spans (month, status, span, wait_count)
-    select w.month, w.status, w.bucket / 20, sum(w.wait_count)
+    select w.month, w.status, w.bucket / 10, sum(w.wait_count)
     from public.ended_job_waits w
     where w.month = any (sum_up_ended_months.months)
     group by 1, 2, 3;
@@ -243,10 +237,10 @@ as $$
         from (
             select s.status, s.span, s.wait_count as waits from public.ended_job_spans s
             union all
-            select g.status, u.bucket / 20::smallint, -u.waits
+            select g.status, u.bucket / 10::smallint, -u.waits
             from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
             union all
-            select f.status, u.bucket / 20::smallint, u.waits
+            select f.status, u.bucket / 10::smallint, u.waits
             from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
         ) p
         group by p.status, p.span
@@ -267,46 +261,41 @@ as $$
         from found_spans i
         cross join lateral (
             select w.bucket, w.wait_count as waits from public.ended_job_waits w
-            where w.status = i.status and w.bucket between 20 * i.span and 20 * i.span + 19
+            where w.status = i.status and w.bucket between 10 * i.span and 10 * i.span + 9
             union all
             select u.bucket, -u.waits
             from unnest(ended_job_percentiles.gone) g cross join unnest(g.buckets, g.counts) as u (bucket, waits)
-            where g.status = i.status and u.bucket between 20 * i.span and 20 * i.span + 19
+            where g.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
             union all
             select u.bucket, u.waits
             from unnest(ended_job_percentiles.fresh) f cross join unnest(f.buckets, f.counts) as u (bucket, waits)
-            where f.status = i.status and u.bucket between 20 * i.span and 20 * i.span + 19
+            where f.status = i.status and u.bucket between 10 * i.span and 10 * i.span + 9
         ) b
         group by i.status, i.span, i.before, b.bucket
         having sum(b.waits) > 0
     ), found_buckets as (
         select distinct b.status, b.bucket, b.before
         from wanted k join buckets b on b.status = k.status and k.rank >= b.before and k.rank < b.before + b.waits
-    ), waits as materialized (  -- an array is made once, and not for each that asks it
-        select i.status, i.before,
-               array(
-                   select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
-                   where w.status = i.status and w.bucket = i.bucket and cardinality(ended_job_percentiles.gone) = 0
-                   union all
-                   (select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
-                    where w.status = i.status and w.bucket = i.bucket and cardinality(ended_job_percentiles.gone) > 0
-                    except all
-                    select u.wait
-                    from unnest(ended_job_percentiles.gone) g cross join public.split_waits(g.waits) s cross join unnest(s.bucket_waits) as u (wait)
-                    where g.status = i.status and s.bucket = i.bucket)
-                   union all
-                   select u.wait
-                   from unnest(ended_job_percentiles.fresh) f cross join public.split_waits(f.waits) s cross join unnest(s.bucket_waits) as u (wait)
-                   where f.status = i.status and s.bucket = i.bucket
-                   order by 1) as waits
+    ), waits as (
+        select i.status, i.before + row_number() over (partition by i.status, i.bucket order by v.wait) - 1 as rank, v.wait
         from found_buckets i
-    ), places as (
-        select k.status, k.fraction, k.beyond, w.waits[k.rank - w.before + 1] as wait
-        from wanted k join waits w on w.status = k.status and k.rank >= w.before and k.rank < w.before + cardinality(w.waits)
+        cross join lateral (
+            select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
+            where w.status = i.status and w.bucket = i.bucket
+            except all
+            select u.wait
+            from unnest(ended_job_percentiles.gone) g cross join public.split_waits(g.waits) s cross join unnest(s.bucket_waits) as u (wait)
+            where g.status = i.status and s.bucket = i.bucket
+            union all
+            select u.wait
+            from unnest(ended_job_percentiles.fresh) f cross join public.split_waits(f.waits) s cross join unnest(s.bucket_waits) as u (wait)
+            where f.status = i.status and s.bucket = i.bucket
+        ) v
     )
-    select p.status, p.fraction, (min(p.wait) + (max(p.wait) - min(p.wait)) * p.beyond) / 1000000
-    from places p
-    group by p.status, p.fraction, p.beyond
+    select k.status, k.fraction, (min(w.wait) + (max(w.wait) - min(w.wait)) * k.beyond) / 1000000
+    from wanted k
+    join waits w on w.status = k.status and w.rank = k.rank
+    group by k.status, k.fraction, k.beyond
 $$;
 comment on function ended_job_percentiles(ended_job_days[], ended_job_days[]) is
     'The median and the 95th percentile of ended jobs'' waits by status, in seconds, exactly as percentile_cont has them: of what is added up, without the days gone and with those of fresh.';

@@ -59,7 +59,7 @@ begin
     set hit_count = c.hit_count + 1, last_accessed_at = clock_timestamp()
     from public.images i
     where i.id = image
-      and c.cache_key = public.cache_key(i.file_hash, print)
+      and c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
       and c.expires_at > clock_timestamp()
     returning c.* into entry;
 

@@ -46,7 +46,7 @@ begin
     select c.* into entry
     from public.analysis_cache c
     join public.images i on i.id = image
-    where c.cache_key = public.cache_key(i.file_hash, print)
+    where c.cache_key = public.cache_key(i.file_hash, print, i.user_id)
       and c.expires_at > clock_timestamp();
     if found then
         insert into public.analysis_cache_uses (entry_id, used_at) values (entry.id, clock_timestamp());
