@@ -1,8 +1,10 @@
 """What an operation costs when there are 10,000, 100,000 and a million of everything.
 
 Makes one database after another on an embedded server, fills each with the data generator, and
-measures what the server's process computes for one operation: its CPU time, which other work on
-the machine does not change, as the kernel counts it, and the time that passes.
+measures what the server's process computes for one operation: its CPU time, as the kernel counts
+it, which other work on the machine changes little, the time that passes, and the blocks it touches,
+which nothing else changes. The server keeps a quarter of the machine's memory for blocks, and has
+them there when it is measured, as one that has run for a day.
 
     python benchmarks/growth.py                  10,000, 100,000 and 1,000,000
     python benchmarks/growth.py --quick          1,000, 10,000 and 30,000: half a minute
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import statistics
 import tempfile
@@ -27,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from negspace import database, generate, metrics, migrate, server, settings, summaries
-from negspace.database import Connection, Database, Row, only, rows
+from negspace.database import Connection, Database, only, rows
 
 HERE = Path(__file__).parent
 MIGRATIONS = Path(migrate.__file__).parent.parent / "sql/migrations"
@@ -54,6 +57,10 @@ FINISH = """
         'negative_space_data', '{}'::jsonb, 'anomalies', '[]'::jsonb,
         'confidence_score', 0.5, 'processing_time_ms', 1)))"""
 
+ENQUEUE = "select * from enqueue_jobs(%s, algorithm_version => '9.0.0', use_cache => false)"
+CLAIM = "select id, attempt, lease_token as token from claim_jobs('w', %s)"
+Parameters = Mapping[str, Any] | list[Any]
+
 # One row's, one page's and the whole table's; %(user)s is an account like most.
 READS = {
     "user_activity_summary, one user": "user_activity_summary where user_id = %(user)s",
@@ -72,10 +79,19 @@ READS = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What one operation takes, in milliseconds: CPU of the server's process, and time."""
+    """What one operation takes.
+
+    Attributes:
+        cpu: Of the server's process, in milliseconds.
+        passed: Milliseconds.
+        blocks: That it touches, in memory or not.
+        read: Those of them that were not in the server's memory.
+    """
 
     cpu: float
     passed: float
+    blocks: float
+    read: float
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class Line:
         return self.exponent <= STEEPEST
 
     def row(self) -> str:
-        cells = [f"{cost.cpu:,.2f} ms" for cost in self.costs]
+        cells = [f"{cost.cpu:,.2f} ms, {cost.blocks:,.0f}" for cost in self.costs]
         verdict = "yes" if self.holds else "**missed**"
         return f"| {self.name} | {' | '.join(cells)} | {self.exponent:+.2f} | {verdict} |"
 
@@ -114,18 +130,29 @@ class Meter:
         """Milliseconds so far."""
         return int(self._clock.read_text().split()[0]) / 1e6
 
-    def cost(self, act: Callable[[], object], runs: int = RUNS, each: int = 1) -> Cost:
-        """The median of some runs after two that warm up; each of a run's operations counted."""
-        found: list[Cost] = []
-        for _ in range(runs + 2):
+    def cost(self, query: str, given: Callable[[], Parameters], each: int = 1) -> Cost:
+        """The least of some runs, which other work disturbed least; each is of many operations."""
+        found: list[tuple[float, float]] = []
+        for _ in range(RUNS):
+            parameters = given()
             cpu, began = self.cpu(), time.perf_counter()
-            act()
+            rows(self.connection, query.encode(), parameters)
             passed = (time.perf_counter() - began) * 1000
-            found.append(Cost((self.cpu() - cpu) / each, passed / each))
+            found.append(((self.cpu() - cpu) / each, passed / each))
+        touched = [self._blocks(query, given()) for _ in range(3)]
         return Cost(
-            statistics.median(one.cpu for one in found[2:]),
-            statistics.median(one.passed for one in found[2:]),
+            min(cpu for cpu, _ in found),
+            min(passed for _, passed in found),
+            statistics.median(sum(one) for one in touched) / each,
+            statistics.median(read for _, read in touched) / each,
         )
+
+    def _blocks(self, query: str, parameters: Parameters) -> tuple[int, int]:
+        """Blocks found in the server's memory, and read."""
+        explain = f"explain (analyze, buffers, format json) {query}"
+        row = only(self.connection, explain.encode(), parameters)
+        plan = row["QUERY PLAN"][0]["Plan"] if row else {}
+        return plan["Shared Hit Blocks"], plan["Shared Read Blocks"]
 
 
 def fill(owner: Database, size: int) -> Mapping[str, Any]:
@@ -139,22 +166,20 @@ def fill(owner: Database, size: int) -> Mapping[str, Any]:
         connection.execute("alter table performance_metrics enable trigger user")
         found = only(
             connection,
-            "select user_id as user, max(id) as image from images group by user_id"
-            " order by abs(count(*) - 100), user_id limit 1",
+            "select user_id as user, max(image_id) as image from image_fingerprints"
+            " group by user_id order by abs(count(*) - 100), user_id limit 1",
         )
-        connection.execute("alter table images disable trigger user")
-        connection.execute(  # near duplicates are told within one owner's images
-            "update images set perceptual_hash = hashint8extended(id, 7),"
-            " perceptual_hash_algorithm = 'dct64' where user_id = %(user)s",
-            found,
-        )
-        connection.execute("alter table images enable trigger user")
         connection.execute("delete from processing_queue where status in ('queued', 'retrying')")
         connection.execute("insert into workers (id, hostname, process_id) values ('w', 'here', 1)")
     summaries.roll_up(owner)
     metrics.roll_up(owner)
     with database.connect(owner.address, autocommit=True) as connection:
         connection.execute("vacuum analyze")
+        connection.execute(
+            "select pg_prewarm(oid) from pg_class where relkind in ('r', 'i', 't')"
+            " and relnamespace in ('public'::regnamespace, 'pg_toast'::regnamespace)"
+            " and pg_has_role(relowner, 'usage')"
+        )
     return {**(found or {}), **span}
 
 
@@ -176,30 +201,20 @@ def measure(app: str, owner: Database, size: int) -> dict[str, Cost]:
     """Every operation at that size."""
     given = fill(owner, size)
     with database.connect(app, autocommit=True) as connection:
-        meter = Meter(connection)
-        images = waiting(connection)
-        lots = [next(images) for _ in range(RUNS + 2)]
-        left, held = iter(lots), list[Row]()
-        costs: dict[str, Cost] = {}
-        enqueue = "select * from enqueue_jobs(%s, algorithm_version => '9.0.0', use_cache => false)"
-        costs["enqueue"] = meter.cost(lambda: rows(connection, enqueue, [next(left)]), each=BATCH)
-        claim = "select id, attempt, lease_token as token from claim_jobs('w', %s)"
-        costs["claim"] = meter.cost(
-            lambda: held.extend(rows(connection, claim, [BATCH])), each=BATCH
-        )
-        jobs = iter(held)
-        costs["finish"] = meter.cost(lambda: rows(connection, FINISH.encode(), dict(next(jobs))))
-        numbers = iter(range(10**6))
+        meter, images = Meter(connection), waiting(connection)
+        lots = iter([next(images) for _ in range(RUNS + 3)])
+        costs = {"enqueue": meter.cost(ENQUEUE, lambda: [next(lots)], each=BATCH)}
+        costs["claim"] = meter.cost(CLAIM, lambda: [BATCH], each=BATCH)
+        held = rows(connection, "select id, attempt, lease_token as token from processing_queue"
+                    " where status = 'processing' and worker_id = 'w'")  # fmt: skip
+        jobs, numbers = iter(held), iter(range(10**6))
+        costs["finish"] = meter.cost(FINISH, lambda: dict(next(jobs)))
         costs["audited insert"] = meter.cost(
-            lambda: rows(connection, REGISTER.encode(), {**given, "hash": f"{next(numbers):064x}"})
+            REGISTER, lambda: {**given, "hash": f"{next(numbers):064x}"}
         )
         for name, query in READS.items():
             wanted = {key: value for key, value in given.items() if f"%({key})s" in query}
-
-            def ask(query: str = query, wanted: Mapping[str, Any] = wanted) -> object:
-                return rows(connection, b"select * from " + query.encode(), wanted)
-
-            costs[name] = meter.cost(ask)
+            costs[name] = meter.cost(f"select * from {query}", lambda wanted=wanted: wanted)
     return costs
 
 
@@ -207,7 +222,10 @@ def table(lines: list[Line], version: str) -> str:
     sizes = lines[0].sizes
     head = f"| one | {' | '.join(f'{size:,}' for size in sizes)} | exponent | holds |"
     rule = "| --- |" + " ---: |" * (len(sizes) + 1) + " --- |"
-    said = f"PostgreSQL {version}; milliseconds of CPU, medians of {RUNS}."
+    said = (
+        f"PostgreSQL {version}, {memory()} of shared buffers; milliseconds of CPU, the"
+        f" least of {RUNS}, and blocks touched."
+    )
     return "\n".join([said, "", head, rule, *(line.row() for line in lines)])
 
 
@@ -264,6 +282,22 @@ def write_page(text: str) -> None:
     PAGE.write_text(f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}", encoding="utf-8")
 
 
+def memory() -> str:
+    """A quarter of the machine's memory, as docs/performance.md advises."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    return f"{pages // 2**20}MB"
+
+
+def remember(given: settings.Settings) -> server.Server:
+    """The server, with so much memory for blocks."""
+    made = server.ensure(given)
+    with database.connect(made.url("superuser"), autocommit=True) as connection:
+        connection.execute("create extension if not exists pg_prewarm")
+        connection.execute(f"alter system set shared_buffers = '{memory()}'".encode())
+    server.stop(given)
+    return server.ensure(given)
+
+
 def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
     found: list[dict[str, Cost]] = []
     version = ""
@@ -271,7 +305,7 @@ def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
         home = Path(tempfile.mkdtemp(prefix="negspace-growth-"))
         home.chmod(0o711)
         try:
-            made = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}))
+            made = remember(settings.load({"NEGSPACE_HOME": str(home)}))
             version = str(made.version)
             done = migrate.up(made.url("owner"), MIGRATIONS)
             assert done.ok, done.failure
@@ -281,7 +315,11 @@ def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
             server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
             shutil.rmtree(home)
         for name, cost in found[-1].items():
-            print(f"{size:>9,}  {name}: {cost.cpu:.2f} ms CPU, {cost.passed:.2f} ms", flush=True)
+            print(
+                f"{size:>9,}  {name}: {cost.cpu:.2f} ms CPU, {cost.passed:.2f} ms,"
+                f" {cost.blocks:,.0f} blocks, {cost.read:,.1f} of them read",
+                flush=True,
+            )
     lines = [Line(name, sizes, tuple(costs[name] for costs in found)) for name in found[0]]
     return lines, version
 
@@ -298,6 +336,7 @@ def main() -> None:
     if given.json:
         told = [
             {"name": line.name, "sizes": line.sizes, "cpu_ms": [c.cpu for c in line.costs],
+             "blocks": [c.blocks for c in line.costs], "read": [c.read for c in line.costs],
              "passed_ms": [c.passed for c in line.costs], "exponent": line.exponent,
              "goal": STEEPEST, "holds": line.holds}
             for line in lines

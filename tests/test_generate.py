@@ -18,6 +18,7 @@ TABLES = (
     "api_keys",
     "workers",
     "images",
+    "image_fingerprints",
     "analysis_results",
     "processing_queue",
     "security_audit",
@@ -119,6 +120,11 @@ def test_the_same_seed_gives_the_same_rows_over_one_connection_or_two(filled, da
     assert digest(database) == digest(filled)
 
 
+def test_more_connections_than_there_is_work_for_are_refused(database):
+    with pytest.raises(InvalidInputError, match="not 4"):
+        fill(database, jobs=4)
+
+
 def test_another_seed_gives_other_rows(filled, database):
     fill(database, Plan(3000, 12_000, 5000, 60, seed=8, until=UNTIL))
     ours, theirs = digest(database), digest(filled)
@@ -149,7 +155,7 @@ def test_nothing_was_audited_that_the_generator_did_not_write(filled):
     assert found == [{"n": PLAN.events, "last": PLAN.events}]
 
 
-@pytest.mark.parametrize("table", [t for t in TABLES if t != "workers"])
+@pytest.mark.parametrize("table", [t for t in TABLES if t not in ("workers", "image_fingerprints")])
 def test_numbers_continue_after_the_rows(filled, table):
     found = ask(
         filled,
@@ -199,6 +205,11 @@ def test_the_tables_agree_with_each_other(filled):
             where (o.user_id, o.file_hash, o.file_path, o.file_size, o.mime_type)
                   <> (d.user_id, d.file_hash, d.file_path, d.file_size, d.mime_type)
                or o.is_duplicate or o.uploaded_at > d.uploaded_at""",
+        "fingerprints that are not their image's": """
+            select i.id from images i full join image_fingerprints f on f.image_id = i.id
+            where (i.user_id, i.perceptual_hash, i.perceptual_hash_algorithm)
+                  is distinct from (f.user_id, f.perceptual_hash, f.algorithm)
+              and (f.image_id is not null or i.perceptual_hash is not null)""",
         "uploads that the trail tells otherwise": """
             select a.id from security_audit a join images i on i.id = a.resource_id::bigint
             where a.action = 'create_image'
@@ -298,6 +309,18 @@ def test_a_plan_that_makes_no_sense_is_refused():
         Plan(images=0, events=0, metrics=0)
     with pytest.raises(InvalidInputError, match="events"):
         Plan(images=1, events=-1, metrics=0)
+
+
+def test_months_that_are_not_there_are_refused(database):
+    for until, said in ((date(2126, 1, 1), "security_audit_212512"), (date(1970, 6, 1), "2 years")):
+        with pytest.raises(NegspaceError, match=said) as refused:
+            fill(database, Plan(10, 10, 10, until=until))
+        assert refused.value.hint
+    with db.connect(database.owner, autocommit=True) as connection:
+        connection.execute("insert into rollup_progress (table_name, rows_since) values"
+                           " ('performance_metrics', '2025-12-01 00:00Z')")  # fmt: skip
+    with pytest.raises(RefusedError, match=r"no room for performance_metrics_202506, .*202511"):
+        fill(database)
 
 
 def test_one_image_and_nothing_else(database):

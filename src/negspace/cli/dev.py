@@ -55,7 +55,7 @@ def group() -> None:
     help="The year of data ends where this day begins (UTC); today if not given.",
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, 2), default=2, show_default=True, help="Connections that load."
+    "--jobs", type=click.IntRange(1, 3), default=3, show_default=True, help="Connections that load."
 )
 @click.option("--into-existing", is_flag=True, help="Add to the rows that are there.")
 @click.option("--yes", is_flag=True, help="Into a database that is not the embedded one.")

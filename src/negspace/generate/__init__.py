@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from negspace.database import Connection, Database, only, sql, translated
-from negspace.errors import AccessError, NotFoundError, RefusedError
+from negspace.errors import AccessError, InvalidInputError, NotFoundError, RefusedError
 from negspace.generate import images, people, results, samples, trail
 from negspace.generate.load import Loaded, Maker, Say, load, query
 from negspace.generate.plan import Plan
@@ -27,23 +27,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Generated", "Loaded", "Plan", "generate"]
 
-# What belongs together by foreign keys, in the order of these. The two share no lock, so
+# What belongs together by foreign keys, in the order of these. The three share no lock, so
 # they fill at the same time.
 _PICTURES: Final[Mapping[str, Maker]] = {
     "users": people.users,
     "api_keys": people.api_keys,
     "workers": people.workers,
     "images": images.images,
+    "image_fingerprints": images.image_fingerprints,
     "analysis_results": results.analysis_results,
     "processing_queue": results.processing_queue,
 }
-_RECORDS: Final[Mapping[str, Maker]] = {
+_TRAIL: Final[Mapping[str, Maker]] = {
     "security_audit": trail.security_audit,
     "audit_log_details": trail.audit_log_details,
-    "performance_metrics": samples.performance_metrics,
 }
-_TABLES: Final = (*_PICTURES, *_RECORDS, "analysis_cache")
-_NUMBERED: Final = tuple(table for table in (*_PICTURES, *_RECORDS) if table != "workers")
+_SAMPLES: Final[Mapping[str, Maker]] = {"performance_metrics": samples.performance_metrics}
+_LANES: Final = {
+    1: ({**_PICTURES, **_TRAIL, **_SAMPLES},),
+    2: (_PICTURES, {**_TRAIL, **_SAMPLES}),
+    3: (_PICTURES, _TRAIL, _SAMPLES),
+}
+_FILLED: Final = (*_PICTURES, *_TRAIL, *_SAMPLES)
+_TABLES: Final = (*_FILLED, "analysis_cache")
+_UNNUMBERED: Final = ("workers", "image_fingerprints")
+_NUMBERED: Final = tuple(table for table in _FILLED if table not in _UNNUMBERED)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def generate(
     plan: Plan,
     *,
     into_existing: bool = False,
-    jobs: int = 2,
+    jobs: int = 3,
     say: Say | None = None,
 ) -> Generated:
     """Fill a migrated database.
@@ -86,15 +94,18 @@ def generate(
         database: As its owner: services may not do this.
         plan: What to make.
         into_existing: Add to the rows that are there.
-        jobs: Connections to fill with, 1 or 2.
+        jobs: Connections to fill with, 1 to 3.
         say: Called with a line of progress at a time.
 
     Raises:
+        InvalidInputError: ``jobs`` is another number.
         NotFoundError: The schema isn't there.
-        RefusedError: There are rows and ``into_existing`` is false; or months of that year were
-            let go by retention.
+        RefusedError: There are rows and ``into_existing`` is false; or months of that year have
+            left by retention, or are far ahead.
         AccessError: The connection is not the owner's.
     """
+    if jobs not in _LANES:
+        raise InvalidInputError(f"rows go in over 1 to 3 connections, not {jobs}", hint="jobs=3")
     began = time.perf_counter()
     _prepare(database, plan, into_existing)
     loaded = _fill(database, plan, jobs, say or _silent)
@@ -119,15 +130,19 @@ def _silent(_: str) -> None:
 def _prepare(database: Database, plan: Plan, into_existing: bool) -> None:
     with database.transaction() as connection:
         _look(connection, into_existing)
-        start = datetime.fromtimestamp(plan.start / 1000, UTC)
-        connection.execute("select ensure_partitions(oldest => %s)", [start])
-        missing = connection.execute(query("missing_months"), {"since": start}).fetchall()
+        year = {"since": _at(plan.start), "until": _at(plan.end - 1)}
+        connection.execute("select ensure_partitions(oldest => %(since)s)", year)
+        missing = connection.execute(query("missing_months"), year).fetchall()
     if missing:
         raise RefusedError(
-            "retention has let months of that year go:"
-            f" {', '.join(row['name'] for row in missing)}",
-            hint="generate into another database",
+            f"the tables have no room for {', '.join(row['name'] for row in missing)}",
+            hint="retention has let those months go, or they lie more than three months ahead:"
+            " another database, or another --until",
         )
+
+
+def _at(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _look(connection: Connection, into_existing: bool) -> None:
@@ -136,6 +151,7 @@ def _look(connection: Connection, into_existing: bool) -> None:
         raise NotFoundError(
             "the schema of negspace isn't in this database", hint="negspace migrate up makes it"
         )
+    _own(connection)
     for table in () if into_existing else _TABLES:
         found = sql.SQL("select exists (select from {}) as rows").format(_name(table))
         row = only(connection, found)
@@ -152,7 +168,7 @@ def _name(table: str) -> sql.Identifier:
 
 def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
     """All tables, in one transaction per connection, committed one right after the other."""
-    lanes = [_PICTURES, _RECORDS] if jobs > 1 else [{**_PICTURES, **_RECORDS}]
+    lanes = _LANES[jobs]
     with translated(), ExitStack() as stack:
         connections = [stack.enter_context(closing(database.connect())) for _ in lanes]
         for connection, lane in zip(connections, lanes, strict=True):
@@ -178,9 +194,8 @@ def _fill(database: Database, plan: Plan, jobs: int, say: Say) -> list[Loaded]:
     return loaded
 
 
-def _lock(connection: Connection, tables: Sequence[str]) -> None:
-    connection.execute("set local lock_timeout = '30s'")
-    for table in tables:
+def _own(connection: Connection) -> None:
+    for table in _TABLES:
         mine = "select pg_has_role(relowner, 'usage') as yes from pg_class where oid = %s::regclass"
         row = only(connection, mine, [f"public.{table}"])
         if row is None or not row["yes"]:
@@ -188,6 +203,10 @@ def _lock(connection: Connection, tables: Sequence[str]) -> None:
                 f"only the owner of {table} can fill it",
                 hint="name the owner's connection in NEGSPACE_OWNER_URL",
             )
+
+
+def _lock(connection: Connection, tables: Sequence[str]) -> None:
+    connection.execute("set local lock_timeout = '30s'")
     names = sql.SQL(", ").join(map(_name, tables))
     connection.execute(sql.SQL("lock table {} in access exclusive mode").format(names))
 

@@ -156,12 +156,25 @@ def images(plan: Plan, first: Mapping[str, int]) -> Iterator[dict[str, Piece]]:
     """The rows of ``images``."""
     for piece in range(plan.slices):
         known = facts(plan, first, piece)
-        yield _rows(plan, first, known, plan.chance("image rows", piece))
+        yield _rows(plan, first, known, piece)
 
 
-def _rows(
-    plan: Plan, first: Mapping[str, int], known: Facts, chance: np.random.Generator
-) -> dict[str, Piece]:
+def image_fingerprints(plan: Plan, first: Mapping[str, int]) -> Iterator[dict[str, Piece]]:
+    """The rows of ``image_fingerprints``: the hashes again, where near ones are looked for."""
+    for piece in range(plan.slices):
+        known = facts(plan, first, piece)
+        seen = _seen(known)
+        if seen.any():
+            yield {
+                "image_id": number(known.number[seen]),
+                "user_id": number(first["users"] + known.owner[seen]),
+                "perceptual_hash": number(_perceptual(plan, piece, known)[seen]),
+                "algorithm": HASH,
+            }
+
+
+def _rows(plan: Plan, first: Mapping[str, int], known: Facts, piece: int) -> dict[str, Piece]:
+    chance = plan.chance("image rows", piece)
     count, original = len(known.number), known.original
     digest = hexadecimal(known.content)
     pixels = hexadecimal(chance.integers(0, 256, (count, 32), np.uint8)[original])
@@ -170,7 +183,7 @@ def _rows(
     changed = np.where(known.ended, known.processed, known.uploaded)
     taken, done = timestamp(known.uploaded), timestamp(known.processed)
     began = timestamp(np.minimum(known.uploaded + known.waited, plan.end))
-    seen = known.ended & ~failed
+    seen = _seen(known)
     return {
         "id": number(known.number),
         "user_id": number(first["users"] + known.owner),
@@ -194,7 +207,7 @@ def _rows(
         "is_duplicate": pick("ft", known.repeats.astype(int)),
         "duplicate_of": either(known.repeats, number(known.number[original])),
         "pixel_hash": either(seen, pixels),
-        "perceptual_hash": either(seen, number(_perceptual(chance, original))),
+        "perceptual_hash": either(seen, number(_perceptual(plan, piece, known))),
         "perceptual_hash_algorithm": either(seen, HASH),
     }  # fmt: skip
 
@@ -223,11 +236,16 @@ def _history(known: Facts, began: Text, done: Text) -> Text:
     return either(known.status == PENDING, "[]", join(start, either(known.ended, end, ""), "]"))
 
 
-def _perceptual(chance: np.random.Generator, original: NDArray[np.int64]) -> NDArray[np.int64]:
+def _seen(known: Facts) -> NDArray[np.bool_]:
+    """Whose pixels an analyser has seen."""
+    return known.ended & (known.status != FAILED)
+
+
+def _perceptual(plan: Plan, piece: int, known: Facts) -> NDArray[np.int64]:
     """64-bit hashes; those of every 50th image are near that of the one before it."""
-    count = len(original)
+    chance, count = plan.chance("perceptual", piece), len(known.number)
     bits = chance.integers(-(2**63), 2**63 - 1, count, np.int64, endpoint=True)
     near = np.flatnonzero(np.arange(count) % 50 == 49)
     flipped = np.int64(1) << chance.integers(0, 63, len(near))
     bits[near] = bits[near - 1] ^ flipped
-    return bits[original]
+    return bits[known.original]

@@ -6259,26 +6259,31 @@ AS $function$
     ), found_buckets as (
         select distinct b.status, b.bucket, b.before
         from wanted k join buckets b on b.status = k.status and k.rank >= b.before and k.rank < b.before + b.waits
-    ), waits as (
-        select i.status, i.before + row_number() over (partition by i.status, i.bucket order by v.wait) - 1 as rank, v.wait
+    ), waits as materialized (  -- an array is made once, and not for each that asks it
+        select i.status, i.before,
+               array(
+                   select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
+                   where w.status = i.status and w.bucket = i.bucket and cardinality(ended_job_percentiles.gone) = 0
+                   union all
+                   (select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
+                    where w.status = i.status and w.bucket = i.bucket and cardinality(ended_job_percentiles.gone) > 0
+                    except all
+                    select u.wait
+                    from unnest(ended_job_percentiles.gone) g cross join public.split_waits(g.waits) s cross join unnest(s.bucket_waits) as u (wait)
+                    where g.status = i.status and s.bucket = i.bucket)
+                   union all
+                   select u.wait
+                   from unnest(ended_job_percentiles.fresh) f cross join public.split_waits(f.waits) s cross join unnest(s.bucket_waits) as u (wait)
+                   where f.status = i.status and s.bucket = i.bucket
+                   order by 1) as waits
         from found_buckets i
-        cross join lateral (
-            select u.wait from public.ended_job_waits w cross join unnest(w.waits) as u (wait)
-            where w.status = i.status and w.bucket = i.bucket
-            except all
-            select u.wait
-            from unnest(ended_job_percentiles.gone) g cross join public.split_waits(g.waits) s cross join unnest(s.bucket_waits) as u (wait)
-            where g.status = i.status and s.bucket = i.bucket
-            union all
-            select u.wait
-            from unnest(ended_job_percentiles.fresh) f cross join public.split_waits(f.waits) s cross join unnest(s.bucket_waits) as u (wait)
-            where f.status = i.status and s.bucket = i.bucket
-        ) v
+    ), places as (
+        select k.status, k.fraction, k.beyond, w.waits[k.rank - w.before + 1] as wait
+        from wanted k join waits w on w.status = k.status and k.rank >= w.before and k.rank < w.before + cardinality(w.waits)
     )
-    select k.status, k.fraction, (min(w.wait) + (max(w.wait) - min(w.wait)) * k.beyond) / 1000000
-    from wanted k
-    join waits w on w.status = k.status and w.rank = k.rank
-    group by k.status, k.fraction, k.beyond
+    select p.status, p.fraction, (min(p.wait) + (max(p.wait) - min(p.wait)) * p.beyond) / 1000000
+    from places p
+    group by p.status, p.fraction, p.beyond
 $function$;
 comment on function public.ended_job_percentiles(fresh public.ended_job_days[], gone public.ended_job_days[]) is 'The median and the 95th percentile of ended jobs'' waits by status, in seconds, exactly as percentile_cont has them: of what is added up, without the days gone and with those of fresh.';
 grant execute on function public.ended_job_percentiles(public.ended_job_days[],public.ended_job_days[]) to operator_role;
@@ -6341,7 +6346,7 @@ create table public.ended_job_waits (
     bucket     smallint                 not null,
     wait_count bigint                   not null,
     waits      bigint[]                 not null default '{}'::bigint[],
-    constraint ended_job_waits_pkey PRIMARY KEY (month, status, bucket),
+    constraint ended_job_waits_pkey PRIMARY KEY (status, bucket, month),
     constraint ended_job_waits_wait_count_positive CHECK (wait_count > 0)
 );
 comment on table public.ended_job_waits is 'The waits of ended_job_days by month and bucket.';

@@ -31,13 +31,14 @@ with given as (
     where not exists (select from pg_inherits h where h.inhrelid = i.indexrelid)
       and not exists (select from pg_constraint c where c.conindid = i.indexrelid and c.contype in ('p', 'u', 'x'))
 ), triggers as (
-    select g.name, g.place, 2 as turn,
-           format('alter table %%s disable trigger %%I', g.relation, t.tgname),
-           format('alter table %%s enable %%s trigger %%I', g.relation,
+    -- those of partitions too that have not come from above
+    select r.name, r.place, 2 as turn,
+           format('alter table %%s disable trigger %%I', r.relation, t.tgname),
+           format('alter table %%s enable %%s trigger %%I', r.relation,
                   case t.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, t.tgname),
            '', false, t.tgname::text
-    from given g
-    join pg_trigger t on t.tgrelid = g.relation
+    from relations r
+    join pg_trigger t on t.tgrelid = r.relation
     where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled <> 'D' and t.tgtype & 4 = 4
 ), everything as (
     select * from keys
