@@ -70,7 +70,10 @@ def _embedded(settings: Settings, why: str | None = None) -> Ground:
     from negspace import server
 
     found = server.ensure(settings)
-    note = why and f"{why}: done on the embedded PostgreSQL {found.version}"
+    note = why and (
+        f"{why}: done on the embedded PostgreSQL {found.version}; between versions a view may be"
+        " printed otherwise, and a migration do otherwise: what differs may be that alone"
+    )
     return Ground(found.socket_address("owner"), found.socket_address("superuser"), note)
 
 
