@@ -134,13 +134,14 @@ def test_migrations_that_failed_or_are_not_known(database, env, tmp_path):
 
 
 def test_a_migration_that_failed(database, env):
-    done = migrate.down(database.owner, MIGRATIONS, steps=1)
+    since = [file for file in MIGRATIONS.glob("*.up.sql") if file.name >= "031_guard_views"]
+    done = migrate.down(database.owner, MIGRATIONS, steps=len(since))
     assert done.ok
     taken = "create function guard_views() returns int language sql as 'select 1'"
     change(database.owner, taken)
     assert not migrate.up(database.owner, MIGRATIONS).ok
     change(database.owner, "drop function guard_views()")
-    assert "failed when last tried" in faults("migrations", env)[0]
+    assert any("failed when last tried" in said for said in faults("migrations", env))
 
 
 def test_a_schema_without_a_ledger(postgres, template, env):

@@ -352,6 +352,10 @@ def test_a_form_is_read_as_postgresql_reads_it(form):
     assert ours(statement) == list(theirs(parsed.stmt))
 
 
+# What these change is no object of a plan: settings of functions.
+SETTINGS_ALONE = {"042_seal_by_index", "044_search_by_bands"}
+
+
 @pytest.mark.parametrize("path", [*OWN, EVERY_KIND], ids=lambda path: path.name)
 def test_a_script_is_read_as_postgresql_reads_it(path):
     seen = 0
@@ -360,7 +364,7 @@ def test_a_script_is_read_as_postgresql_reads_it(path):
         expected = list(theirs(parsed.stmt))
         assert ours(statement) == expected, statement.text
         seen += len(expected)
-    assert seen
+    assert bool(seen) is (path.name.split(".")[0] not in SETTINGS_ALONE)
 
 
 @pytest.mark.parametrize(

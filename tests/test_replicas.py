@@ -160,6 +160,11 @@ def test_a_replica_that_is_behind_says_how_far_and_from_some_point_on_is_refused
         until(lambda: asked(filled.standby, paused), "it replays nothing")
         told(filled.primary, "create table late ()")
         told(filled.primary, "drop table late")
+        arrived = "select pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()"
+        until(lambda: asked(filled.standby, arrived), "it receives nothing")
+        # Less than a second is said by nobody.
+        long = "select clock_timestamp() - pg_last_xact_replay_timestamp() > interval '2 seconds'"
+        until(lambda: asked(filled.standby, long), "time passes")
         patient = cli("--replica", "jobs", "list", env=filled.both)
         assert patient.status == 0
         assert "s behind" in patient.err

@@ -2985,6 +2985,7 @@ CREATE OR REPLACE FUNCTION public.near_hashes(owner bigint, hash bigint, distanc
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET plan_cache_mode TO 'force_generic_plan'
  SET enable_seqscan TO 'off'
+ SET cpu_index_tuple_cost TO '1'
 AS $function$
 #variable_conflict use_column
 declare

@@ -1,0 +1,1 @@
+alter function near_hashes(bigint, bigint, integer) reset cpu_index_tuple_cost;
