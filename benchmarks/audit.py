@@ -48,8 +48,6 @@ COPIES: LiteralString = """
         for each statement execute function keep_image_fingerprints();
     create trigger keep after insert or update or delete on rowwise_images
         for each row execute function rowwise.keep();
-    -- of the three it alone has it, and it has nothing to do with the trail
-    alter table images disable trigger images_keep_fingerprints;
 """
 TABLES: dict[str, LiteralString] = {
     "unaudited": "unaudited",
