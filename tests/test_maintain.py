@@ -80,7 +80,7 @@ def test_each_step_does_its_work(keeping, superuser):
     add(superuser, "job_logs", logged_at="2020-01-01")
     stray = keeping.storage.put(b"x", "png")
     os.utime(keeping.storage.path(stray), (0, 0))
-    settle(keeping)
+    settle(keeping.database)
     done = by_step(upkeep.maintain(keeping))
     for name in ("audit seals", "cache", "cached values", "job logs", "storage", "accounts"):
         if name != "accounts":
