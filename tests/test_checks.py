@@ -67,12 +67,11 @@ def logged(database, run) -> str:
         connection.execute(f"select '{mark}'".encode())
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
-        text = ""
-        for file in (*run.rglob("server.log"), *run.glob("**/log/*")):
-            with suppress(FileNotFoundError):  # of another test's server, which has gone
-                text += file.read_text("utf-8", "replace")
-        if mark in text:
-            return text
+        with suppress(FileNotFoundError):  # of another test's server, which went meanwhile
+            files = [*run.rglob("server.log"), *run.glob("**/log/*")]
+            text = "".join(file.read_text("utf-8", "replace") for file in files)
+            if mark in text:
+                return text
         time.sleep(0.05)
     raise TimeoutError("the server's log doesn't come")
 
