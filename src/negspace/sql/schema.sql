@@ -1560,6 +1560,9 @@ begin
     perform 1 from public.images i
     where i.id = delete_image.image or i.duplicate_of = delete_image.image
     order by i.id for update;
+    -- Nobody adds a duplicate from here on. Who did while this waited for the image is seen, and
+    -- locked, only now; unlocked it could be removed just when it becomes the original.
+    perform 1 from public.images i where i.duplicate_of = delete_image.image order by i.id for update;
     heir := (select min(i.id) from public.images i where i.duplicate_of = delete_image.image);
     set constraints public.images_duplicate_of_fkey deferred;
     delete from public.images i where i.id = delete_image.image returning i.* into gone;
