@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import LiteralString
 
 import pytest
 
 import images_on_disk as disk
+from bench import until
 from conftest import clean_environment
 from negspace import audit, images, intake, upkeep, users
 from negspace import database as db
@@ -23,6 +25,7 @@ from negspace.errors import (
     NotFoundError,
 )
 from negspace.storage import Storage
+from schema_waiting import DEADLINE, Other
 
 PIXELS = 10_000_000
 
@@ -239,6 +242,51 @@ def test_deleting_and_taking_in_at_once_never_loses_bytes(
     assert [process.returncode for process in running] == [0] * 3, said
     assert images.list_images(services) == []
     assert list(storage.files()) == []
+
+
+REGISTER: LiteralString = (
+    "select id from register_image(%s, 'a.png', 'a', 'a', 1, 'image/png', sha256_hex('a'))"
+)
+
+
+def test_an_original_waits_for_the_duplicate_that_goes_just_when_it_would_follow(database, ada):
+    with (
+        db.connect(database.superuser, autocommit=True) as watcher,
+        db.connect(database.superuser) as slow,
+        db.connect(database.superuser) as holder,
+        db.connect(database.superuser) as leaver,
+        Other(database.superuser) as remover,
+    ):
+        original = only(watcher, REGISTER, [ada.id])
+        first = only(slow, REGISTER, [ada.id])  # not committed yet, and the older one
+        second = only(watcher, REGISTER, [ada.id])
+        holder.execute("select from images where id = %s for update", [second])
+        done = remover.start(lambda c: c.execute("select delete_image(%s)", [original]))
+        assert remover.is_waiting(watcher, done)
+        slow.commit()
+        until(lambda: waits_for(watcher, remover.connection, holder), "it waits for the second")
+        leaver.execute("select delete_image(%s)", [first])
+        holder.rollback()
+        until(lambda: waits_for(watcher, remover.connection, leaver), "it waits for the first")
+        leaver.commit()
+        done.result(DEADLINE)
+        left = db.rows(watcher, "select id, is_duplicate from images")
+        assert left == [{"id": second, "is_duplicate": False}]
+
+
+def only(connection, query, values):
+    row = db.only(connection, query, values)
+    assert row is not None
+    return row["id"]
+
+
+def waits_for(watcher, waiting, other) -> bool:
+    row = db.only(
+        watcher,
+        "select %s = any (pg_blocking_pids(%s)) as so",
+        [other.info.backend_pid, waiting.info.backend_pid],
+    )
+    return bool(row and row["so"])
 
 
 def test_an_image_that_is_deleted_leaves_its_place_to_a_duplicate(
