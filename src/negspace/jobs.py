@@ -237,8 +237,7 @@ def enqueue_within(
             job_group,
         ],
     )
-    by_image = {row["image_id"]: Enqueued(**row) for row in found}
-    return [by_image[image] for image in dict.fromkeys(images)]
+    return [Enqueued(**row) for row in found]
 
 
 def list_jobs(

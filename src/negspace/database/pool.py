@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg.rows import dict_row
 
-from negspace.database.connection import Connection, Query, Row, connect, only
+from negspace.database.connection import Connection, Query, Row, connect, rows
 from negspace.database.failure import translated
 from negspace.database.watch import Watched, parameters_of
 from negspace.errors import UnavailableError
@@ -187,9 +187,13 @@ class Database:
             yield connection
 
     def ask(self, query: Query, parameters: Sequence[Any] = ()) -> Row | None:
-        """The first row of one statement that is a transaction of its own: one round trip.
+        """The first row of what ``ask_all`` returns."""
+        return next(iter(self.ask_all(query, parameters)), None)
 
-        Nobody is stated to act, so what it does enters no audit trail.
+    def ask_all(self, query: Query, parameters: Sequence[Any] = ()) -> list[Row]:
+        """The rows of one statement that is a transaction of its own: one round trip.
+
+        Nobody is stated to act, so what it does enters no audit trail, unless it states that.
 
         Raises:
             NegspaceError: As ``transaction`` does.
@@ -197,7 +201,7 @@ class Database:
         with translated(), self._pool.leased() as connection:
             connection.autocommit = True
             try:
-                return only(connection, query, parameters)
+                return rows(connection, query, parameters)
             finally:
                 if not connection.closed:
                     connection.autocommit = False
