@@ -29,11 +29,8 @@ _FUNCTIONS: Final[dict[How, LiteralString]] = {
 # They don't wait for the disk, because a crash of the server may undo them: a claim that is undone
 # leaves its job waiting, and the token that the worker has opens nothing.
 _UNFLUSHED: Final[LiteralString] = "set_config('synchronous_commit', 'off', true)"
-# One round trip. The claim refers to what is set before it, so that it comes after.
 CLAIM: Final[LiteralString] = (
-    "select c.* from (select set_config('negspace.user_agent', %s, true) as agent,"
-    f" {_UNFLUSHED}) s,"
-    " claim_work(case when s.agent is not null then %s end, %s, %s, %s::numeric) c"
+    f"(select w.* from {_UNFLUSHED}, claim_work(%s, %s, %s, %s::numeric) w)"
 )
 _REASON_LENGTH: Final = 10_000  # characters, as fail_jobs keeps
 
@@ -184,8 +181,7 @@ def claim(
         how_many: So many at most.
         capacity: None heavier than so many megapixels; None: any.
     """
-    agent = database.actor.user_agent or ""
-    found = database.ask_all(CLAIM, [agent, worker, how_many, list(algorithms), capacity])
+    found = database.call(CLAIM, [worker, how_many, list(algorithms), capacity])
     now = time.monotonic()
     lefts = [row.pop("seconds_left") for row in found]
     deadlines = [None if left is None else now + left for left in lefts]
