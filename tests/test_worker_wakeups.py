@@ -108,7 +108,7 @@ def test_a_claim_reads_the_images_of_its_jobs_alone(bench: Bench) -> None:
     given = [enlist(bench), 1, list(ALL), None]
     scans = "select seq_scan, idx_tup_fetch from pg_stat_xact_user_tables where relname = 'images'"
     with bench.services.transaction() as connection:
-        assert len(rows(connection, "select * from " + leases.CLAIM, given)) == 1
+        assert len(rows(connection, "select * from " + leases.CLAIM + " c", given)) == 1
         [read] = rows(connection, scans)
     assert read["seq_scan"] == 0
     assert read["idx_tup_fetch"] < 10
