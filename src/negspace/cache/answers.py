@@ -23,14 +23,13 @@ _SELECTED: Final[LiteralString] = (
 )
 # What is counted, and what is not yet.
 _TODAY: Final[LiteralString] = (
-    "with days as (select date_trunc('day', now(), 'UTC') as today)"
-    " select coalesce(sum(c.hits), 0)::bigint as analysis_hits_today,"
+    "select coalesce(sum(c.hits), 0)::bigint as analysis_hits_today,"
     "  coalesce(sum(c.misses), 0)::bigint as analysis_misses_today"
-    " from days, ("
+    " from ("
     "  select day, hits, misses from analysis_cache_days"
     "  union all select used_at, 1, 0 from analysis_cache_uses"
     "  union all select missed_at, 0, misses from analysis_cache_misses"
-    " ) c where c.day >= days.today"
+    " ) c where c.day >= date_trunc('day', now(), 'UTC')"
 )
 
 

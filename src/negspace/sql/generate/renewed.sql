@@ -1,5 +1,5 @@
--- What gives an empty table new files in this transaction, which COPY needs to write frozen rows;
--- no row where it is none of its own (its rows lie in partitions). CLUSTER keeps what there is, if there should be something.
+-- What gives a table new files in this transaction, without which COPY writes no frozen rows; no
+-- row where its rows lie in partitions. CLUSTER loses nothing, should there be rows after all.
 select format('cluster %%s using %%I', c.oid::regclass, x.relname) as renew,
        format('alter table %%s set without cluster', c.oid::regclass) as forget
 from pg_class c
