@@ -33,7 +33,6 @@ RATE_LIMIT_REACHED: Final = "rate limit reached"  # the reason of an answer that
 
 _BASE62: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _SECRET_LENGTH: Final = 32  # characters: 32 × log2(62) = 190 bits
-_PAIRS: Final = [first + second for first in _BASE62 for second in _BASE62]
 _CHECK_LENGTH: Final = 6  # 62 to the 6th is more than 2 to the 32nd
 _LARGEST: Final = 2**63 - 1  # a bigint
 _KEY: Final = re.compile(r"nsk_([1-9][0-9]{0,18})_[0-9A-Za-z]{38}")
@@ -373,10 +372,12 @@ def _new_text(number: int) -> str:
 
 
 def _checksum(body: str) -> str:
-    """CRC-32 as 6 digits of base 62, two at a time."""
-    number, last = divmod(zlib.crc32(body.encode()), 3844)
-    first, middle = divmod(number, 3844)
-    return _PAIRS[first] + _PAIRS[middle] + _PAIRS[last]
+    """CRC-32 as 6 digits of base 62."""
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(_CHECK_LENGTH):
+        number, digit = divmod(number, 62)
+        digits = _BASE62[digit] + digits
+    return digits
 
 
 def _key(row: Row | None, key_id: int) -> ApiKey:

@@ -4956,13 +4956,14 @@ CREATE OR REPLACE FUNCTION public.verify_api_key(key bigint, key_hash text, scop
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 #variable_conflict use_variable
-declare
-    -- ::ffff:a.b.c.d is a.b.c.d, so that no network of IPv4 is walked round, or missed, by it
-    origin constant inet := case
-        when family(address) = 6 and masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
-        then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
-        else address end;
 begin
+    -- ::ffff:a.b.c.d is a.b.c.d, so that no network of IPv4 is walked round, or missed, by it
+    if family(address) = 6 then
+        address := case
+            when masklen(address) = 128 and address <<= inet '::ffff:0.0.0.0/96'
+            then inet '0.0.0.0' + (address - inet '::ffff:0.0.0.0')
+            else address end;
+    end if;
     for try in 1 .. 2 loop
         -- Nearly always this is all. Whoever comes at the same time waits for the row and asks
         -- again with what it holds then; a limit that is used up changes no row and locks none.
@@ -4979,37 +4980,38 @@ begin
           and l.owner_is_active
           and (l.expires_at is null or l.expires_at > clock_timestamp())
           and (scope is null or (scope = any (l.scopes) and scope = any (l.owner_scopes)))
-          and (l.networks is null or origin <<= any (l.networks))
+          and (l.networks is null or address <<= any (l.networks))
         returning l.api_key_id, l.user_id, true,
-                  floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))
+                  floor(date_part('epoch', clock_timestamp() + l.slack + l.step - l.unused_at) / date_part('epoch', l.step))::integer
         into api_key_id, user_id, accepted, remaining;
         if accepted then
             return;
         end if;
-        select l.api_key_id, l.user_id, false, r.reason,
-               case when r.reason = 'rate limit reached' then 0 end,
-               case when r.reason = 'rate limit reached' then greatest(l.unused_at - l.slack - clock_timestamp(), interval '0') end
+        select l.api_key_id, l.user_id, false,
+               case
+                   when not l.is_active then 'revoked key'
+                   when not l.owner_is_active then 'inactive account'
+                   when l.expires_at <= clock_timestamp() then 'expired key'
+                   when scope <> all (l.scopes) then 'scope not granted'
+                   when scope <> all (l.owner_scopes) then 'scope beyond the owner''s role'
+                   when l.networks is not null and (address <<= any (l.networks)) is not true then 'address not allowed'
+                   else 'rate limit reached'
+               end,
+               0, greatest(l.unused_at - l.slack - clock_timestamp(), interval '0')
         into api_key_id, user_id, accepted, reason, remaining, retry_after
         from public.api_key_limits l
-        cross join lateral (
-            select case
-                when not l.is_active then 'revoked key'
-                when not l.owner_is_active then 'inactive account'
-                when l.expires_at <= clock_timestamp() then 'expired key'
-                when scope <> all (l.scopes) then 'scope not granted'
-                when scope <> all (l.owner_scopes) then 'scope beyond the owner''s role'
-                when l.networks is not null and (origin <<= any (l.networks)) is not true then 'address not allowed'
-                else 'rate limit reached'
-            end as reason
-        ) r
         where l.api_key_id = key and l.key_hash = verify_api_key.key_hash;
-        exit when found;
-        if not public.make_api_key_limit(key, key_hash) then
-            accepted := false;
-            reason := 'unknown key';
+        if found then
+            if reason <> 'rate limit reached' then
+                remaining := null;
+                retry_after := null;
+            end if;
             return;
         end if;
+        exit when not public.make_api_key_limit(key, key_hash);
     end loop;
+    accepted := false;
+    reason := 'unknown key';
 end
 $function$;
 comment on function public.verify_api_key(key bigint, key_hash text, scope text, address inet, OUT api_key_id bigint, OUT user_id bigint, OUT accepted boolean, OUT reason text, OUT remaining integer, OUT retry_after interval) is 'Answers in one round trip whether a key, named by the number in its text and by its SHA-256, may be used for a scope from an address, and takes one request from its rate limit where it may. Refused for the limit: after how long to come again. Call it in a transaction of its own: the row of the limit is locked until its end. A refusal writes nothing.';
