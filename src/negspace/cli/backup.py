@@ -232,6 +232,8 @@ def restore(
         progress=output.note,
     )
     shown = vars(done) | {"missing": len(done.missing)}
+    if isinstance(done.to, datetime):
+        shown["to"] = str(done.to)  # to the microsecond: what committed within that second counts
     output.show_fields(done if as_json else shown, as_json=as_json)
     for path in done.missing[:_SHOWN]:
         output.note(f"missing or damaged: {path}")
