@@ -1,6 +1,6 @@
 -- A check of a key does less: an address is folded only where it can be one of IPv4 written as
--- IPv6, PostgreSQL's own cast takes the place of PL/pgSQL's, and a refusal tells its reason once;
--- the planner made three of the one in its subquery.
+-- IPv6, PostgreSQL's own cast takes the place of PL/pgSQL's, there is no loop, and a refusal looks
+-- for its reason once: the planner made three of the one in its subquery.
 
 create or replace function verify_api_key(
     key             bigint,
