@@ -18,6 +18,22 @@ from negspace.database import Database, PoolSize
 from negspace.settings import Settings
 from negspace.storage import Storage
 
+# Which views a service for people reads, each showing it the rows that it may see.
+GUARDED = """
+    select array_agg(c.relname::text order by c.relname) from pg_class c
+    where c.relkind = 'v' and c.relnamespace = 'public'::regnamespace
+      and has_table_privilege('app_user', c.oid, 'select')
+      and 'security_invoker=true' = any (c.reloptions)
+      and not c.relacl::text like '%operator_role%'"""
+VIEWS = [
+    "analysis_performance_summary",
+    "audit_summary_by_user",
+    "duplicate_images_report",
+    "image_analysis_status",
+    "recent_audit_events",
+    "user_activity_summary",
+]
+
 
 @dataclass
 class Plant:

@@ -101,7 +101,8 @@ OPERATORS: Final[dict[str, tuple[str, str]]] = {
         "cleanup_expired_cache trim_cache count_cache_uses find_cached_value store_cached_value"
         " renew_cached_value count_cached_value_uses cleanup_cached_values trim_cached_values"
         " purge_cached_values",
-        "analysis_cache analysis_cache_uses cached_values cached_value_leases cached_value_uses",
+        "analysis_cache analysis_cache_uses analysis_cache_misses analysis_cache_days"
+        " cached_values cached_value_leases cached_value_uses",
     ),
     "near images and duplicates of all accounts": (
         "near_images near_hashes scan_duplicates decide_duplicates mark_duplicate_images",

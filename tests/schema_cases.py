@@ -521,6 +521,9 @@ CHECKS: dict[str, Case] = (
     | number("cached_value_uses", "hits", 0)
     | number("cached_value_uses", "stale_hits", 0)
     | number("cached_value_uses", "misses", 0)
+    | number("analysis_cache_misses", "misses", 1)
+    | number("analysis_cache_days", "hits", 0)
+    | number("analysis_cache_days", "misses", 0)
     | given("upkeep_steps", "step")
     | {
         "upkeep_steps_lease_whole": Case(

@@ -366,6 +366,8 @@ _COMPLETE: dict[str, Callable[[Connection, Row], Row]] = {
     "cached_value_leases": _value_lease,
     "cached_value_uses": _value_uses,
     "analysis_cache_uses": lambda _connection, _given: {"entry_id": 1, "used_at": "2026-01-01"},
+    "analysis_cache_misses": lambda _connection, _given: {"misses": 1, "missed_at": "2026-01-01"},
+    "analysis_cache_days": _value_uses,
     "upkeep_steps": _step,
     "image_fingerprints": _fingerprint,
     "unscanned_images": _of_any_image,

@@ -119,6 +119,10 @@ UNIQUE: dict[str, Unique] = {
     "ended_job_days_pkey": Unique("ended_job_days", {"day": "today"}, {"day": "tomorrow"}),
     "ended_job_waits_pkey": Unique("ended_job_waits", {"month": "today"}, {"month": "tomorrow"}),
     "analysis_cache_uses_pkey": Unique("analysis_cache_uses", {"id": 1 << 40}, {"id": 1 << 41}),
+    "analysis_cache_misses_pkey": Unique("analysis_cache_misses", {"id": 1 << 40}, {"id": 1 << 41}),
+    "analysis_cache_days_pkey": Unique(
+        "analysis_cache_days", {"day": "today"}, {"day": "tomorrow"}
+    ),
     "ended_job_spans_pkey": Unique("ended_job_spans", {"month": "today"}, {"month": "tomorrow"}),
     "ended_job_changes_pkey": Unique("ended_job_changes", {"id": 1 << 40}, {"id": 1 << 41}),
     "job_logs_pkey": Unique("job_logs", {"job_id": 1, "attempt": 1}, {"attempt": 2}),

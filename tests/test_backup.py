@@ -17,7 +17,7 @@ from negspace import backup, images, server, settings, upkeep
 from negspace import database as db
 from negspace.backup import manifest, moment
 from negspace.errors import BackupError, InvalidInputError, NotFoundError, RefusedError
-from plant import Plant, ask_at, planted, with_programs
+from plant import GUARDED, VIEWS, Plant, ask_at, planted, with_programs
 from tampering import master
 
 MAJOR = 18 if programs() is None else programs().major  # type: ignore[union-attr]
@@ -74,6 +74,26 @@ def test_a_backup_is_proven_by_restoring_it(plant, folder, taken):
     written = json.loads((folder / taken.name / "verification.json").read_text())
     assert written["name"] == taken.name
     assert not list(folder.glob(".scratch-*"))
+
+
+@pytest.mark.skipif(MAJOR < 15, reason="PostgreSQL 14 reads views as their owner")
+def test_a_dump_of_postgresql_14_shows_people_their_views_again(plant, folder, home):
+    as_on_14 = [
+        f"alter view {view} reset (security_invoker); revoke select on {view} from app_user;"
+        f" grant select on {view} to operator_role"
+        for view in VIEWS
+    ]
+    assert plant.ask(GUARDED) == VIEWS
+    plant.ask("; ".join(as_on_14))
+    try:
+        assert plant.ask(GUARDED) is None
+        backup.create(plant.settings, folder, form="dump")
+        done = backup.restore(plant.settings, folder, home / "restored")
+    finally:
+        plant.ask("select guard_views()")
+    restored = server.ensure(at(done.home), binaries=programs())
+    assert ask_at(restored.url("superuser"), GUARDED) == VIEWS
+    assert plant.ask(GUARDED) == VIEWS
 
 
 def test_a_dump_is_proven_too(plant, folder):

@@ -43,7 +43,8 @@ def test_hits_are_carried_to_their_entries_in_batches(bench: Bench) -> None:
     entries = "select array_agg(hit_count order by image_id) from analysis_cache"
     assert bench.value(entries) == [0, 0]
     before = cache.stats(bench.services)
-    assert bench.value("select count_cache_uses(3)") == 3
+    assert (before.analysis_hits_today, before.analysis_misses_today) == (4, 2)
+    assert bench.value("select count_cache_uses(3)") == 3 + 2  # two rows of misses besides
     assert sum(bench.value(entries)) == 3
     assert cache.stats(bench.services) == before
     bench.owner.execute("delete from analysis_cache where image_id = %s", [images[1]])
@@ -53,6 +54,34 @@ def test_hits_are_carried_to_their_entries_in_batches(bench: Bench) -> None:
     assert cache.count_hits(bench.services) == 0
     used = "select last_accessed_at > created_at from analysis_cache"
     assert bench.value(used)
+
+
+def test_misses_are_counted_a_batch_at_a_time(bench: Bench) -> None:
+    enlist(bench)
+    images = [bench.add_image(png(shade)) for shade in range(5)]
+    for image in images[:4]:
+        bench.enqueue(image)
+    bench.enqueue(images[4], use_cache=False)  # asks for no answer, and misses none
+    found = {"negative_space_data": {}, "confidence_score": 0.5, "processing_time_ms": 1}
+    leases_of = "select id as job, attempt, lease_token::text as token from claim_jobs('w1', 5)"
+    ends = [row | found for row in bench.all(leases_of)]
+    bench.services.ask("select count(*) from complete_jobs(%s)", [Jsonb(ends)])
+    assert bench.all("select misses from analysis_cache_misses") == [{"misses": 4}]
+
+    def today() -> tuple[int, int]:
+        found = cache.stats(bench.services)
+        return found.analysis_hits_today, found.analysis_misses_today
+
+    assert today() == (0, 4)
+    twin = bench.add_image(png(0))
+    bench.enqueue(twin)
+    assert today() == (1, 4)
+    assert cache.count_hits(bench.services) == 2  # rows, one of either kind
+    assert today() == (1, 4)
+    assert bench.all("select hits, misses from analysis_cache_days") == [{"hits": 1, "misses": 4}]
+    assert bench.value("select count(*) from analysis_cache_misses") == 0
+    bench.owner.execute("update analysis_cache_days set day = day - interval '1 day'")
+    assert today() == (0, 0)
 
 
 @pytest.mark.parametrize("most", [0, None])

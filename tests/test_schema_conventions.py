@@ -273,6 +273,8 @@ PRIVILEGES = {
     "ended_job_waits": set(),
     "ended_job_spans": set(),
     "analysis_cache_uses": set(),
+    "analysis_cache_misses": set(),
+    "analysis_cache_days": set(),
     "ended_job_changes": set(),
     "account_tokens": set(),
     "algorithm_speeds": set(),

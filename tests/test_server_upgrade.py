@@ -18,7 +18,7 @@ from negspace import database as db
 from negspace.backup import tools, upgrading
 from negspace.errors import BackupError, RefusedError
 from negspace.server import binaries
-from plant import Plant, ask_at, planted
+from plant import GUARDED, VIEWS, Plant, ask_at, planted
 from test_backup_docs import steady
 from test_docs_pages import fits
 from test_migrate_docs import examples
@@ -82,6 +82,7 @@ def test_everything_is_kept(plant, home):
         assert ask_at(address, "select count(*) from images") == shown[role]
     assert ask_at(after.url("superuser"), "show work_mem") == "7MB"
     assert ask_at(after.url("app"), "show statement_timeout") == "7min"
+    assert ask_at(after.url("superuser"), GUARDED) == VIEWS
     assert ask_at(after.url("superuser", name="elsewhere"), "select a from kept") == 42
     reporting = after.url("app").replace("app_user", "reporting").partition("@")[2]
     assert ask_at(f"postgresql://reporting:secret@{reporting}", "select count(*) from images") == 0

@@ -21,6 +21,16 @@ _SELECTED: Final[LiteralString] = (
     "  and r.algorithm_name = %(algorithm)s"
     "  and (%(version)s::text is null or r.algorithm_version = %(version)s)))"
 )
+# What is counted, and what is not yet.
+_TODAY: Final[LiteralString] = (
+    "select coalesce(sum(c.hits), 0)::bigint as analysis_hits_today,"
+    "  coalesce(sum(c.misses), 0)::bigint as analysis_misses_today"
+    " from ("
+    "  select day, hits, misses from analysis_cache_days"
+    "  union all select used_at, 1, 0 from analysis_cache_uses"
+    "  union all select missed_at, 0, misses from analysis_cache_misses"
+    " ) c where c.day >= date_trunc('day', now(), 'UTC')"
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,8 @@ class Stats:
         entries: Answers it has.
         expired: Those of them that answer no more and wait to be removed.
         hits: How often they answered; what was removed took its hits along.
+        analysis_hits_today: How often any answered since midnight (UTC), removed ones too.
+        analysis_misses_today: Jobs since then that were computed because none did.
         size_bytes: Size of their texts.
         oldest_created_at: When the oldest was put in.
         newest_created_at: When the newest was.
@@ -40,6 +52,8 @@ class Stats:
     entries: int
     expired: int
     hits: int
+    analysis_hits_today: int
+    analysis_misses_today: int
     size_bytes: int
     oldest_created_at: datetime | None
     newest_created_at: datetime | None
@@ -60,12 +74,15 @@ def stats(database: Database) -> Stats:
         "  from analysis_cache_uses group by entry_id) u on u.entry_id = c.id"
     )
     with database.transaction(read_only=True) as connection:
-        row = only(connection, query)
-    return Stats(**(row or {}))
+        row = {**(only(connection, query) or {}), **(only(connection, _TODAY) or {})}
+    return Stats(**row)
 
 
 def count_hits(database: Database) -> int:
-    """Carry hits to the entries that answered, which housekeeping does; how many those were."""
+    """Carry hits to the entries that answered, and misses to their day; how many rows those were.
+
+    Housekeeping does it.
+    """
     return _until_done(database, "select count_cache_uses(%(batch)s) as n", {})
 
 

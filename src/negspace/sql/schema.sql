@@ -1172,6 +1172,9 @@ begin
         set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
             cached_result = excluded.cached_result, created_at = excluded.created_at, expires_at = excluded.expires_at;
 
+    if held.processing_metadata -> 'use_cache' is distinct from 'false' then
+        insert into public.analysis_cache_misses (misses, missed_at) values (1, ended_at);
+    end if;
     perform public.end_job(held, 'completed', ended_at, null);
     event := public.record_event(
         'run_analysis', 'image', held.image_id::text,
@@ -1232,6 +1235,10 @@ declare
 begin
     if held <> '{}' then
         results := public.store_results(held, by_job);
+        insert into public.analysis_cache_misses (misses, missed_at)
+        select count(*), ended_at from unnest(held) h
+        where h.processing_metadata -> 'use_cache' is distinct from 'false'
+        having count(*) > 0;
         perform public.end_held_jobs(held, 'completed', ended_at);
         perform public.record_job_events(
             held, 'success', ended_at,
@@ -1365,19 +1372,31 @@ begin
         delete from public.analysis_cache_uses u
         where u.id = any (array(select n.id from public.analysis_cache_uses n order by n.id limit most))
         returning u.entry_id, u.used_at
+    ), missed as (
+        delete from public.analysis_cache_misses m
+        where m.id = any (array(select n.id from public.analysis_cache_misses n order by n.id limit most))
+        returning m.misses, m.missed_at
+    ), days as (
+        insert into public.analysis_cache_days as d (day, hits, misses)
+        select date_trunc('day', u.at, 'UTC'), sum(u.hits), sum(u.misses)
+        from (select t.used_at, 1, 0 from taken t union all select m.missed_at, 0, m.misses from missed m) as u (at, hits, misses)
+        group by 1
+        on conflict on constraint analysis_cache_days_pkey do update
+        set hits = d.hits + excluded.hits, misses = d.misses + excluded.misses
     ), sums as (
         select t.entry_id, count(*) as hits, max(t.used_at) as latest from taken t group by t.entry_id
     )
-    select array_agg(s.entry_id), array_agg(s.hits), array_agg(s.latest), sum(s.hits) into entries, hits, latest, counted from sums s;
+    select array_agg(s.entry_id), array_agg(s.hits), array_agg(s.latest), coalesce(sum(s.hits), 0) + (select count(*) from missed)
+    into entries, hits, latest, counted from sums s;
     perform 1 from public.analysis_cache c where c.id = any (entries) order by c.cache_key for no key update;
     update public.analysis_cache c
     set hit_count = c.hit_count + s.hits, last_accessed_at = greatest(c.last_accessed_at, s.latest)
     from unnest(entries, hits, latest) as s (entry_id, hits, latest)
     where c.id = s.entry_id;
-    return coalesce(counted, 0);
+    return counted;
 end
 $function$;
-comment on function public.count_cache_uses(most integer) is 'Carries hits of the cache to their entries, most of them at a time, and returns how many. Safe to call often and by many; call it until it returns 0, in a transaction of its own.';
+comment on function public.count_cache_uses(most integer) is 'Carries hits of the cache to their entries, and hits and misses to their days, most rows of each at a time, and returns how many rows. Safe to call often and by many; call it until it returns 0, in a transaction of its own.';
 grant execute on function public.count_cache_uses(integer) to operator_role;
 revoke execute on function public.count_cache_uses(integer) from public;
 
@@ -2307,6 +2326,9 @@ begin
     loop
         if current_setting('server_version_num')::integer >= 150000 then
             execute format('alter view public.%I set (security_invoker = true)', name);
+            -- in a dump of PostgreSQL 14 they are the operator's
+            execute format('revoke select on public.%I from operator_role', name);
+            execute format('grant select on public.%I to app_user', name);
         else
             -- PostgreSQL 14 reads a view as its owner, who sees all rows: there it is the operator's.
             execute format('revoke select on public.%I from app_user', name);
@@ -2315,7 +2337,7 @@ begin
     end loop;
 end
 $function$;
-comment on function public.guard_views() is 'Makes views show the rows that their reader may see; on PostgreSQL 14, which can''t, they are the operator''s alone. After a view is made anew it is called again: create or replace forgets what it did.';
+comment on function public.guard_views() is 'Makes views show the rows that their reader may see, and readable by app_user; on PostgreSQL 14, which can''t, they are the operator''s alone. It is called again after a view is made anew (create or replace forgets what it did), and after a dump of another major version is loaded.';
 revoke execute on function public.guard_views() from public;
 
 CREATE OR REPLACE FUNCTION public.hash_audit_row()
@@ -5224,6 +5246,33 @@ create policy analysis_cache_machine on public.analysis_cache to operator_role, 
     using (true)
     with check (true);
 comment on policy analysis_cache_machine on public.analysis_cache is 'The operator, and functions that run as the owner: all rows.';
+
+create table public.analysis_cache_days (
+    day    timestamp with time zone not null,
+    hits   bigint                   not null default 0,
+    misses bigint                   not null default 0,
+    constraint analysis_cache_days_pkey PRIMARY KEY (day),
+    constraint analysis_cache_days_hits_not_negative CHECK (hits >= 0),
+    constraint analysis_cache_days_misses_not_negative CHECK (misses >= 0)
+);
+comment on table public.analysis_cache_days is 'How often analysis_cache answered, and how often it couldn''t, by day; counted in batches.';
+comment on column public.analysis_cache_days.day is 'The day (UTC).';
+comment on column public.analysis_cache_days.hits is 'How often an entry answered, whether it is still there or not.';
+comment on column public.analysis_cache_days.misses is 'Jobs that were computed because nothing answered them.';
+grant select on public.analysis_cache_days to operator_role;
+
+create table public.analysis_cache_misses (
+    id        bigint                   not null generated always as identity,
+    misses    bigint                   not null,
+    missed_at timestamp with time zone not null,
+    constraint analysis_cache_misses_pkey PRIMARY KEY (id),
+    constraint analysis_cache_misses_misses_positive CHECK (misses > 0)
+);
+comment on table public.analysis_cache_misses is 'Misses of analysis_cache that are not in analysis_cache_days yet: a row for each batch of jobs that stored their results.';
+comment on column public.analysis_cache_misses.id is 'Number of the row.';
+comment on column public.analysis_cache_misses.misses is 'How many jobs of the batch were computed because nothing answered them; those that asked for no answer are none.';
+comment on column public.analysis_cache_misses.missed_at is 'When their results were stored.';
+grant select on public.analysis_cache_misses to operator_role;
 
 create table public.analysis_cache_uses (
     id       bigint                   not null generated always as identity,

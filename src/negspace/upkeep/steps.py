@@ -66,9 +66,10 @@ STEPS: Final = (
     Step(
         "cache hits",
         _MINUTE,
-        "hits counted",
+        "hits and misses counted",
         lambda keep: cache.count_hits(keep.database),
-        waiting="select count(*) as n from analysis_cache_uses",
+        waiting="select (select count(*) from analysis_cache_uses)"
+        " + (select count(*) from analysis_cache_misses) as n",
     ),
     Step(
         "cached values",

@@ -33,12 +33,17 @@ with given as (
 ), triggers as (
     -- those of partitions too that have not come from above
     select r.name, r.place, 2 as turn,
-           format('alter table %%s disable trigger %%I', r.relation, t.tgname),
-           format('alter table %%s enable %%s trigger %%I', r.relation,
-                  case t.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, t.tgname),
-           '', false, t.tgname::text
+           case when b.each_row then format('drop trigger %%I on %%s', t.tgname, r.relation)
+                else format('alter table %%s disable trigger %%I', r.relation, t.tgname) end,
+           case when b.each_row then pg_get_triggerdef(t.oid) || '; ' else '' end
+               || format('alter table %%s enable %%s trigger %%I', r.relation,
+                         case t.tgenabled when 'A' then 'always' when 'R' then 'replica' else '' end, t.tgname),
+           format('comment on trigger %%I on %%s is %%L', t.tgname, r.relation, obj_description(t.oid, 'pg_trigger')),
+           b.each_row and obj_description(t.oid, 'pg_trigger') is not null, t.tgname::text
     from relations r
     join pg_trigger t on t.tgrelid = r.relation
+    -- with one before each row, even one that is off, COPY writes row by row instead of page by page
+    cross join lateral (select t.tgtype & 3 = 3 as each_row) b
     where not t.tgisinternal and t.tgparentid = 0 and t.tgenabled <> 'D' and t.tgtype & 4 = 4
 ), everything as (
     select * from keys
