@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from psycopg.rows import dict_row
+from psycopg.rows import RowFactory, dict_row, scalar_row
 
-from negspace.database.connection import Connection, Query, Row, connect, only
+from negspace.database.connection import Connection, Query, Row, connect
 from negspace.database.failure import translated
 from negspace.database.watch import Watched, parameters_of
 from negspace.errors import UnavailableError
@@ -194,10 +194,24 @@ class Database:
         Raises:
             NegspaceError: As ``transaction`` does.
         """
+        return self._asked(dict_row, query, parameters)
+
+    def ask_value(self, query: Query, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of ``ask``'s row, or None where there is none.
+
+        For whoever asks often: the columns' names are not looked at.
+
+        Raises:
+            NegspaceError: As ``transaction`` does.
+        """
+        return self._asked(scalar_row, query, parameters)
+
+    def _asked(self, factory: RowFactory[Any], query: Query, parameters: Sequence[Any]) -> Any:
         with translated(), self._pool.leased() as connection:
             connection.autocommit = True
             try:
-                return only(connection, query, parameters)
+                cursor = connection.cursor(row_factory=factory)
+                return cursor.execute(query, parameters or None).fetchone()
             finally:
                 if not connection.closed:
                     connection.autocommit = False
