@@ -318,7 +318,7 @@ def test_without_folding_an_address_written_as_ipv6_is_another(database, service
     query = "select accepted from verify_api_key(%s, %s, null, '::ffff:10.1.2.3')"
     with db.connect(database.app, autocommit=True) as app:
         assert db.only(app, query, given) == {"accepted": True}
-        redefine(database, "verify_api_key", "when family(address) = 6 and", "when false and")
+        redefine(database, "verify_api_key", "if family(address) = 6 then", "if false then")
         assert db.only(app, query, given) == {"accepted": False}
 
 

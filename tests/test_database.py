@@ -290,6 +290,15 @@ def test_a_connection_just_used_is_not_asked_whether_it_lives(empty_database):
         assert not connection.answered_within(60)  # it hung up, and that can be seen
 
 
+def test_one_value_is_asked_for(db):
+    assert db.ask_value("select %s::int as a, 2 as b", [1]) == 1
+    assert db.ask_value("select 1 where false") is None
+    with pytest.raises(NegspaceError):
+        db.ask_value("select 1 / 0")
+    with db.transaction() as connection:  # left as it was: not each statement for itself
+        assert not connection.autocommit
+
+
 def test_views_for_other_actors_share_the_pool(db):
     with db.transaction() as connection:
         first = connection.info.backend_pid

@@ -8,6 +8,7 @@ from threading import Barrier
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from conftest import MIGRATIONS, at, programs
 from negspace import audit, keys, migrate, server, users
@@ -141,6 +142,57 @@ def test_a_refusal_writes_nothing_and_waits_for_nobody(database, here, slow):
         assert db.only(asker, ask, given) == {"reason": "unknown key"}
         written = db.only(asker, "select pg_current_xact_id_if_assigned() as xid")
     assert written == {"xid": None}
+
+
+LOSSES = {
+    "revoked key": "update api_keys set is_active = false",
+    "inactive account": "update users set is_active = false",
+    "expired key": "update api_keys set expires_at = clock_timestamp()",
+    "scope not granted": "update api_keys set scopes = '[\"read:results\"]'",
+    "scope beyond the owner's role": "update users set role = 'viewer'",
+    "address not allowed": "update api_keys set ip_whitelist = '[\"198.51.100.0/24\"]'",
+}
+
+
+@pytest.mark.parametrize("used_up", [False, True])
+@pytest.mark.parametrize("reason", LOSSES)
+def test_each_reason_is_told_whatever_is_left_of_the_limit_and_writes_nothing(
+    database, services, here, ada, reason, used_up
+):
+    made = keys.create(services, ada.id, "k", scopes=["write:images"], rate_limit_per_minute=SLOW)
+    text = made.text.reveal()
+    for _ in range(SLOW if used_up else 1):
+        assert keys.verify(here, text, scope="write:images").accepted
+    with db.connect(database.superuser) as connection:
+        connection.execute(LOSSES[reason].encode())
+    given = [made.key.id, keys.key_hash(text), "write:images", HERE.ip_address]
+    with db.connect(database.app) as asker:
+        row = db.only(asker, "select * from verify_api_key(%s, %s, %s, %s)", given)
+        written = db.only(asker, "select pg_current_xact_id_if_assigned() as xid")
+    whose = {"api_key_id": made.key.id, "user_id": ada.id}
+    assert row == whose | {
+        "accepted": False, "reason": reason, "remaining": None, "retry_after": None,
+    }  # fmt: skip
+    assert written == {"xid": None}
+    assert keys.verify(here, text, scope="write:images") == keys.Answer(
+        accepted=False, reason=reason, **whose
+    )
+
+
+@pytest.mark.parametrize("style", ["postgres", "postgres_verbose", "sql_standard", "iso_8601"])
+@pytest.mark.parametrize("later", [timedelta(), timedelta(days=1)])
+def test_the_wait_is_told_in_seconds_however_the_server_writes_it(database, slow, style, later):
+    """The clock was a day ahead when the limit was used up, say."""
+    text = slow.text.reveal()
+    address = make_conninfo(database.app, options=f"-c intervalstyle={style}")
+    with Database(address, actor=HERE) as opened:
+        assert opened.ask_value("show intervalstyle") == style
+        for _ in range(SLOW):
+            assert keys.verify(opened, text).accepted
+        let_pass(database, -later.total_seconds())
+        wait = keys.verify(opened, text).retry_after
+    assert wait is not None
+    assert 0 < wait - later.total_seconds() <= 60 / SLOW
 
 
 def test_after_a_crash_there_is_one_burst_anew_and_no_more(home):

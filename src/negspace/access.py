@@ -71,12 +71,13 @@ def with_key(database: Database, text: str, *, scope: str | None = None) -> Data
         AccessError: The text is no key.
         InvalidInputError: The actor's address is none.
     """
-    if not keys.well_formed(text):
+    number = keys.number_of(text)
+    if number is None:
         raise AccessError("the API key may not be used for this", hint="it is malformed")
     origin = database.actor.ip_address
     address = None if origin is None else str(keys.canonical_address(origin))
     query: LiteralString = "select act_with_key(%s, %s, %s, %s::inet)"
-    given = [keys.number_of(text), keys.key_hash(text), scope, address]
+    given = [number, keys.key_hash(text), scope, address]
     return _proven(database, Proof(query, given))
 
 

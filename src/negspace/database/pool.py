@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, LiteralString
 
-from psycopg.rows import dict_row
+from psycopg.rows import RowFactory, dict_row, scalar_row
 
 from negspace.database.connection import Connection, Query, Row, connect, rows
 from negspace.database.failure import translated
@@ -207,7 +207,17 @@ class Database:
         Raises:
             NegspaceError: As ``transaction`` does.
         """
-        return next(iter(self._at_once(query, parameters)), None)
+        return next(iter(self._asked(dict_row, query, parameters)), None)
+
+    def ask_value(self, query: Query, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of ``ask``'s row, or None where there is none.
+
+        For whoever asks often: the columns' names are not looked at.
+
+        Raises:
+            NegspaceError: As ``transaction`` does.
+        """
+        return next(iter(self._asked(scalar_row, query, parameters)), None)
 
     def call(self, function: LiteralString, parameters: Sequence[Any] = ()) -> list[Row]:
         """The rows of a function that is called in a transaction of its own.
@@ -222,15 +232,19 @@ class Database:
             NegspaceError: As ``transaction`` does.
         """
         if self._proof is None:
-            return self._at_once(_STATED + function + _LATER, [*self._stated(), *parameters])
+            query = _STATED + function + _LATER
+            return self._asked(dict_row, query, [*self._stated(), *parameters])
         with self.transaction() as connection:
             return rows(connection, "select * from " + function + " c", parameters)
 
-    def _at_once(self, query: Query, parameters: Sequence[Any]) -> list[Row]:
+    def _asked(
+        self, factory: RowFactory[Any], query: Query, parameters: Sequence[Any]
+    ) -> list[Any]:
         with translated(), self._pool.leased() as connection:
             connection.autocommit = True
             try:
-                return rows(connection, query, parameters)
+                cursor = connection.cursor(row_factory=factory)
+                return cursor.execute(query, parameters or None).fetchall()
             finally:
                 if not connection.closed:
                     connection.autocommit = False
