@@ -85,10 +85,10 @@ OPERATORS: Final[dict[str, tuple[str, str]]] = {
         "queue_depth queue_limits queue_status_summary",
     ),
     "workers": (
-        "register_worker heartbeat rest_worker wake_workers stop_worker claim_jobs answer_jobs"
-        " complete_job complete_job_from_cache complete_jobs fail_job fail_jobs give_back_job"
-        " lost_jobs rescue_jobs count_deaths say_computing keep_job_logs purge_job_logs"
-        " set_image_hashes",
+        "register_worker heartbeat rest_worker wake_workers stop_worker claim_jobs claim_work"
+        " answer_jobs complete_job complete_job_from_cache complete_jobs fail_job fail_jobs"
+        " give_back_job lost_jobs rescue_jobs count_deaths say_computing keep_job_logs"
+        " purge_job_logs set_image_hashes",
         "workers job_logs",
     ),
     "counts of the queue": (

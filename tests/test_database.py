@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from negspace import database, settings
-from negspace.database import Actor, Answer, Database, PoolSize
+from negspace.database import Actor, Answer, Database, PoolSize, Proof
 from negspace.errors import (
     AccessError,
     DatabaseError,
@@ -210,6 +210,42 @@ def test_who_acts_is_known_inside_and_forgotten_on_the_reused_connection(db):
         assert connection.info.backend_pid == first
         after = database.only(connection, ACTOR)
     assert after == dict.fromkeys(inside, "")
+
+
+def test_a_call_is_a_transaction_of_who_acts(db):
+    acting = db.acting_as(Actor(7, 8, "203.0.113.9", "test agent", "request-1"))
+    [inside] = acting.call(f"({ACTOR})")
+    assert inside == {
+        "user_id": "7",
+        "api_key_id": "8",
+        "ip_address": "203.0.113.9",
+        "user_agent": "test agent",
+        "request_id": "request-1",
+    }
+    with db._pool.leased() as connection:
+        assert database.only(connection, ACTOR) == dict.fromkeys(inside, "")
+    assert acting.call("generate_series(%s::int, %s::int)", [1, 2]) == [{"c": 1}, {"c": 2}]
+
+
+def test_a_call_commits_or_fails_whole_and_states_first_who_acts(db):
+    with db.transaction() as connection:
+        connection.execute(
+            "create function add(many int) returns setof text language plpgsql as $$ begin"
+            " insert into t select 1 / (2 - n) from generate_series(0, many) n;"
+            " return next current_setting('negspace.user_agent'); end $$"
+        )
+    acting = db.acting_as(Actor(user_agent="test agent"))
+    assert acting.call("add(%s)", [1]) == [{"c": "test agent"}]
+    with pytest.raises(DatabaseError, match="division by zero"):
+        acting.call("add(%s)", [2])
+    assert count(db) == 2
+
+
+def test_a_call_proves_who_acts_where_there_is_a_proof(db):
+    proof = Proof("select set_config('negspace.request_id', %s, true)", ["proved"])
+    acting = db.acting_as(Actor(user_agent="test agent"), proof=proof)
+    [inside] = acting.call(f"({ACTOR})")
+    assert (inside["user_agent"], inside["request_id"]) == ("test agent", "proved")
 
 
 def test_at_a_command_line_the_agent_is_the_program_and_its_user(db):

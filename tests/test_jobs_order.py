@@ -463,3 +463,33 @@ def test_the_pages_sql_runs_in_psql(bench: Bench) -> None:
         "queued", "queued", "held", "held", "completed", "lost", "failed", "completed|1",
         "failed|1",
     ]  # fmt: skip
+
+
+# ── Nothing is looked for twice ──────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("wanted", "looks"), [(2, 1), (3, 2)])
+def test_a_claim_that_has_all_it_wanted_looks_no_further(
+    bench: Bench, worker: str, wanted: int, looks: int
+) -> None:
+    bench.enqueue([bench.add_image(), bench.add_image()])
+    with connect(bench.database.superuser) as connection:
+        connection.execute("set track_functions = 'all'")
+        assert len(rows(connection, CLAIM, ["w1", wanted, list(ALL), None])) == 2
+        calls = "select calls from pg_stat_xact_user_functions where funcname = 'next_jobs'"
+        assert rows(connection, calls) == [{"calls": looks}]
+
+
+def test_outcomes_come_in_the_order_that_was_asked_for(bench: Bench, worker: str) -> None:
+    images = [bench.add_image() for _ in range(6)]
+    asked = [images[n] for n in (4, 0, 5, 2)]
+    queued = bench.enqueue(asked)
+    assert queued == sorted(queued), "and the jobs in that order"
+    again = jobs.enqueue(bench.services, [images[3], *asked, images[3]], bench.wanted())
+    mixed = jobs.enqueue(bench.services, images, bench.wanted(behave="well", mark=str(bench.mark)))
+    assert [one.image_id for one in again] == [images[3], *asked]
+    assert {one.outcome for one in again} == {"queued"}
+    assert [one.image_id for one in mixed] == images
+    assert [one.outcome for one in mixed] == [
+        "waiting" if image in asked else "queued" for image in images
+    ]

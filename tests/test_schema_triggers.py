@@ -46,6 +46,13 @@ def test_updated_at_is_kept(owner, table, column):
     assert database.only(owner, query, [LONG_AGO, row["id"]])["updated_at"] == now(owner)
 
 
+def test_updated_at_is_kept_where_an_images_status_changes(owner):
+    number = add(owner, "images", updated_at=LONG_AGO)["id"]
+    query = "update images set analysis_status = 'failed', updated_at = %s where id = %s"
+    changed = database.only(owner, query + " returning updated_at", [LONG_AGO, number])
+    assert changed["updated_at"] == now(owner)
+
+
 def test_created_at_stays(owner):
     row = add(owner, "images", created_at=LONG_AGO)
     query = "update images set failure_reason = 'x' where id = %s returning created_at"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import Bench, until
-from negspace.database import rows
+from negspace.database import Actor, rows
 from negspace.worker import Options, leases
 from negspace.worker.claimer import Claimer
 from negspace.worker.reach import Identity
@@ -104,12 +104,33 @@ def test_a_claim_reads_the_images_of_its_jobs_alone(bench: Bench) -> None:
         " from users, lateral (select n::text from generate_series(1, 3000) n) s"
     )
     bench.owner.execute("analyze images")
+    bench.enqueue(bench.add_image())
     given = [enlist(bench), 1, list(ALL), None]
+    scans = "select seq_scan, idx_tup_fetch from pg_stat_xact_user_tables where relname = 'images'"
     with bench.services.transaction() as connection:
-        plan = rows(connection, "explain (costs off) " + leases.CLAIM, given)
-    said = "\n".join(row["QUERY PLAN"] for row in plan)
-    assert "Index Scan using images_pkey on images" in said
-    assert "Seq Scan on images" not in said
+        assert len(rows(connection, "select * from " + leases.CLAIM + " c", given)) == 1
+        [read] = rows(connection, scans)
+    assert read["seq_scan"] == 0
+    assert read["idx_tup_fetch"] < 10
+
+
+def test_what_a_claim_fails_on_its_way_is_said_to_be_the_workers(bench: Bench) -> None:
+    """A claim is one statement, which states who acts before it does anything."""
+    worker = enlist(bench)
+    job = bench.enqueue(bench.add_image())
+    bench.owner.execute(
+        "update processing_queue set deadline_at = clock_timestamp() - interval '1 hour',"
+        " scheduled_at = clock_timestamp() - interval '2 hours' where id = %s",
+        [job],
+    )
+    bench.owner.execute("select setval('queue_next_whole_sweep', 1)")
+    actor = Actor(user_agent="negspace worker w1")
+    assert leases.claim(bench.services.acting_as(actor), worker, ALL, 1) == []
+    query = (
+        "select e.user_agent from security_audit e join processing_queue q on q.id = %s"
+        " where e.resource_id = q.image_id::text and e.status = 'failure'"
+    )
+    assert bench.value(query, [job]) == "negspace worker w1"
 
 
 def test_claims_and_naps_dont_wait_for_the_disk_and_ends_do(bench: Bench) -> None:

@@ -117,6 +117,10 @@ _COLUMNS: Final[LiteralString] = (
     " processing_metadata"
 )
 
+_ENQUEUE: Final[LiteralString] = (
+    "enqueue_jobs(%s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s)"
+)
+
 
 def wanted(
     analyzer: str = "negative_space",
@@ -178,21 +182,11 @@ def enqueue(
         InvalidInputError: A value is out of its range.
     """
     one = images[0] if len(images) == 1 else None
-    act = attempts.recorded(database, "run_analysis", "image", one)
-    with act, database.transaction() as connection:
-        return enqueue_within(
-            connection,
-            images,
-            what,
-            requested_by=requested_by,
-            priority=priority,
-            max_retries=max_retries,
-            scheduled_at=scheduled_at,
-            use_cache=use_cache,
-            deadline_at=deadline_at,
-            weight=weight,
-            job_group=job_group,
-        )
+    how = (priority, max_retries, scheduled_at, use_cache, deadline_at, weight, job_group)
+    with attempts.recorded(database, "run_analysis", "image", one):
+        _see_asked(priority, max_retries, scheduled_at, deadline_at)
+        found = database.call(_ENQUEUE, _given(images, requested_by, what, how))
+    return [Enqueued(**row) for row in found]
 
 
 def enqueue_within(
@@ -214,31 +208,10 @@ def enqueue_within(
     Returns:
         One answer per image, in the order given.
     """
-    _see_within("the priority", priority, 1, 10)
-    _see_within("the number of retries", max_retries, 0, 100)
-    _see_zoned("the planned time", scheduled_at)
-    _see_zoned("the deadline", deadline_at)
-    found = rows(
-        connection,
-        "select image_id, job_id, result_id, outcome"
-        " from enqueue_jobs(%s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s)",
-        [
-            list(images),
-            requested_by,
-            what.algorithm_name,
-            what.algorithm_version,
-            Jsonb(dict(what.algorithm_parameters)),
-            priority,
-            max_retries,
-            scheduled_at,
-            use_cache,
-            deadline_at,
-            weight,
-            job_group,
-        ],
-    )
-    by_image = {row["image_id"]: Enqueued(**row) for row in found}
-    return [by_image[image] for image in dict.fromkeys(images)]
+    how = (priority, max_retries, scheduled_at, use_cache, deadline_at, weight, job_group)
+    _see_asked(priority, max_retries, scheduled_at, deadline_at)
+    found = rows(connection, "select * from " + _ENQUEUE, _given(images, requested_by, what, how))
+    return [Enqueued(**row) for row in found]
 
 
 def list_jobs(
@@ -373,6 +346,23 @@ def progress(database: Database, *, since: datetime | None = None) -> Progress:
     with database.transaction(read_only=True) as connection:
         counted = rows(connection, query, {"since": since})
     return Progress(**{row["status"]: row["n"] for row in counted})
+
+
+def _given(
+    images: Sequence[int], requested_by: int | None, what: Wanted, how: Sequence[Any]
+) -> list[Any]:
+    parameters = Jsonb(dict(what.algorithm_parameters))
+    wish = [what.algorithm_name, what.algorithm_version, parameters]
+    return [list(images), requested_by, *wish, *how]
+
+
+def _see_asked(
+    priority: int, max_retries: int, scheduled_at: datetime | None, deadline_at: datetime | None
+) -> None:
+    _see_within("the priority", priority, 1, 10)
+    _see_within("the number of retries", max_retries, 0, 100)
+    _see_zoned("the planned time", scheduled_at)
+    _see_zoned("the deadline", deadline_at)
 
 
 def _see_known(statuses: Sequence[str]) -> None:

@@ -458,7 +458,10 @@ begin
         cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
           and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or public.result_of(i.id, answer_images.algorithm_name, answer_images.algorithm_version, hashed) is not null)
+               or (select r.id from public.analysis_results r
+                   where r.image_id = i.id and r.parameters_hash = hashed  -- as result_of()
+                     and r.algorithm_name || '@' || r.algorithm_version
+                         = answer_images.algorithm_name || '@' || answer_images.algorithm_version) is not null)
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -538,6 +541,7 @@ AS $function$
 declare
     entry constant jsonb := jsonb_build_object('at', now(), 'from', old.analysis_status, 'to', new.analysis_status);
 begin
+    new.updated_at := now();
     new.processing_history := case
         when jsonb_array_length(old.processing_history) >= 50 then old.processing_history - 0
         else old.processing_history
@@ -545,7 +549,7 @@ begin
     return new;
 end
 $function$;
-comment on function public.append_processing_history() is 'Keeps processing_history: the newest 50 changes of status.';
+comment on function public.append_processing_history() is 'Keeps processing_history, the newest 50 changes of status, and with it updated_at.';
 
 CREATE OR REPLACE FUNCTION public.applied_migrations()
  RETURNS text[]
@@ -1044,6 +1048,45 @@ AS $function$
     where before -> k.key is distinct from after -> k.key
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
+
+CREATE OR REPLACE FUNCTION public.claim_work(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
+ RETURNS TABLE(id bigint, token uuid, attempt integer, image_id bigint, owner bigint, file_path text, file_hash text, original_filename text, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, answered boolean, seconds_left double precision)
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+    held constant public.processing_queue[] := array(
+        select j from public.claim_jobs(claim_work.worker, claim_work.how_many, claim_work.algorithms, claim_work.capacity) j);
+begin
+    if held = '{}' then
+        return;
+    end if;
+    return query
+        select h.id, h.lease_token, h.attempt, h.image_id, i.user_id, i.file_path, i.file_hash, i.original_filename,
+               h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
+               h.processing_metadata -> 'use_cache' is distinct from 'false' and (
+                   exists (select from public.analysis_results r
+                           where r.image_id = h.image_id and r.parameters_hash = h.parameters_hash  -- as result_of()
+                             and r.algorithm_name || '@' || r.algorithm_version = h.algorithm_name || '@' || h.algorithm_version)
+                   or exists (select from public.analysis_cache a
+                              where a.cache_key = public.cache_key(
+                                        i.file_hash,
+                                        public.algorithm_fingerprint(h.algorithm_name, h.algorithm_version, h.algorithm_parameters),
+                                        i.user_id)
+                                and a.expires_at > clock_timestamp())),
+               extract(epoch from h.deadline_at - clock_timestamp())::double precision
+        from unnest(held) with ordinality h
+        join public.images i on i.id = h.image_id
+        order by h.ordinality;
+end
+$function$;
+comment on function public.claim_work(worker text, how_many integer, algorithms text[], capacity numeric) is 'claim_jobs() with what a worker needs to begin: the image''s owner, file and hash, whether the result is there already (answered: ask answer_jobs() for it), and the seconds that are left until the deadline. In the order of the queue.';
+grant execute on function public.claim_work(text,integer,text[],numeric) to operator_role;
+revoke execute on function public.claim_work(text,integer,text[],numeric) from public;
 
 CREATE OR REPLACE FUNCTION public.cleanup_cached_values(batch_size integer DEFAULT 1000)
  RETURNS integer
@@ -2636,6 +2679,10 @@ CREATE OR REPLACE FUNCTION public.list_outcomes(images bigint[], answered bigint
 AS $function$
 #variable_conflict use_column
 begin
+    if cardinality(added) = cardinality(list_outcomes.images) then  -- each is new, and named once
+        return query select a.id, a.job, null::bigint, 'queued' from unnest(added, jobs) as a (id, job);
+        return;
+    end if;
     return query
         select w.id, coalesce(a.job, e.id), r.result,
                case when r.id is not null then 'cached' when a.id is not null then 'queued' else 'waiting' end
@@ -6574,7 +6621,7 @@ create policy images_remove on public.images for delete to app_user
 comment on policy images_remove on public.images is 'Own images.';
 
 CREATE TRIGGER images_append_processing_history BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status) EXECUTE FUNCTION public.append_processing_history();
-comment on trigger images_append_processing_history on public.images is 'Keeps processing_history.';
+comment on trigger images_append_processing_history on public.images is 'Keeps processing_history and updated_at where the status changes.';
 
 CREATE TRIGGER images_archived_cancels_jobs AFTER UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND new.analysis_status = 'archived'::public.analysis_status) EXECUTE FUNCTION public.cancel_jobs_of_image();
 comment on trigger images_archived_cancels_jobs on public.images is 'No job waits for an image that is archived: it would never be claimed.';
@@ -6600,8 +6647,8 @@ comment on trigger images_keep_fingerprint on public.images is 'Hashes that came
 CREATE TRIGGER images_keep_fingerprints AFTER INSERT ON public.images REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.keep_image_fingerprints();
 comment on trigger images_keep_fingerprints on public.images is 'Images that come with their hashes.';
 
-CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW EXECUTE FUNCTION public.set_updated_at();
-comment on trigger images_set_updated_at on public.images is 'Keeps updated_at.';
+CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status = new.analysis_status) EXECUTE FUNCTION public.set_updated_at();
+comment on trigger images_set_updated_at on public.images is 'Keeps updated_at where the status stays.';
 
 CREATE TRIGGER images_status_transition BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'processing'::public.analysis_status) AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'failed'::public.analysis_status) AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status) AND (old.analysis_status <> 'processing'::public.analysis_status OR new.analysis_status <> 'completed'::public.analysis_status) AND (old.analysis_status <> 'processing'::public.analysis_status OR new.analysis_status <> 'failed'::public.analysis_status) AND (old.analysis_status <> 'completed'::public.analysis_status OR new.analysis_status <> 'pending'::public.analysis_status) AND (old.analysis_status <> 'completed'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status) AND (old.analysis_status <> 'failed'::public.analysis_status OR new.analysis_status <> 'pending'::public.analysis_status) AND (old.analysis_status <> 'failed'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status)) EXECUTE FUNCTION public.refuse_transition('image', 'analysis_status', '{"pending": "processing, failed, archived", "processing": "completed, failed", "completed": "pending, archived", "failed": "pending, archived"}');
 comment on trigger images_status_transition on public.images is 'The allowed changes of analysis_status; all else is refused.';
@@ -7152,7 +7199,7 @@ begin
             returning q::public.processing_queue as job
         )
         select held || coalesce(array_agg(c.job), '{}') into held from claimed c;
-        exit when cardinality(seen) >= 1000 + claim_jobs.how_many;
+        exit when cardinality(held) >= claim_jobs.how_many or cardinality(seen) >= 1000 + claim_jobs.how_many;
     end loop;
     return query
         select c.* from unnest(held) c

@@ -30,24 +30,7 @@ _FUNCTIONS: Final[dict[How, LiteralString]] = {
 # leaves its job waiting, and the token that the worker has opens nothing.
 _UNFLUSHED: Final[LiteralString] = "set_config('synchronous_commit', 'off', true)"
 CLAIM: Final[LiteralString] = (
-    f"with claimed as materialized (select j.* from {_UNFLUSHED},"
-    " claim_jobs(%s, %s, %s, %s::numeric) j)"
-    " select c.id, c.lease_token as token, c.attempt, c.image_id, i.user_id as owner,"
-    " i.file_path, i.file_hash, i.original_filename,"
-    " c.algorithm_name, c.algorithm_version, c.algorithm_parameters,"
-    " c.processing_metadata -> 'use_cache' is distinct from 'false' and ("
-    "  exists (select from analysis_results r where r.image_id = c.image_id"
-    "   and r.parameters_hash = c.parameters_hash and r.algorithm_name || '@'"  # as result_of()
-    "   || r.algorithm_version = c.algorithm_name || '@' || c.algorithm_version)"
-    "  or exists (select from analysis_cache a where a.cache_key = cache_key(i.file_hash,"
-    "   algorithm_fingerprint(c.algorithm_name, c.algorithm_version, c.algorithm_parameters),"
-    "   i.user_id)"
-    "   and a.expires_at > clock_timestamp())) as answered,"
-    " extract(epoch from c.deadline_at - clock_timestamp())::double precision as seconds_left"
-    # the planner expects a thousand jobs, for which it would read all images
-    " from claimed c join images i on i.id = c.image_id"
-    "  and i.id = any (array(select image_id from claimed))"
-    " order by c.priority desc, c.scheduled_at, c.id"
+    f"(select w.* from {_UNFLUSHED}, claim_work(%s, %s, %s, %s::numeric) w)"
 )
 _REASON_LENGTH: Final = 10_000  # characters, as fail_jobs keeps
 
@@ -198,8 +181,7 @@ def claim(
         how_many: So many at most.
         capacity: None heavier than so many megapixels; None: any.
     """
-    with database.transaction() as connection:
-        found = rows(connection, CLAIM, [worker, how_many, list(algorithms), capacity])
+    found = database.call(CLAIM, [worker, how_many, list(algorithms), capacity])
     now = time.monotonic()
     lefts = [row.pop("seconds_left") for row in found]
     deadlines = [None if left is None else now + left for left in lefts]
