@@ -11,7 +11,6 @@ with a row trigger that stores whole rows as JSON. Then a trail is sealed and ve
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import LiteralString
 
+from claims import Claim, write
 from negspace import audit, database, migrate, server, settings
 from negspace.database import Connection, Database
 
@@ -78,8 +78,20 @@ class Measured:
     rate: float
     unaudited: float | None
     ratio: float | None
-    goal: str
+    goal: float | None
     holds: bool | None
+
+    def claim(self) -> Claim:
+        peer = "" if self.unaudited is None else "the same table, unaudited"
+        return Claim(
+            f"{self.what} (rows/s)",
+            self.rate,
+            self.unaudited,
+            peer,
+            self.ratio,
+            self.goal,
+            self.holds,
+        )
 
 
 def singly(address: str, query: LiteralString, seconds: float) -> float:
@@ -132,7 +144,7 @@ def compared(what: str, rate: Callable[[str], float], goal: float | None) -> lis
                 middle[name],
                 middle["unaudited"],
                 ratio,
-                "" if own is None else f"≥ {own:g} ×",
+                own,
                 None if own is None else ratio >= own,
             )
         )
@@ -140,8 +152,7 @@ def compared(what: str, rate: Callable[[str], float], goal: float | None) -> lis
 
 
 def alone(what: str, rate: float, goal: float | None) -> Measured:
-    shown = "" if goal is None else f"≥ {goal:,.0f}"
-    return Measured(what, rate, None, None, shown, None if goal is None else rate >= goal)
+    return Measured(what, rate, None, None, goal, None if goal is None else rate >= goal)
 
 
 def sealed_and_verified(address: str) -> list[Measured]:
@@ -167,7 +178,7 @@ def shown(line: Measured) -> list[str]:
         f"{line.rate:,.0f}",
         "" if line.unaudited is None else f"{line.unaudited:,.0f}",
         "" if line.ratio is None else f"{line.ratio:.2f} ×",
-        line.goal,
+        "" if line.goal is None else f"≥ {line.goal:,g}" + (" ×" if line.ratio else ""),
         {None: "", True: "yes", False: "**missed**"}[line.holds],
     ]
 
@@ -228,10 +239,7 @@ def main() -> None:
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
         shutil.rmtree(home)
-    if given.json:
-        given.json.write_text(
-            json.dumps([vars(line) for line in lines], indent=2), encoding="utf-8"
-        )
+    write(given.json, [line.claim() for line in lines])
     if not given.quick:
         write_page(table(lines, version))
     missed = [line.what for line in lines if line.holds is False]

@@ -10,7 +10,6 @@ take turns, in blocks, so that whatever else the machine does falls on both.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from claims import Claim, write
 from negspace import migrate, server, settings
 from negspace.cache import Cache
 from negspace.database import Database
@@ -40,6 +40,17 @@ class Measured:
     ratio: float
     goal: float
     holds: bool
+
+    def claim(self) -> Claim:
+        return Claim(
+            f"a read of {self.value_bytes} bytes (µs)",
+            self.cache_us,
+            self.bare_us,
+            "SELECT by primary key",
+            self.ratio,
+            self.goal,
+            self.holds,
+        )
 
 
 def block(read: Callable[[str], object], reads: int, first: int) -> float:
@@ -133,10 +144,7 @@ def main() -> None:
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
         shutil.rmtree(home)
-    if given.json:
-        given.json.write_text(
-            json.dumps([vars(line) for line in lines], indent=2), encoding="utf-8"
-        )
+    write(given.json, [line.claim() for line in lines])
     if not given.quick:
         write_page(table(lines, version, blocks, reads))
     missed = [line.value_bytes for line in lines if not line.holds]

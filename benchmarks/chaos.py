@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/plugin")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/plugin"), str(ROOT)]
+
+from benchmarks.claims import Claim, write  # noqa: E402
 
 from bench import Bench  # noqa: E402
 from conftest import Postgres, at, migrate_up  # noqa: E402
@@ -62,6 +63,15 @@ def table(counted: dict[str, Any], version: str) -> str:
     return heading + "\n\n" + "\n".join(lines)
 
 
+def claims(counted: dict[str, Any]) -> list[Claim]:
+    """The counts, and that nothing is wrong with them."""
+    found = wrong(counted)
+    counts = {**counted["by_kind"], **counted}
+    plain = [Claim(name, count) for name, count in counts.items() if isinstance(count, int)]
+    name = "; ".join(["lost, stuck, or done twice", *found])
+    return [*plain, Claim(name, len(found), goal=0, holds=not found)]
+
+
 def write_page(text: str) -> None:
     begin, end = "<!-- chaos -->", "<!-- /chaos -->"
     page = PAGE.read_text(encoding="utf-8")
@@ -88,8 +98,7 @@ def main() -> None:
         shutil.rmtree(home)
     text = table(counted, version)
     print(text)
-    if given.json:
-        given.json.write_text(json.dumps(counted, indent=2), encoding="utf-8")
+    write(given.json, claims(counted))
     if not given.quick:
         write_page(text)
     sys.exit(1 if wrong(counted) else 0)

@@ -11,7 +11,6 @@ against the processor's time of the server process, which other work on the mach
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import statistics
@@ -21,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from claims import Claim, write
 from negspace import database, migrate, server, settings
 from negspace.database import Connection
 from negspace.fit import MIGRATIONS
@@ -49,6 +49,17 @@ class Measured:
     scan_ms: float
     goal_ms: float | None
     holds: bool | None
+
+    def claim(self) -> Claim:
+        return Claim(
+            f"distance ≤ {self.distance}, recall {self.recall:g} (ms of CPU)",
+            self.cpu_ms,
+            self.scan_cpu_ms,
+            "full scan",
+            self.cpu_ms / self.scan_cpu_ms,
+            self.goal_ms,
+            self.holds,
+        )
 
 
 def hashes(count: int, chance: random.Random) -> Iterator[int]:
@@ -191,10 +202,7 @@ def main() -> None:
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
         shutil.rmtree(home)
-    if given.json:
-        given.json.write_text(
-            json.dumps([vars(line) for line in lines], indent=2), encoding="utf-8"
-        )
+    write(given.json, [line.claim() for line in lines])
     if not given.quick:
         write_page(table(lines, version, count, searches))
     missed = [line.distance for line in lines if line.holds is False]

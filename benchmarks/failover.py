@@ -13,7 +13,6 @@ both. Nothing that was acknowledged may be missing at the end, and no job may ha
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import sys
@@ -24,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests/plugin"), str(ROOT)]
 
+from benchmarks.claims import Claim, write  # noqa: E402
 from benchmarks.failover_auto import Auto  # noqa: E402
 
 from conftest import at  # noqa: E402
@@ -56,6 +56,17 @@ def write_page(text: str, mark: str) -> None:
     before, _, rest = page.partition(begin)
     after = rest.partition(end)[2]
     PAGE.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def claims(counted: Counted) -> list[Claim]:
+    """The counts; nothing acknowledged may be lost, and nothing done twice."""
+    counts = {name: count for name, count in asdict(counted).items() if name != "gaps"}
+    never = ("lost", "doubled")
+    return [
+        *(Claim(name, count) for name, count in counts.items() if name not in never),
+        *(Claim(name, counts[name], goal=0, holds=not counts[name]) for name in never),
+        *(Claim("silence after a kill (s)", gap) for gap in sorted(counted.gaps)),
+    ]
 
 
 def main() -> None:
@@ -91,8 +102,7 @@ def main() -> None:
     how = "pg_auto_failover" if given.auto else f"promoted {UNNOTICED:g} s after the kill"
     text = table(counted, version, how)
     print(text)
-    if given.json:
-        given.json.write_text(json.dumps(asdict(counted), indent=2), encoding="utf-8")
+    write(given.json, claims(counted))
     if not given.quick:
         write_page(text, "auto" if given.auto else "failover")
     sys.exit(1 if counted.lost or counted.doubled else 0)

@@ -6,7 +6,8 @@ it, which other work on the machine changes little, the time that passes, and th
 which nothing else changes. The server keeps a quarter of the machine's memory for blocks, and has
 them there when it is measured, as one that has run for a day.
 
-    python benchmarks/growth.py                  10,000, 100,000 and 1,000,000
+    python benchmarks/growth.py                  10,000, 100,000 and 1,000,000 of all, and ten
+                                                 million events and samples beside a million images
     python benchmarks/growth.py --quick          1,000, 10,000 and 30,000: half a minute
     python benchmarks/growth.py --json out.json  the figures as JSON
 
@@ -16,7 +17,6 @@ The full run writes docs/benchmarks.md and docs/growth.svg.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -29,6 +29,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from claims import Claim, write
 from negspace import database, generate, metrics, migrate, server, settings, summaries
 from negspace.database import Connection, Database, only, rows
 
@@ -39,6 +40,12 @@ RUNS, BATCH = 21, 20
 # log(1,000,000) / log(100,000) is 1.2, an exponent of 0.08; the rest is what measuring is off by.
 STEEPEST = 0.15
 WEEK = timedelta(hours=168)
+IMAGES = 10**6  # and no more of them
+# What reads or writes audit events or samples, of which there are ten million as well.
+APPLIES = {
+    "audited insert", "recent_audit_events", "audit_summary_by_user, one user",
+    "user_activity_summary, one user", "percentiles of a week by hour",
+}  # fmt: skip
 
 SAMPLES = """
     insert into performance_metrics (metric_name, value, unit, recorded_at)
@@ -112,8 +119,19 @@ class Line:
     def holds(self) -> bool:
         return self.exponent <= STEEPEST
 
-    def row(self) -> str:
+    def claim(self) -> Claim:
+        """Its growth between the last two sizes; the table has the rest."""
+        small, large = self.sizes[-2:]
+        return Claim(
+            f"{self.name}: exponent from {small:,} to {large:,}",
+            self.exponent,
+            goal=STEEPEST,
+            holds=self.holds,
+        )
+
+    def row(self, columns: int) -> str:
         cells = [f"{cost.cpu:,.2f} ms, {cost.blocks:,.0f}" for cost in self.costs]
+        cells += ["–"] * (columns - len(cells))
         verdict = "yes" if self.holds else "**missed**"
         return f"| {self.name} | {' | '.join(cells)} | {self.exponent:+.2f} | {verdict} |"
 
@@ -157,7 +175,7 @@ class Meter:
 
 def fill(owner: Database, size: int) -> Mapping[str, Any]:
     """Data of that size, kept as workers keep it; returns what the queries name."""
-    generate.generate(owner, generate.Plan(size, size, 0))
+    generate.generate(owner, generate.Plan(min(size, IMAGES), size, 0))
     until = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=2)
     span = {"since": until - WEEK, "until": until, "rows": size}
     with owner.transaction() as connection:
@@ -219,20 +237,21 @@ def measure(app: str, owner: Database, size: int) -> dict[str, Cost]:
 
 
 def table(lines: list[Line], version: str) -> str:
-    sizes = lines[0].sizes
+    sizes = max((line.sizes for line in lines), key=len)
     head = f"| one | {' | '.join(f'{size:,}' for size in sizes)} | exponent | holds |"
     rule = "| --- |" + " ---: |" * (len(sizes) + 1) + " --- |"
     said = (
         f"PostgreSQL {version}, {memory()} of shared buffers; milliseconds of CPU, the"
         f" least of {RUNS}, and blocks touched."
     )
-    return "\n".join([said, "", head, rule, *(line.row() for line in lines)])
+    return "\n".join([said, "", head, rule, *(line.row(len(sizes)) for line in lines)])
 
 
 def plot(lines: list[Line]) -> str:
     """Cost over size, both logarithmic, as SVG; straight and level is what is wanted."""
     width, height, left, top, right = 860, 460, 60, 20, 330
-    sizes = [math.log10(size) for size in lines[0].sizes]
+    longest = max((line.sizes for line in lines), key=len)
+    sizes = [math.log10(size) for size in longest]
     costs = [math.log10(cost.cpu) for line in lines for cost in line.costs]
     low, high = math.floor(min(costs)), math.ceil(max(costs))
     if low == high:
@@ -254,7 +273,7 @@ def plot(lines: list[Line]) -> str:
         f'<text x="{left - 6}" y="{y(power) + 4:.1f}" text-anchor="end">{10.0**power:g} ms</text>'
         for power in range(low, high + 1)
     ]
-    for size in lines[0].sizes:
+    for size in longest:
         at = x(math.log10(size))
         parts.append(
             f'<path d="M{at:.1f} {top}V{height - 40}" stroke="#ddd"/>'
@@ -263,7 +282,7 @@ def plot(lines: list[Line]) -> str:
     ends = sorted(lines, key=lambda line: -line.costs[-1].cpu)
     for place, line in enumerate(ends):
         colour = f"hsl({place * 360 // len(ends)} 65% 42%)"
-        points = [(x(s), y(math.log10(c.cpu))) for s, c in zip(sizes, line.costs, strict=True)]
+        points = [(x(s), y(math.log10(c.cpu))) for s, c in zip(sizes, line.costs, strict=False)]
         label = top + 10 + place * (height - top - 60) / max(1, len(ends) - 1)
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         parts.append(
@@ -310,7 +329,8 @@ def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
             done = migrate.up(made.url("owner"), MIGRATIONS)
             assert done.ok, done.failure
             with Database(made.url("owner")) as owner:
-                found.append(measure(made.url("operator"), owner, size))
+                costs = measure(made.url("operator"), owner, size)
+                found.append({n: c for n, c in costs.items() if size <= IMAGES or n in APPLIES})
         finally:
             server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
             shutil.rmtree(home)
@@ -320,7 +340,10 @@ def run(sizes: tuple[int, ...]) -> tuple[list[Line], str]:
                 f" {cost.blocks:,.0f} blocks, {cost.read:,.1f} of them read",
                 flush=True,
             )
-    lines = [Line(name, sizes, tuple(costs[name] for costs in found)) for name in found[0]]
+    lines: list[Line] = []
+    for name in found[0]:
+        costs = tuple(one[name] for one in found if name in one)
+        lines.append(Line(name, sizes[: len(costs)], costs))
     return lines, version
 
 
@@ -331,17 +354,9 @@ def main() -> None:
     options.add_argument("--quick", action="store_true")
     options.add_argument("--json", type=Path)
     given = options.parse_args()
-    lines, version = run((1_000, 10_000, 30_000) if given.quick else (10**4, 10**5, 10**6))
+    lines, version = run((1_000, 10_000, 30_000) if given.quick else (10**4, 10**5, 10**6, 10**7))
     print(text := table(lines, version))
-    if given.json:
-        told = [
-            {"name": line.name, "sizes": line.sizes, "cpu_ms": [c.cpu for c in line.costs],
-             "blocks": [c.blocks for c in line.costs], "read": [c.read for c in line.costs],
-             "passed_ms": [c.passed for c in line.costs], "exponent": line.exponent,
-             "goal": STEEPEST, "holds": line.holds}
-            for line in lines
-        ]  # fmt: skip
-        given.json.write_text(json.dumps(told, indent=2), encoding="utf-8")
+    write(given.json, [line.claim() for line in lines])
     if not given.quick:
         write_page(text)
         PLOT.write_text(plot(lines), encoding="utf-8")

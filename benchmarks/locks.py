@@ -10,7 +10,6 @@ meanwhile a migration wants to ALTER the table, and readers come one after anoth
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import threading
@@ -18,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from claims import Claim, write
 from negspace import database, migrate, server, settings
 
 PAGE = Path(__file__).parent.parent / "docs/benchmarks.md"
@@ -36,6 +36,14 @@ class Measured:
     waited: float
     goal: float | None
     holds: bool | None
+
+    def claim(self) -> Claim:
+        return Claim(
+            f"longest stall of a reader while a migration waits {self.waits} (s)",
+            self.longest_stall,
+            goal=self.goal,
+            holds=self.holds,
+        )
 
 
 class Reader(threading.Thread):
@@ -147,10 +155,7 @@ def main() -> None:
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
         shutil.rmtree(home)
-    if given.json:
-        given.json.write_text(
-            json.dumps([vars(line) for line in lines], indent=2), encoding="utf-8"
-        )
+    write(given.json, [line.claim() for line in lines])
     if not given.quick:
         write_page(table(lines, version))
     missed = [line.waits for line in lines if line.holds is False]

@@ -10,7 +10,6 @@ Makes a database of its own on an embedded server.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from claims import Claim, write
 from negspace import database, metrics, migrate, server, settings
 from negspace.database import Database, rows
 
@@ -78,16 +78,16 @@ class Measured:
             f" | {'yes' if self.holds else '**missed**'} | {self.rolled_per_second:,.0f} |"
         )
 
-    def as_json(self) -> dict[str, object]:
-        return {
-            "name": f"168 hours over {self.rows:,} rows",
-            "ours": self.ours,
-            "reference": self.reference,
-            "peer": "percentile_cont",
-            "ratio": self.ratio,
-            "goal": self.goal,
-            "holds": self.holds,
-        }
+    def claim(self) -> Claim:
+        return Claim(
+            f"168 hours over {self.rows:,} rows",
+            self.ours,
+            self.reference,
+            "percentile_cont",
+            self.ratio,
+            self.goal,
+            self.holds,
+        )
 
 
 def timed(connection: database.Connection, query: str, given: dict[str, object], runs: int):
@@ -143,9 +143,7 @@ def main() -> None:
             server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
             shutil.rmtree(home)
         print(found[-1].line(), flush=True)
-    if given.json:
-        told = json.dumps([one.as_json() for one in found], indent=2)
-        given.json.write_text(told, encoding="utf-8")
+    write(given.json, [one.claim() for one in found])
     if not given.quick:
         write_page([*HEAD, *(one.line() for one in found)])
 

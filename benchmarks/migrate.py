@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import statistics
@@ -24,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from claims import Claim, write
 from migrate_tools import OURS, PSQL, Tool, environment, install, tools, ups_only
 from negspace import database, server, settings
 from negspace.server import Server, binaries
@@ -51,23 +51,6 @@ class Spent:
 
     wall: float
     cpu: float
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One goal held against one other; seconds.
-
-    ``ratio`` is ours by the reference's for ``apply``, whose goal is such a ratio; the other
-    goals are seconds of ours.
-    """
-
-    name: str
-    ours: float
-    reference: float
-    peer: str
-    ratio: float
-    goal: float | None
-    holds: bool | None
 
 
 @dataclass
@@ -194,7 +177,7 @@ def _said(results: Results, case: str) -> str:
 # ── what is told ─────────────────────────────────────────────────────────────────────────
 
 
-def measured(results: Results, chosen: Sequence[Tool]) -> Iterator[Measured]:
+def measured(results: Results, chosen: Sequence[Tool]) -> Iterator[Claim]:
     """Every goal against psql, or the peer that is quickest at it; then the other peers."""
     ours = results.median(APPLY, OURS)
     for tool in chosen:
@@ -204,10 +187,10 @@ def measured(results: Results, chosen: Sequence[Tool]) -> Iterator[Measured]:
         goal = APPLY_GOAL if tool.name == PSQL else None
         ratio = ours / reference
         holds = None if goal is None else ratio <= goal
-        yield Measured(APPLY, ours, reference, tool.name, ratio, goal, holds)
+        yield Claim(APPLY, ours, reference, tool.name, ratio, goal, holds)
     idle, floor = results.median(IDLE, OURS), results.median(IDLE, FLOOR)
     if idle is not None and floor is not None:
-        yield Measured(IDLE, idle, floor, FLOOR, idle / floor, None, None)
+        yield Claim(IDLE, idle, floor, FLOOR, idle / floor, None, None)
     cases = ((IDLE, IDLE, IDLE_GOAL), (STATUS, IDLE, IDLE_GOAL))
     cases += ((LISTED, LISTED, LIST_GOAL), (LISTED_APPLIED, LISTED, LIST_GOAL))
     for case, against, goal in cases:
@@ -218,7 +201,7 @@ def measured(results: Results, chosen: Sequence[Tool]) -> Iterator[Measured]:
         others.pop(OURS, None)
         peer = min(others, key=lambda name: others[name], default="")
         reference = others.get(peer, float("nan"))
-        yield Measured(case, ours, reference, peer, ours / reference, goal, ours <= goal)
+        yield Claim(case, ours, reference, peer, ours / reference, goal, ours <= goal)
 
 
 def versions(chosen: Sequence[Tool]) -> str:
@@ -233,7 +216,7 @@ def versions(chosen: Sequence[Tool]) -> str:
     return ", ".join(said)
 
 
-def table(results: Results, lines: Sequence[Measured], heading: str, chosen: Sequence[Tool]) -> str:
+def table(results: Results, lines: Sequence[Claim], heading: str, chosen: Sequence[Tool]) -> str:
     head = ["tool", "300 applied", "least … most", "× psql", "its CPU", IDLE, "3,500 listed"]
     body = [head, ["---", *["---:"] * 6]]
     psql = results.median(APPLY, PSQL)
@@ -266,7 +249,7 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.2f} s"
 
 
-def shown(line: Measured) -> list[str]:
+def shown(line: Claim) -> list[str]:
     verdict = {None: "", True: "yes", False: "**missed**"}[line.holds]
     goal = "" if line.goal is None else f"{line.goal:g} s"
     if line.peer == PSQL:
@@ -332,9 +315,7 @@ def main() -> None:
     lines = list(measured(results, chosen))
     text = table(results, lines, heading, chosen)
     print(text)
-    if given.json:
-        plain = json.dumps([vars(line) for line in lines], indent=2)
-        given.json.write_text(plain, encoding="utf-8")
+    write(given.json, lines)
     if not given.quick and wanted is None:
         write_page(text)
     missed = [line.name for line in lines if line.holds is False]

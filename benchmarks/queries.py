@@ -13,7 +13,6 @@ Both write the plans, without what differs from machine to machine, to benchmark
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from claims import Claim, write
 from negspace import database, generate, metrics, migrate, server, settings, summaries
 from negspace.database import Connection, Database, only, rows
 
@@ -239,11 +239,12 @@ def main() -> None:
     print(f"{len(after) - len(idle)} of {len(after)} indexes were used by {len(ran)} queries")
     print("not, but they hold a key: " + ", ".join(index.name for index in idle if index.is_key))
     print(f"missed: {', '.join(missed) or 'none'}")
-    if chosen.json:
-        told = [
-            {"name": one.query.name, "ours": one.milliseconds, "scans": one.scans} for one in ran
-        ]
-        chosen.json.write_text(json.dumps({"queries": told, "unused": missed}, indent=2), "utf-8")
+    name = "; ".join(["indexes that no query used", *missed])
+    write(
+        chosen.json,
+        [Claim(f"{one.query.name} (ms): {'; '.join(one.scans)}", one.milliseconds) for one in ran]
+        + [Claim(name, len(missed), goal=0, holds=not missed)],
+    )
     PLANS.write_text(text(ran), encoding="utf-8")
 
 

@@ -11,7 +11,6 @@ measures, as the role of the services, medians of the time until the last row is
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from claims import Claim, write
 from negspace import database, generate, migrate, server, settings, summaries
 from negspace.database import Database, only, rows
 from negspace.errors import NegspaceError
@@ -80,19 +80,6 @@ CASES = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One line of the table; times in milliseconds, at least those where ``peer`` says stopped."""
-
-    name: str
-    ours: float
-    reference: float
-    peer: str
-    ratio: float
-    goal: float | None
-    holds: bool | None
-
-
 def timed(connection: database.Connection, query: str, given: dict[str, int]) -> tuple[float, int]:
     """Milliseconds of the query, and how many rows it gave."""
     began = time.perf_counter()
@@ -124,7 +111,7 @@ def patient(
 
 def measure(
     connection: database.Connection, case: Case, given: dict[str, int], patience: int
-) -> Measured:
+) -> Claim:
     ours, count = patient(connection, case.query.format(schema="public"), given, patience)
     reference, same = patient(connection, case.query.format(schema="naive"), given, patience)
     # groups of nothing are no rows to one who groups
@@ -135,10 +122,10 @@ def measure(
     if stopped:
         peer += f"; stopped after {patience} s: {' and '.join(stopped)}"
     holds = None if case.goal is None else ours <= case.goal
-    return Measured(case.name, ours, reference, peer, reference / ours, case.goal, holds)
+    return Claim(case.name, ours, reference, peer, reference / ours, case.goal, holds)
 
 
-def shown(line: Measured) -> list[str]:
+def shown(line: Claim) -> list[str]:
     ours, naive = ("> " if who in line.peer else "" for who in ("ours", "naive"))
     verdict = {None: "", True: "yes", False: "**missed**"}[line.holds]
     ratio = "" if ours else f"{naive}{line.ratio:,.{0 if line.ratio >= 10 else 2}f} ×"
@@ -147,7 +134,7 @@ def shown(line: Measured) -> list[str]:
     return [line.name, *times, ratio, goal, verdict]
 
 
-def table(lines: list[Measured], heading: str) -> str:
+def table(lines: list[Claim], heading: str) -> str:
     head = ["view", "ours", "naive", "ratio", "goal", "holds"]
     body = [head, ["---", "---:", "---:", "---:", "---:", "---"], *map(shown, lines)]
     return heading + "\n\n" + "\n".join("| " + " | ".join(row) + " |" for row in body)
@@ -196,10 +183,10 @@ def counted(connection: database.Connection) -> str:
     )
 
 
-def run(home: Path, plan: generate.Plan, patience: int) -> tuple[list[Measured], str]:
+def run(home: Path, plan: generate.Plan, patience: int) -> tuple[list[Claim], str]:
     found = server.ensure(settings.load({"NEGSPACE_HOME": str(home)}), progress=print)
     prepare(found, plan)
-    lines: list[Measured] = []
+    lines: list[Claim] = []
     with database.connect(found.url("operator"), autocommit=True) as connection:
         heading = counted(connection)
         busiest = only(
@@ -235,10 +222,7 @@ def main() -> None:
         if given.home is None:
             server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
             shutil.rmtree(home)
-    if given.json:
-        given.json.write_text(
-            json.dumps([vars(line) for line in lines], indent=2), encoding="utf-8"
-        )
+    write(given.json, lines)
     if not given.quick:
         write_page(table(lines, heading))
     missed = [line.name for line in lines if line.holds is False]

@@ -1,9 +1,9 @@
-"""A process of a test: many threads that ask one cache for many keys.
+"""Processes of a test, of many threads each, that ask one cache for many keys.
 
-python tests/cache_driver.py ADDRESS THREADS KEYS [die]    a line of JSON when it is done
+python tests/cache_driver.py ADDRESS PROCESSES THREADS KEYS [die]    each says a line of JSON
 
-Each computation leaves a row in the table ``computed``. With ``die`` the process says "computing"
-and computes for ever, to be killed.
+The processes are forked before anything is opened. Each computation leaves a row in the table
+``computed``. With ``die`` the process says "computing" and computes for ever, to be killed.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ def for_ever() -> None:
     time.sleep(600)
 
 
-def main() -> None:
-    address, threads, keys = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def one(address: str, threads: int, keys: int, *, dies: bool) -> None:
     with Database(address, pool=PoolSize(1, threads)) as opened, Cache(opened) as cache:
-        if sys.argv[4:] == ["die"]:
+        if dies:
             with Cache(opened, lease=timedelta(seconds=1)) as mortal:
                 mortal.get_or_compute("key:0", for_ever, ttl=TTL)
         wrong: list[object] = []
@@ -60,6 +59,21 @@ def main() -> None:
         for thread in running:
             thread.join()
     print(json.dumps({"wrong": wrong}), flush=True)
+
+
+def main() -> None:
+    address, processes, threads, keys = sys.argv[1], *map(int, sys.argv[2:5])
+    children: list[int] = []
+    for _ in range(processes - 1):
+        child = os.fork()
+        if not child:
+            children.clear()
+            random.seed()
+            break
+        children.append(child)
+    one(address, threads, keys, dies=sys.argv[5:] == ["die"])
+    failed = [child for child in children if os.waitpid(child, 0)[1]]
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_a_script_starts(script: str) -> None:
     )
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stderr
     assert {"--quick", "--json"} <= set(ran.stdout.replace("[", " ").split())
+
+
+def test_claims_are_written_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import claims
+
+    claims.write(None, [claims.Claim("nowhere", 1)])
+    claims.write(tmp_path / "c.json", [claims.Claim("drain", 3.0, 4.0, "peer", 0.75, 1.0, False)])
+    assert json.loads((tmp_path / "c.json").read_text()) == [
+        {"name": "drain", "ours": 3.0, "reference": 4.0, "peer": "peer", "ratio": 0.75,
+         "goal": 1.0, "holds": False}
+    ]  # fmt: skip
 
 
 def test_the_standard_librarys_queue_is_found_beside_ours() -> None:

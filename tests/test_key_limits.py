@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 
@@ -15,6 +17,7 @@ from negspace import audit, keys, migrate, server, users
 from negspace import database as db
 from negspace.database import Database, PoolSize
 from negspace.errors import InvalidInputError, NotFoundError, RefusedError
+from negspace.refusals import LASTING, Refusals
 from schema_waiting import DEADLINE, Other
 
 HERE = db.Actor(ip_address="192.0.2.7")
@@ -53,6 +56,12 @@ def let_pass(database, seconds):
             "update api_key_limits set unused_at = unused_at - make_interval(secs => %s)",
             [seconds],
         )
+    forget_refusals()
+
+
+def forget_refusals():
+    """A refusal is remembered for a moment."""
+    time.sleep(LASTING)
 
 
 # ── the limit ────────────────────────────────────────────────────────────────────────────
@@ -142,6 +151,36 @@ def test_a_refusal_writes_nothing_and_waits_for_nobody(database, here, slow):
         assert db.only(asker, ask, given) == {"reason": "unknown key"}
         written = db.only(asker, "select pg_current_xact_id_if_assigned() as xid")
     assert written == {"xid": None}
+
+
+def test_a_flood_is_refused_without_asking(monkeypatch, database, here, slow):
+    monkeypatch.setattr(keys, "_REFUSED", Refusals[keys.Answer](lasting=60))
+    text = slow.text.reveal()
+    refused = [keys.verify(here, text) for _ in range(SLOW + 1)][-1]
+    with db.connect(database.owner) as holder:
+        holder.execute("lock table api_key_limits in access exclusive mode")
+        again = keys.verify(here, text)  # would wait for the lock
+    assert replace(again, retry_after=None) == replace(refused, retry_after=None)
+    assert 0 < (again.retry_after or 0) < (refused.retry_after or 0)
+    let_pass(database, 60)
+    assert keys.verify(here, text, scope="read:images").accepted  # another question
+
+
+def test_a_refusal_is_remembered_until_the_limit_is_free_again_at_most():
+    kept = Refusals[str](lasting=60)
+    kept.keep("a", "refused", 60)
+    kept.keep("b", "refused", 0)
+    answer, seconds = kept.find("a") or ("none", 0)
+    assert answer == "refused"
+    assert 0 < seconds <= 60
+    assert [kept.find("b"), kept.find("c")] == [None, None]
+    for number in range(1000):
+        kept.keep(number, "refused", 60)
+    assert kept.find("a") is None  # a thousand questions at most
+    assert kept.find(999) is not None
+    brief = Refusals[str](lasting=0)
+    brief.keep("a", "refused", 60)
+    assert brief.find("a") is None
 
 
 LOSSES = {
@@ -243,6 +282,7 @@ def test_what_a_key_or_its_owner_loses_is_refused_at_once(services, here, ada):
     change("update api_keys set ip_whitelist = null, rate_limit_per_minute = 1 where id = %s")
     assert reason(None) == keys.RATE_LIMIT_REACHED
     change("update api_keys set rate_limit_per_minute = 1000 where id = %s")
+    forget_refusals()
     assert reason(None) is None
     change("update api_keys set expires_at = clock_timestamp() where id = %s")
     assert reason(None) == "expired key"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.claims import Claim
 from benchmarks.queueing.course import Result, Size
 from benchmarks.queueing.meter import Cost
 
@@ -13,36 +13,23 @@ ESTIMATE = "error of estimated_completion_at"
 BEGIN, END = "<!-- queue -->", "<!-- /queue -->"
 
 
-@dataclass(frozen=True)
-class Line:
-    """One claim; rates in jobs a second, latencies in milliseconds."""
-
-    name: str
-    ours: float
-    reference: float | None
-    peer: str
-    ratio: float | None
-    goal: float | None
-    holds: bool | None
-
-
-def least(name: str, ours: Cost | None, other: Cost | None, peer: str, goal: float) -> list[Line]:
+def least(name: str, ours: Cost | None, other: Cost | None, peer: str, goal: float) -> list[Claim]:
     """Ours must have at least so many times the rate of the other."""
     if not ours or not other:
         return []
     ratio = ours.rate / other.rate
-    return [Line(name, ours.rate, other.rate, peer, ratio, goal, ratio >= goal)]
+    return [Claim(name, ours.rate, other.rate, peer, ratio, goal, ratio >= goal)]
 
 
-def most(name: str, ours: float | None, other: float | None, goal: float) -> list[Line]:
+def most(name: str, ours: float | None, other: float | None, goal: float) -> list[Claim]:
     """Ours must take at most so many milliseconds."""
     if ours is None:
         return []
     ratio = ours / other if other else None
-    return [Line(name, ours, other, "the reference", ratio, goal, ours <= goal)]
+    return [Claim(name, ours, other, "the reference", ratio, goal, ours <= goal)]
 
 
-def goals(results: list[Result]) -> list[Line]:
+def goals(results: list[Result]) -> list[Claim]:
     """What was promised, and whether it holds."""
     found = {result.system.name: result for result in results}
     ours, bare, reference = found["ours"], found["ours, no result"], found["reference"]
@@ -57,12 +44,12 @@ def goals(results: list[Result]) -> list[Line]:
         *least("32 writers, a worker sleeps", ours.asleep, ours.awake, "nobody sleeps", 0.9),
     ]
     lines += [
-        Line(f"{ESTIMATE} {when}, ms", error, None, "its median", None, None, None)
+        Claim(f"{ESTIMATE} {when}, ms", error, None, "its median", None, None, None)
         for when, error in ours.estimate.items()
     ]
     for result in results[3:]:
         lines += [
-            Line(f"{what} against {result.system.name}", mine.rate, theirs.rate,
+            Claim(f"{what} against {result.system.name}", mine.rate, theirs.rate,
                  result.system.name, mine.rate / theirs.rate, None, None)
             for what, mine, theirs in (
                 ("drain, 1 process", ours.drain, result.drain),
@@ -129,7 +116,7 @@ def systems_table(results: list[Result]) -> str:
     return _rows(head, body)
 
 
-def goals_table(lines: list[Line]) -> str:
+def goals_table(lines: list[Claim]) -> str:
     """What was promised."""
     body: list[list[str]] = []
     for line in lines:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.claims import write
 from benchmarks.queueing.course import RUNS, Course, Size
 from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.page import goals, goals_table, heading, systems_table, write_page
@@ -64,8 +64,7 @@ def main(description: str) -> None:
     lines = goals(results)
     tables = f"{goals_table(lines)}\n\n{systems_table(results)}"
     text = f"{heading(found.version, size, missing, results)}\n\n{tables}"
-    if given.json:
-        given.json.write_text(json.dumps([vars(one) for one in lines], indent=2), encoding="utf-8")
+    write(given.json, lines)
     print(tables)
     print(f"in {(time.monotonic() - began) / 60:.1f} minutes")
     if given.page or (not given.quick and len(only) == len(RUNS)):

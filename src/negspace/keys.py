@@ -15,7 +15,7 @@ import secrets
 import string
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, LiteralString, TypeAlias
@@ -23,6 +23,7 @@ from typing import Any, Final, LiteralString, TypeAlias
 from negspace import attempts, users
 from negspace.database import Connection, Database, Jsonb, Row, only, rows
 from negspace.errors import InvalidInputError, NotFoundError
+from negspace.refusals import Refusals
 from negspace.settings import Secret
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -88,6 +89,8 @@ class Answer:
     remaining: int | None = None
     retry_after: float | None = None
 
+
+_REFUSED: Final = Refusals[Answer]()
 
 # As one value, since each column costs the server and psycopg a microsecond or more, and a row of
 # a function in FROM is stored before it is sent. Short, for it is parsed anew each time.
@@ -209,7 +212,8 @@ def verify(database: Database, text: str, *, scope: str | None = None) -> Answer
     """Say whether a key may be used, and take one request from its limit where it may.
 
     One statement, which is a transaction of its own, for key, owner, expiry, scope, address
-    and rate limit. It writes no event: for a request whose act is an event itself.
+    and rate limit. It writes no event: for a request whose act is an event itself. Who was
+    refused for the limit is refused for a tenth of a second more without asking.
 
     Args:
         database: ``database.acting_as(Actor(ip_address=…))`` says where the request is from;
@@ -224,8 +228,15 @@ def verify(database: Database, text: str, *, scope: str | None = None) -> Answer
     if number is None:
         return Answer(accepted=False, reason="malformed key")
     origin = database.actor.ip_address
-    address = None if origin is None else _canonical(origin)
-    return _answer(database, database.ask_value(_VERIFY, [number, key_hash(text), scope, address]))
+    asked = [number, key_hash(text), scope, None if origin is None else _canonical(origin)]
+    question = (database.address, *asked)
+    refused = _REFUSED.find(question)
+    if refused is not None:
+        return replace(refused[0], retry_after=refused[1])
+    answer = _answer(database, database.ask_value(_VERIFY, asked))
+    if answer.retry_after is not None:
+        _REFUSED.keep(question, answer, answer.retry_after)
+    return answer
 
 
 def _answer(database: Database, told: str) -> Answer:
