@@ -28,3 +28,5 @@ if __name__ == "__main__":
 else:
     del sys.modules[__name__]
     import queue  # noqa: F401  the import system hands on what it finds in sys.modules
+
+    sys.path.append(str(FOLDER))  # behind the standard library: others here are found as before
