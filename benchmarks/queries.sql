@@ -340,6 +340,9 @@ select * from aggregate_performance_metrics('job_run_ms', '1 minute', %(hour)s, 
 -- name: all metrics of a span of time (roll_up_metrics)
 select metric_name, count(*), max(value) from performance_metrics where recorded_at >= %(span)s and recorded_at < %(span)s + interval '1 hour' group by 1;
 
+-- name: all metrics of a day
+select metric_name, count(*), max(value) from performance_metrics where recorded_at >= %(span)s and recorded_at < %(span)s + interval '1 day' group by 1;
+
 -- name: whether an hour of metrics changed
 select from metric_changes where hour = %(month)s limit 1;
 

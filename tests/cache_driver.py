@@ -58,7 +58,8 @@ def one(address: str, threads: int, keys: int, *, dies: bool) -> None:
             thread.start()
         for thread in running:
             thread.join()
-    print(json.dumps({"wrong": wrong}), flush=True)
+    sys.stdout.write(json.dumps({"wrong": wrong}) + "\n")  # at once: others write there too
+    sys.stdout.flush()
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ WHOLE = {"the queue by status (negspace jobs stats)": {"processing_queue_hot"}}
 @pytest.fixture(scope="module")
 def queries() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))  # where a script finds those beside it
         patch.syspath_prepend(str(ROOT))
         from benchmarks import queries
 
