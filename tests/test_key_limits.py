@@ -153,13 +153,19 @@ def test_a_refusal_writes_nothing_and_waits_for_nobody(database, here, slow):
     assert written == {"xid": None}
 
 
-def test_a_flood_is_refused_without_asking(monkeypatch, database, here, slow):
+def test_a_flood_is_refused_without_asking(monkeypatch, database, slow):
     monkeypatch.setattr(keys, "_REFUSED", Refusals[keys.Answer](lasting=60))
     text = slow.text.reveal()
+    address = make_conninfo(database.app, options="-c lock_timeout=2s")
+    with Database(address, actor=HERE) as here:
+        flood(database, here, text)
+
+
+def flood(database, here, text):
     refused = [keys.verify(here, text) for _ in range(SLOW + 1)][-1]
     with db.connect(database.owner) as holder:
         holder.execute("lock table api_key_limits in access exclusive mode")
-        again = keys.verify(here, text)  # would wait for the lock
+        again = keys.verify(here, text)  # would wait for the lock, and fail
     assert replace(again, retry_after=None) == replace(refused, retry_after=None)
     assert 0 < (again.retry_after or 0) < (refused.retry_after or 0)
     let_pass(database, 60)
