@@ -13,6 +13,7 @@ with stored (kind, holds) as (
         'status', analysis_status, 'processed', processed_at is not null, 'failure', failure_reason,
         'history', jsonb_path_query_array(processing_history, '$[*].to'))
     from images
+    where analysis_status <> 'pending'
     union all
     select 'result', jsonb_build_object(
         'algorithm', algorithm_name, 'version', algorithm_version, 'parameters', algorithm_parameters,

@@ -124,10 +124,11 @@ def goals_table(lines: list[Claim]) -> str:
     body: list[list[str]] = []
     for line in lines:
         if line.goal is None and line.peer != BY_HAND.name:
-            continue
+            continue  # an estimate, or a peer, which does something else
         time = "latency" in line.name
         unit = " ms" if time else "/s"
         value = "{:,.1f}" if time else "{:,.0f}"
+        bar = f"≤ {line.goal:g} ms" if time else f"≥ {line.goal:g} ×" if line.goal else "–"
         body.append(
             [
                 line.name.removesuffix(f" against {line.peer}"),
@@ -135,11 +136,7 @@ def goals_table(lines: list[Claim]) -> str:
                 "–" if line.reference is None else value.format(line.reference) + unit,
                 line.peer,
                 "–" if line.ratio is None else f"{line.ratio:.2f} ×",
-                "–"
-                if line.goal is None
-                else f"≤ {line.goal:g} ms"
-                if time
-                else f"≥ {line.goal:g} ×",
+                bar,
                 {None: "–", True: "yes", False: "**missed**"}[line.holds],
             ]
         )
