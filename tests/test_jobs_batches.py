@@ -113,6 +113,42 @@ def test_a_batch_is_applied_whole_and_says_what_was_fenced_off(bench: Bench, wor
     assert bench.all(told) == []
 
 
+def test_each_end_is_its_own_jobs_in_whatever_order(bench: Bench, worker: str) -> None:
+    images = bench.add_images(4)
+    bench.enqueue(images)
+    held = claim(bench, 4)
+
+    def end(place: int, score: float) -> dict[str, Any]:
+        found = {"negative_space_data": {"schema": "rehearsal/1", "place": place}}
+        return FOUND | found | {"confidence_score": score, "pixel_hash": f"{place}" * 64}
+
+    ends = [
+        end(9, 0.9) | held[0],  # the job is named again: the last one counts
+        end(3, 0.3) | held[3],
+        end(8, 0.8) | held[2] | {"token": held[0]["token"]},
+        end(1, 0.1) | held[1],
+        end(0, 0.0) | held[0],
+    ]
+    for key in ("pixel_hash", "perceptual_hash", "perceptual_hash_algorithm"):
+        del ends[3][key]
+    outcomes = ask(bench, "select outcome from complete_jobs(%s)", [Jsonb(ends)])
+    assert [one["outcome"] for one in outcomes] == ["completed", "completed", "lost", "completed"]
+    stored = """
+        select i.id, left(i.pixel_hash, 1) as hashed, i.perceptual_hash,
+               (r.negative_space_data ->> 'place')::integer as place, r.confidence_score::float as score,
+               c.cached_result -> 'negative_space_data' = r.negative_space_data as cached
+        from images i
+        left join analysis_results r on r.image_id = i.id
+        left join analysis_cache c on c.image_id = i.id
+        order by i.id"""
+    assert [tuple(row.values()) for row in bench.all(stored)] == [
+        (images[0], "0", -5, 0, 0.0, True),
+        (images[1], None, None, 1, 0.1, True),
+        (images[2], None, None, None, None, None),
+        (images[3], "3", -5, 3, 0.3, True),
+    ]
+
+
 def test_one_refused_result_refuses_the_batch(bench: Bench, worker: str) -> None:
     bench.enqueue(bench.add_images(3))
     held = claim(bench, 3)

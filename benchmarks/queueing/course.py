@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,14 @@ from negspace.database import connect
 
 FEW = 1_000  # jobs, two batches
 RUNS = ("drain", "two", "dirty", "enqueue", "writers", "estimate", "latency")
+
+DRAINS = {"drain": "drain, 1 process", "two": "drain, 2 processes"}
+Run = Callable[[System], Cost]
+
+
+def median(costs: Collection[Cost]) -> Cost:
+    """The one of the median rate, the slower of two."""
+    return sorted(costs, key=lambda cost: cost.rate)[(len(costs) - 1) // 2]
 
 
 @dataclass(frozen=True)
@@ -104,10 +112,9 @@ class Course:
     def _fill(self, system: System, result: Result) -> None:
         only = self._only
         self._ground.prepare(system)
-        if "drain" in only:
-            result.drain = self._repeated(system, "drain, 1 process", self._drain)
-        if "two" in only:
-            result.two = self._repeated(system, "drain, 2 processes", self._drain_two)
+        drains = {"drain": self._drain, "two": self._drain_two}
+        found = self._in_turn(system, {DRAINS[n]: run for n, run in drains.items() if n in only})
+        result.drain, result.two = (found.get(DRAINS[name]) for name in drains)
         if "dirty" in only:
             self._ground.prepare_finished(system, self._size.finished)
             result.dirty = self._repeated(system, "dirty drain", self._dirty)
@@ -146,15 +153,24 @@ class Course:
                 f"p50 {result.latency(50):.1f} ms, p99 {result.latency(99):.1f} ms",
             )
 
-    def _repeated(self, system: System, what: str, run: Callable[[System], Cost]) -> Cost:
-        """The median of the repeats; one alone where a run is very long."""
-        costs: list[Cost] = []
-        while len(costs) < self._size.repeats and (not costs or costs[-1].seconds < 10):
-            costs.append(run(system))
-        costs.sort(key=lambda cost: cost.rate)
-        cost = costs[(len(costs) - 1) // 2]
-        self._say(system, what, f"{cost.rate:,.0f}/s ({cost.each()})")
-        return cost
+    def _repeated(self, system: System, what: str, run: Run) -> Cost:
+        return self._in_turn(system, {what: run})[what]
+
+    def _in_turn(self, system: System, runs: Mapping[str, Run]) -> dict[str, Cost]:
+        """The median of each run's repeats; one alone where a run is very long.
+
+        What is compared is measured in turn, so that a time when the machine is slow doesn't fall on
+        one of them alone.
+        """
+        costs: dict[str, list[Cost]] = {what: [] for what in runs}
+        for _ in range(self._size.repeats):
+            for what, run in runs.items():
+                if all(cost.seconds < 10 for cost in costs[what]):
+                    costs[what].append(run(system))
+        found = {what: median(some) for what, some in costs.items()}
+        for what, cost in found.items():
+            self._say(system, what, f"{cost.rate:,.0f}/s ({cost.each()})")
+        return found
 
     @staticmethod
     def _say(system: System, what: str, said: str) -> None:

@@ -1048,6 +1048,24 @@ AS $function$
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
 
+CREATE OR REPLACE FUNCTION public.check_ends(ends jsonb)
+ RETURNS void
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    if jsonb_typeof(ends) is distinct from 'array'
+       or exists (select from jsonb_array_elements(ends) e
+                  where (e.value ?& array['job', 'attempt', 'token'] and e.value ->> 'job' is not null) is not true) then
+        raise exception 'the ends of jobs are an array of objects, each with "job", "attempt" and "token"'
+            using errcode = 'NS004', hint = 'pass id, attempt and lease_token as claim_jobs() gave them';
+    end if;
+end
+$function$;
+comment on function public.check_ends(ends jsonb) is 'An error where one of the ends has no job, attempt or token, or they are no array of objects.';
+revoke execute on function public.check_ends(jsonb) from public;
+
 CREATE OR REPLACE FUNCTION public.claim_first(worker text, how_many integer, algorithms text[], capacity numeric)
  RETURNS TABLE(id bigint, token uuid, attempt integer, image_id bigint, owner bigint, file_path text, file_hash text, original_filename text, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, answered boolean, seconds_left double precision)
  LANGUAGE plpgsql
@@ -1368,13 +1386,16 @@ CREATE OR REPLACE FUNCTION public.complete_jobs(ends jsonb)
 AS $function$
 #variable_conflict use_column
 declare
-    by_job   constant jsonb := public.ends_by_job(complete_jobs.ends);
+    by_job   constant jsonb := public.places_by_job(complete_jobs.ends);
     held     constant public.processing_queue[] := array(select h from public.hold_jobs(by_job) h);
+    given    constant jsonb[] := array(
+        select complete_jobs.ends -> (by_job -> h.id::text ->> 'place')::integer
+        from unnest(held) with ordinality h order by h.ordinality);
     ended_at constant timestamptz := clock_timestamp();
     results  jsonb;
 begin
     if held <> '{}' then
-        results := public.store_results(held, by_job);
+        results := public.store_results(held, given);
         insert into public.analysis_cache_misses (misses, missed_at)
         select count(*), ended_at from unnest(held) h
         where h.processing_metadata -> 'use_cache' is distinct from 'false'
@@ -1385,7 +1406,12 @@ begin
             (select jsonb_object_agg(r.key, jsonb_build_object('result_id', r.value)) from jsonb_each(results) r));
         perform public.settle_images(
             array(select distinct h.image_id from unnest(held) h), 'completed', '{}',
-            (select jsonb_object_agg(h.image_id, by_job -> h.id::text) from unnest(held) h));
+            (select jsonb_object_agg(h.image_id, jsonb_build_object(
+                        'pixel_hash', given[h.ordinality] -> 'pixel_hash',
+                        'perceptual_hash', given[h.ordinality] -> 'perceptual_hash',
+                        'perceptual_hash_algorithm', given[h.ordinality] -> 'perceptual_hash_algorithm'))
+             from unnest(held) with ordinality h
+             where given[h.ordinality] ? 'pixel_hash'));
     end if;
     return query
         select k.job::bigint, case when results ? k.job then 'completed' else 'lost' end, (results ->> k.job)::bigint
@@ -1906,12 +1932,7 @@ CREATE OR REPLACE FUNCTION public.ends_by_job(ends jsonb)
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 begin
-    if jsonb_typeof(ends) is distinct from 'array'
-       or exists (select from jsonb_array_elements(ends) e
-                  where (e.value ?& array['job', 'attempt', 'token'] and e.value ->> 'job' is not null) is not true) then
-        raise exception 'the ends of jobs are an array of objects, each with "job", "attempt" and "token"'
-            using errcode = 'NS004', hint = 'pass id, attempt and lease_token as claim_jobs() gave them';
-    end if;
+    perform public.check_ends(ends);
     return (select coalesce(jsonb_object_agg(e.value ->> 'job', e.value), '{}') from jsonb_array_elements(ends) e);
 end
 $function$;
@@ -3439,6 +3460,26 @@ end
 $function$;
 comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
 revoke execute on function public.next_jobs(integer,text[],numeric,bigint[],bigint[],text[]) from public;
+
+CREATE OR REPLACE FUNCTION public.places_by_job(ends jsonb)
+ RETURNS jsonb
+ LANGUAGE plpgsql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+AS $function$
+begin
+    perform public.check_ends(ends);
+    return (
+        select coalesce(
+                   jsonb_object_agg(
+                       e.value ->> 'job',
+                       jsonb_build_object('attempt', e.value -> 'attempt', 'token', e.value -> 'token', 'place', e.ordinality - 1)),
+                   '{}')
+        from jsonb_array_elements(ends) with ordinality e);
+end
+$function$;
+comment on function public.places_by_job(ends jsonb) is 'Attempt, token and place in the array (from 0) of the ends of jobs, as one object by job: ends_by_job() where they hold results, which are long. An error as there.';
+revoke execute on function public.places_by_job(jsonb) from public;
 
 CREATE OR REPLACE FUNCTION public.priority_step()
  RETURNS interval
@@ -7679,7 +7720,7 @@ $function$;
 comment on function public.record_job_metrics(job public.processing_queue, outcome text, ended_at timestamp with time zone) is 'Two metrics of a job''s try: how long it waited (job_wait_ms) and ran (job_run_ms).';
 revoke execute on function public.record_job_metrics(public.processing_queue,text,timestamp with time zone) from public;
 
-CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb)
+CREATE OR REPLACE FUNCTION public.store_results(held public.processing_queue[], ends jsonb[])
  RETURNS jsonb
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
@@ -7705,7 +7746,7 @@ begin
            coalesce(e.provenance, '{}'), e.visualization_path, now(), coalesce(e.cache_ttl_seconds, 86400), coalesce(e.performance_stats, '{}'),
            coalesce(e.optimization_suggestions, '[]')
     from unnest(held) with ordinality h
-    cross join lateral jsonb_to_record(ends -> h.id::text) as e (
+    cross join lateral jsonb_to_record(ends[h.ordinality]) as e (
         negative_space_data jsonb, anomalies jsonb, confidence_score numeric, processing_time_ms integer,
         quality_metrics jsonb, provenance jsonb, visualization_path text, performance_stats jsonb,
         optimization_suggestions jsonb, cache_ttl_seconds integer)
@@ -7726,7 +7767,7 @@ begin
                'provenance', coalesce(nullif(e.given -> 'provenance', 'null'), '{}'), 'visualization_path', e.given ->> 'visualization_path'),
            now() + make_interval(secs => coalesce((e.given ->> 'cache_ttl_seconds')::integer, 86400))
     from unnest(held) with ordinality h
-    cross join lateral (select ends -> h.id::text as given offset 0) e
+    cross join lateral (select ends[h.ordinality] as given offset 0) e
     order by keys[h.ordinality]
     on conflict (cache_key) do update
         set analysis_id = excluded.analysis_id, image_id = excluded.image_id,
@@ -7736,8 +7777,8 @@ begin
         from unnest(held) with ordinality h);
 end
 $function$;
-comment on function public.store_results(held public.processing_queue[], ends jsonb) is 'Stores the results of held jobs and puts them into the cache; returns the results'' numbers by job.';
-revoke execute on function public.store_results(public.processing_queue[],jsonb) from public;
+comment on function public.store_results(held public.processing_queue[], ends jsonb[]) is 'Stores the results of held jobs, whose ends are given in the same order, and puts them into the cache; returns the results'' numbers by job.';
+revoke execute on function public.store_results(public.processing_queue[],jsonb[]) from public;
 
 create table public.queue_counts (
     id             bigint              not null generated always as identity,
