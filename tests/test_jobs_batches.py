@@ -135,7 +135,8 @@ def test_each_end_is_its_own_jobs_in_whatever_order(bench: Bench, worker: str) -
     assert [one["outcome"] for one in outcomes] == ["completed", "completed", "lost", "completed"]
     stored = """
         select i.id, left(i.pixel_hash, 1) as hashed, i.perceptual_hash,
-               (r.negative_space_data ->> 'place')::integer as place, r.confidence_score::float as score,
+               (r.negative_space_data ->> 'place')::integer as place,
+               r.confidence_score::float as score,
                c.cached_result -> 'negative_space_data' = r.negative_space_data as cached
         from images i
         left join analysis_results r on r.image_id = i.id
@@ -269,6 +270,22 @@ def test_what_the_cache_knows_is_answered_and_the_rest_is_left(bench: Bench, wor
     [row] = bench.all("select image_id, cache_hit from analysis_results where id = %s", [copied])
     assert tuple(row.values()) == (twin, True)
     assert bench.status(ids[1]) == "completed"
+
+
+def test_a_batch_is_told_of_each_job_whether_its_answer_is_there(bench: Bench, worker: str) -> None:
+    contents = [png(1), png(2), png(1), png(3), png(2)]
+    ids = bench.enqueue([bench.add_image(content) for content in contents])
+    complete(bench, claim(bench, 2))
+    query = "select id, answered from claim_work('w1', 9, %s)"
+    told = {row["id"]: row["answered"] for row in ask(bench, query, [list(ALL)])}
+    assert told == {ids[2]: True, ids[3]: False, ids[4]: True}
+    past = "created_at = now() - interval '2 hours', expires_at = now() - interval '1 hour'"
+    bench.owner.execute(f"update analysis_cache set {past}".encode())
+    held = "select id as job, attempt, lease_token::text as token, 'not now' as reason"
+    held += " from processing_queue_hot where status = 'processing'"
+    fail(bench, bench.all(held), counts=False)
+    again = {row["id"]: row["answered"] for row in ask(bench, query, [list(ALL)])}
+    assert again == dict.fromkeys(told, False), "what has expired answers nothing"
 
 
 def test_jobs_whose_result_is_there_are_answered_with_it_and_counted_as_hits(

@@ -21,7 +21,7 @@ from negspace.database import Database, Jsonb, PoolSize, connect, rows
 from negspace.errors import NegspaceError
 from negspace.worker import Options
 from negspace.worker.claimer import Claimer
-from negspace.worker.leases import Claimed
+from negspace.worker.leases import CLAIM, Claimed
 from negspace.worker.reach import Identity
 
 BATCH = 500
@@ -39,7 +39,8 @@ LEARNED = 20  # jobs that end before the estimates are looked at
 class Ours:
     """A worker's steps, in batches; one place to change when the functions do."""
 
-    CLAIM: LiteralString = "select id, attempt, lease_token from claim_jobs(%s, %s, %s)"
+    # as workers claim, who don't wait for the disk then, and look whether the result is there
+    CLAIM: LiteralString = f"select c.id, c.attempt, c.token as lease_token from {CLAIM} c"
     COMPLETE: LiteralString = "select complete_jobs(%s)"
     COMPLETE_BARE: LiteralString = "select answer_jobs(%s)"
     COMPLETE_EACH: LiteralString = (
@@ -65,7 +66,7 @@ class Ours:
             self.COMPLETE, self.COMPLETE_BARE = self.COMPLETE_EACH, self.COMPLETE_BARE_EACH
 
     def claim(self, how_many: int = BATCH) -> list[dict[str, Any]]:
-        return rows(self.connection, self.CLAIM, [self.name, how_many, ALGORITHMS])
+        return rows(self.connection, self.CLAIM, [self.name, how_many, ALGORITHMS, None])
 
     def complete(self, held: Sequence[dict[str, Any]]) -> None:
         self.connection.execute(self.COMPLETE, [ends(held, RESULT)])

@@ -159,8 +159,8 @@ class Course:
     def _in_turn(self, system: System, runs: Mapping[str, Run]) -> dict[str, Cost]:
         """The median of each run's repeats; one alone where a run is very long.
 
-        What is compared is measured in turn, so that a time when the machine is slow doesn't fall on
-        one of them alone.
+        What is compared is measured in turn, so that a time when the machine is slow doesn't
+        fall on one of them alone.
         """
         costs: dict[str, list[Cost]] = {what: [] for what in runs}
         for _ in range(self._size.repeats):

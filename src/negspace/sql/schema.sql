@@ -1167,6 +1167,7 @@ AS $function$
 #variable_conflict use_column
 declare
     held public.processing_queue[];
+    keys text[];  -- of their results in the cache
 begin
     if public.sweep_queue() then
         perform public.fold_queue_counts(), public.fail_overdue_jobs(), public.measure_algorithms();
@@ -1180,6 +1181,7 @@ begin
     if held = '{}' then
         return;
     end if;
+    select k.keys into keys from public.cache_keys(held) k;
     return query
         select h.id, h.lease_token, h.attempt, h.image_id, i.user_id, i.file_path, i.file_hash, i.original_filename,
                h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
@@ -1188,11 +1190,7 @@ begin
                            where r.image_id = h.image_id and r.parameters_hash = h.parameters_hash  -- as result_of()
                              and r.algorithm_name || '@' || r.algorithm_version = h.algorithm_name || '@' || h.algorithm_version)
                    or exists (select from public.analysis_cache a
-                              where a.cache_key = public.cache_key(
-                                        i.file_hash,
-                                        public.algorithm_fingerprint(h.algorithm_name, h.algorithm_version, h.algorithm_parameters),
-                                        i.user_id)
-                                and a.expires_at > clock_timestamp())),
+                              where a.cache_key = keys[h.ordinality] and a.expires_at > clock_timestamp())),
                extract(epoch from h.deadline_at - clock_timestamp())::double precision
         from unnest(held) with ordinality h
         join public.images i on i.id = h.image_id
