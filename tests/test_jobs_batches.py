@@ -337,3 +337,23 @@ def test_a_result_is_looked_for_by_its_image(bench: Bench, worker: str) -> None:
         assert {row["outcome"] for row in outcomes} == {"held"}
         # an image has 200; of the analyser there are 2,400
         assert rows(connection, RESULTS_READ)[0]["n"] <= 12 * 200
+
+
+@pytest.mark.parametrize("many", [1, 6])
+def test_a_claim_looks_for_results_by_their_images(
+    bench: Bench, worker: str, many: int
+) -> None:
+    """By a plan of the session's first claim, when there were none; all of them were read."""
+    bench.enqueue(bench.add_images(24))
+    query = "select answered from claim_work('w1', %s, %s)"
+    stored = "insert into analysis_results (image_id, user_id, algorithm_name, algorithm_version,"
+    stored += " algorithm_parameters, negative_space_data, confidence_score, processing_time_ms)"
+    stored += " select q.image_id, q.user_id, q.algorithm_name, q.algorithm_version,"
+    stored += " q.algorithm_parameters || jsonb_build_object('n', n), '{}', 1, 1"
+    stored += " from processing_queue q, generate_series(0, 99) n"
+    with bench.services.transaction() as connection:
+        rows(connection, query, [many, list(ALL)])
+        bench.owner.execute(stored.encode())
+        told = rows(connection, query, [many, list(ALL)])
+        assert [row["answered"] for row in told] == [False] * many
+        assert rows(connection, RESULTS_READ)[0]["n"] <= many * 100, "2,400 are there"

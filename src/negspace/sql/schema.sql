@@ -1186,11 +1186,11 @@ begin
         select h.id, h.lease_token, h.attempt, h.image_id, i.user_id, i.file_path, i.file_hash, i.original_filename,
                h.algorithm_name, h.algorithm_version, h.algorithm_parameters,
                h.processing_metadata -> 'use_cache' is distinct from 'false' and (
-                   exists (select from public.analysis_results r
-                           where r.image_id = h.image_id and r.parameters_hash = h.parameters_hash  -- as result_of()
-                             and r.algorithm_name || '@' || r.algorithm_version = h.algorithm_name || '@' || h.algorithm_version)
-                   or exists (select from public.analysis_cache a
-                              where a.cache_key = keys[h.ordinality] and a.expires_at > clock_timestamp())),
+                   (select r.id from public.analysis_results r  -- as result_of()
+                    where r.image_id = h.image_id and r.parameters_hash = h.parameters_hash
+                      and r.algorithm_name || '@' || r.algorithm_version = h.algorithm_name || '@' || h.algorithm_version) is not null
+                   or (select a.id from public.analysis_cache a
+                       where a.cache_key = keys[h.ordinality] and a.expires_at > clock_timestamp()) is not null),
                extract(epoch from h.deadline_at - clock_timestamp())::double precision
         from unnest(held) with ordinality h
         join public.images i on i.id = h.image_id
