@@ -100,6 +100,7 @@ declare
     step   constant interval := public.priority_step();
     moment constant timestamptz := clock_timestamp();
     opens  constant uuid := gen_random_uuid();
+    most   constant integer := least(greatest(claim_first.how_many, 0), 2);  -- two are told from one
     job    record;
 begin
     begin
@@ -113,7 +114,7 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))
+                 order by q.scheduled_at, q.id limit most)
                 union all
                 (select q.id, q.scheduled_at from public.processing_queue_hot q
                  where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
@@ -121,9 +122,9 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))) w
+                 order by q.scheduled_at, q.id limit most)) w
             order by w.scheduled_at - p.priority * step, w.id
-            limit least(claim_first.how_many, 2)
+            limit most
         )
         select l.* into job
         from first f
