@@ -1094,15 +1094,15 @@ begin
             select q.id, q.attempt + 1 as attempt, q.image_id, q.algorithm_name, q.algorithm_version, q.algorithm_parameters,
                    q.deadline_at, q.complexity_score, i.analysis_status, i.user_id, i.file_path, i.file_hash, i.original_filename,
                    q.processing_metadata -> 'use_cache' is distinct from 'false' and (
-                       exists (select from public.analysis_results r
-                               where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
-                                 and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version)
-                       or exists (select from public.analysis_cache a
-                                  where a.cache_key = public.cache_key(
-                                            i.file_hash,
-                                            public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
-                                            i.user_id)
-                                    and a.expires_at > clock_timestamp())) as answered
+                       (select r.id from public.analysis_results r
+                        where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
+                          and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version) is not null
+                       or (select a.id from public.analysis_cache a
+                           where a.cache_key = public.cache_key(
+                                     i.file_hash,
+                                     public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
+                                     i.user_id)
+                             and a.expires_at > clock_timestamp()) is not null) as answered
             from public.processing_queue_hot q
             join public.images i on i.id = q.image_id
             where q.id = f.id and q.status in ('queued', 'retrying') and i.analysis_status <> 'archived'
@@ -1933,16 +1933,17 @@ begin
     select i.user_id, i.analysis_status,
            (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000 as weight,
            enqueue_image.use_cache and (
-               exists (select from public.analysis_results r
-                       where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
-                         and r.algorithm_name || '@' || r.algorithm_version = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = public.cache_key(
-                                    i.file_hash,
-                                    public.algorithm_fingerprint(
-                                        enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
-                                    i.user_id)
-                            and a.expires_at > clock_timestamp())) as answered
+               (select r.id from public.analysis_results r
+                where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
+                  and r.algorithm_name || '@' || r.algorithm_version
+                      = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version) is not null
+               or (select a.id from public.analysis_cache a
+                   where a.cache_key = public.cache_key(
+                             i.file_hash,
+                             public.algorithm_fingerprint(
+                                 enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
+                             i.user_id)
+                     and a.expires_at > clock_timestamp()) is not null) as answered
     into found_image
     from public.images i where i.id = enqueue_image.image
     for no key update;

@@ -132,15 +132,15 @@ begin
             select q.id, q.attempt + 1 as attempt, q.image_id, q.algorithm_name, q.algorithm_version, q.algorithm_parameters,
                    q.deadline_at, q.complexity_score, i.analysis_status, i.user_id, i.file_path, i.file_hash, i.original_filename,
                    q.processing_metadata -> 'use_cache' is distinct from 'false' and (
-                       exists (select from public.analysis_results r
-                               where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
-                                 and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version)
-                       or exists (select from public.analysis_cache a
-                                  where a.cache_key = public.cache_key(
-                                            i.file_hash,
-                                            public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
-                                            i.user_id)
-                                    and a.expires_at > clock_timestamp())) as answered
+                       (select r.id from public.analysis_results r
+                        where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
+                          and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version) is not null
+                       or (select a.id from public.analysis_cache a
+                           where a.cache_key = public.cache_key(
+                                     i.file_hash,
+                                     public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
+                                     i.user_id)
+                             and a.expires_at > clock_timestamp()) is not null) as answered
             from public.processing_queue_hot q
             join public.images i on i.id = q.image_id
             where q.id = f.id and q.status in ('queued', 'retrying') and i.analysis_status <> 'archived'
