@@ -23,7 +23,7 @@ JOBS = (
     " deadline_at, job_group, created_at - min(created_at) over () as after,"
     " scheduled_at = created_at as at_once,"
     " estimated_completion_at - greatest(created_at, scheduled_at) as takes"
-    " from processing_queue order by id"
+    " from processing_queue where id = any (%s) order by id"
 )
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
 
@@ -45,14 +45,13 @@ def ways(connection: Connection) -> list[str]:
 def asked(
     bench: Bench, images: Sequence[int], **more: Any
 ) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-    """The ways, the outcomes and the jobs of a request that is taken back."""
+    """The ways, the outcomes and the new jobs of a request that is taken back."""
     with connect(bench.database.superuser) as connection:
         connection.execute("set track_functions = 'all'")
         answers = jobs.enqueue_within(connection, images, bench.wanted(), **more)
-        found = rows(connection, JOBS)
-        assert [one.job_id for one in answers] == [
-            row["id"] for row in rows(connection, "select id from processing_queue order by id")
-        ]
+        queued = [one.job_id for one in answers if one.outcome == "queued"]
+        assert queued == sorted(queued), "jobs come in the order of the images"
+        found = rows(connection, JOBS, [queued])
         taken = ways(connection)
         connection.rollback()
     return taken, [one.outcome for one in answers], found
@@ -68,7 +67,10 @@ def asked(
     ],
     ids=["plain", "weight", "planned", "requested"],
 )
-def test_both_ways_make_the_same_jobs(bench: Bench, worker: str, more: dict[str, Any]) -> None:
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 0, 4, 2, 1)], ids=["by number", "mixed"])
+def test_both_ways_make_the_same_jobs(
+    bench: Bench, worker: str, more: dict[str, Any], order: Sequence[int]
+) -> None:
     images = bench.add_images(4)
     images.append(bench.add_image(user=bench.add_user("grace@example.org")))
     sized = "update images set image_dimensions = %s where id = %s"
@@ -89,10 +91,15 @@ def test_both_ways_make_the_same_jobs(bench: Bench, worker: str, more: dict[str,
     )
     if "requested_by" in more:
         more = {"requested_by": bench.user}
+    waiting = bench.add_image()
+    jobs.enqueue(bench.services, [waiting], bench.wanted())
+    images = [images[n] for n in order]
     way, outcomes, new = asked(bench, images, **more)
-    around, _, same = asked(bench, [*images, images[0]], **more)  # one is named twice
-    assert (way, around) == ([SHORT], [AROUND])
+    around, told, same = asked(bench, [*images, waiting], **more)
+    assert (way, around) == ([SHORT], [AROUND, SHORT])
     assert outcomes == ["queued"] * 5
+    assert told == [*outcomes, "waiting"]
+    assert asked(bench, [*images, *images[::-1]], **more) == (way, outcomes, new), "each once"
     assert new == same
     assert [row["image_id"] for row in new] == images
     assert [row["after"] for row in new] == [timedelta(microseconds=n) for n in range(5)]

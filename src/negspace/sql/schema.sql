@@ -1884,12 +1884,12 @@ begin
             enqueue_jobs.images, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name,
             enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters) a;
     end if;
-    if answered = '{}' and ids = enqueue_jobs.images then  -- as mostly
-        added := ids;
-        jobs := public.insert_new_jobs(
-            ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+    if answered = '{}' then
+        select n.added, n.jobs into added, jobs
+        from public.insert_new_jobs(
+            enqueue_jobs.images, ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
             enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment,
-            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group);
+            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group) n;
     end if;
     if jobs is null then
         select coalesce(array_agg(n.image_id), '{}'), coalesce(array_agg(n.job_id), '{}') into added, jobs
@@ -2523,27 +2523,35 @@ $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
 
-CREATE OR REPLACE FUNCTION public.insert_new_jobs(images bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text)
- RETURNS bigint[]
+CREATE OR REPLACE FUNCTION public.insert_new_jobs(images bigint[], ids bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text, OUT added bigint[], OUT jobs bigint[])
+ RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
  SET enable_seqscan TO 'off'
+ SET enable_nestloop TO 'off'
 AS $function$
 #variable_conflict use_column
 declare
     hashed constant text := public.sha256_hex(insert_new_jobs.algorithm_parameters::text);
     pace   public.algorithm_speeds%rowtype;  -- where workers live that have it
-    jobs   bigint[];
 begin
     if exists (select from public.processing_queue_hot q
-               where q.image_id = any (insert_new_jobs.images) and q.algorithm_name = insert_new_jobs.algorithm_name
+               where q.image_id = any (insert_new_jobs.ids) and q.algorithm_name = insert_new_jobs.algorithm_name
                  and q.algorithm_version = insert_new_jobs.algorithm_version and q.parameters_hash = hashed) then
-        return null;
+        return;
+    end if;
+    added := insert_new_jobs.ids;
+    if added <> insert_new_jobs.images then  -- each once, in the order that is asked for
+        select array_agg(o.id), array_agg(o.user_id), array_agg(o.weight) into added, users, weights
+        from (select l.id, l.user_id, l.weight
+              from (select u.id, min(u.n) as n from unnest(insert_new_jobs.images) with ordinality as u (id, n) group by u.id) w
+              join unnest(added, users, weights) as l (id, user_id, weight) on l.id = w.id
+              order by w.n) o;
     end if;
     select s.* into pace from public.algorithm_speeds s
     where s.algorithm_name = insert_new_jobs.algorithm_name and s.algorithm_version = insert_new_jobs.algorithm_version
       and s.live_workers > 0;
-    with added as (
+    with inserted as (
         insert into public.processing_queue_hot as q (
             id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters, priority, max_retries,
             created_at, scheduled_at, complexity_score, processing_metadata, deadline_at, job_group, estimated_completion_at
@@ -2560,21 +2568,19 @@ begin
         from (
             -- a microsecond apart, so that their order is that of their times
             select u.*, insert_new_jobs.moment + (u.place - 1) * interval '1 microsecond' as at
-            from unnest(insert_new_jobs.images, insert_new_jobs.users, insert_new_jobs.weights)
-                 with ordinality as u (id, user_id, weight, place)
+            from unnest(added, users, weights) with ordinality as u (id, user_id, weight, place)
         ) a
         returning q.id
     )
-    select array_agg(a.id) into jobs from added a;
-    return jobs;
+    select array_agg(i.id) into jobs from inserted i;
 exception
     -- Somebody writes such a job meanwhile without a lock on its image, or this transaction doesn't see it.
     when unique_violation then
-        return null;
+        jobs := null;
 end
 $function$;
-comment on function public.insert_new_jobs(images bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text) is 'One job for each of the images, which the caller has locked, each named once: insert_jobs() where none has such a job yet. Null, and nothing is done, where one has.';
-revoke execute on function public.insert_new_jobs(bigint[],bigint[],numeric[],text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,text) from public;
+comment on function public.insert_new_jobs(images bigint[], ids bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text, OUT added bigint[], OUT jobs bigint[]) is 'insert_jobs() where none of the images has such a job yet: the images, each once and in their order, and their jobs. No jobs, and nothing is done, where one has. ids: the images by number, with whose jobs they become and what they weigh.';
+revoke execute on function public.insert_new_jobs(bigint[],bigint[],bigint[],numeric[],text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,text) from public;
 
 CREATE OR REPLACE FUNCTION public.is_trusted_session()
  RETURNS boolean

@@ -64,12 +64,12 @@ begin
              '    jobs     bigint[];',
              '    jobs     bigint[] := ''{}'';'),
             ('enqueue_jobs', 5,
-             '    if answered = ''{}'' and ids = enqueue_jobs.images then  -- as mostly
-        added := ids;
-        jobs := public.insert_new_jobs(
-            ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+             '    if answered = ''{}'' then
+        select n.added, n.jobs into added, jobs
+        from public.insert_new_jobs(
+            enqueue_jobs.images, ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
             enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment,
-            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group);
+            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group) n;
     end if;
     if jobs is null then
         select coalesce(array_agg(n.image_id), ''{}''), coalesce(array_agg(n.job_id), ''{}'') into added, jobs
@@ -94,4 +94,4 @@ end
 $$;
 
 drop function insert_new_jobs(
-    bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text);
+    bigint[], bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text);

@@ -6,6 +6,7 @@
 
 create function insert_new_jobs(
     images               bigint[],
+    ids                  bigint[],
     users                bigint[],
     weights              numeric[],
     algorithm_name       text,
@@ -17,27 +18,37 @@ create function insert_new_jobs(
     scheduled_at         timestamptz,
     use_cache            boolean,
     deadline_at          timestamptz,
-    job_group            text
-) returns bigint[]
+    job_group            text,
+    out added            bigint[],
+    out jobs             bigint[]
+)
     language plpgsql
     set search_path = pg_catalog, public, pg_temp
     set enable_seqscan = off
+    set enable_nestloop = off
 as $$
 #variable_conflict use_column
 declare
     hashed constant text := public.sha256_hex(insert_new_jobs.algorithm_parameters::text);
     pace   public.algorithm_speeds%rowtype;  -- where workers live that have it
-    jobs   bigint[];
 begin
     if exists (select from public.processing_queue_hot q
-               where q.image_id = any (insert_new_jobs.images) and q.algorithm_name = insert_new_jobs.algorithm_name
+               where q.image_id = any (insert_new_jobs.ids) and q.algorithm_name = insert_new_jobs.algorithm_name
                  and q.algorithm_version = insert_new_jobs.algorithm_version and q.parameters_hash = hashed) then
-        return null;
+        return;
+    end if;
+    added := insert_new_jobs.ids;
+    if added <> insert_new_jobs.images then  -- each once, in the order that is asked for
+        select array_agg(o.id), array_agg(o.user_id), array_agg(o.weight) into added, users, weights
+        from (select l.id, l.user_id, l.weight
+              from (select u.id, min(u.n) as n from unnest(insert_new_jobs.images) with ordinality as u (id, n) group by u.id) w
+              join unnest(added, users, weights) as l (id, user_id, weight) on l.id = w.id
+              order by w.n) o;
     end if;
     select s.* into pace from public.algorithm_speeds s
     where s.algorithm_name = insert_new_jobs.algorithm_name and s.algorithm_version = insert_new_jobs.algorithm_version
       and s.live_workers > 0;
-    with added as (
+    with inserted as (
         insert into public.processing_queue_hot as q (
             id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters, priority, max_retries,
             created_at, scheduled_at, complexity_score, processing_metadata, deadline_at, job_group, estimated_completion_at
@@ -54,24 +65,22 @@ begin
         from (
             -- a microsecond apart, so that their order is that of their times
             select u.*, insert_new_jobs.moment + (u.place - 1) * interval '1 microsecond' as at
-            from unnest(insert_new_jobs.images, insert_new_jobs.users, insert_new_jobs.weights)
-                 with ordinality as u (id, user_id, weight, place)
+            from unnest(added, users, weights) with ordinality as u (id, user_id, weight, place)
         ) a
         returning q.id
     )
-    select array_agg(a.id) into jobs from added a;
-    return jobs;
+    select array_agg(i.id) into jobs from inserted i;
 exception
     -- Somebody writes such a job meanwhile without a lock on its image, or this transaction doesn't see it.
     when unique_violation then
-        return null;
+        jobs := null;
 end
 $$;
 comment on function insert_new_jobs(
-    bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text) is
-    'One job for each of the images, which the caller has locked, each named once: insert_jobs() where none has such a job yet. Null, and nothing is done, where one has.';
+    bigint[], bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text) is
+    'insert_jobs() where none of the images has such a job yet: the images, each once and in their order, and their jobs. No jobs, and nothing is done, where one has. ids: the images by number, with whose jobs they become and what they weigh.';
 revoke execute on function insert_new_jobs(
-    bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text) from public;
+    bigint[], bigint[], bigint[], numeric[], text, text, jsonb, integer, integer, timestamptz, timestamptz, boolean, timestamptz, text) from public;
 
 
 -- ── What calls them ─────────────────────────────────────────────────────────────────────
@@ -152,12 +161,12 @@ begin
         enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment, enqueue_jobs.scheduled_at,
         enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.weight, enqueue_jobs.job_group) n;
 ',
-             '    if answered = ''{}'' and ids = enqueue_jobs.images then  -- as mostly
-        added := ids;
-        jobs := public.insert_new_jobs(
-            ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+             '    if answered = ''{}'' then
+        select n.added, n.jobs into added, jobs
+        from public.insert_new_jobs(
+            enqueue_jobs.images, ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
             enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment,
-            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group);
+            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group) n;
     end if;
     if jobs is null then
         select coalesce(array_agg(n.image_id), ''{}''), coalesce(array_agg(n.job_id), ''{}'') into added, jobs
