@@ -1,7 +1,8 @@
 """The queue against its peers, in one run on one server of its own, fsync on.
 
     python benchmarks/queue.py                  everything, peers too: minutes
-    python benchmarks/queue.py --quick          ours and the reference, 2,000 jobs: under a minute
+    python benchmarks/queue.py --quick          ours, the same by hand, the reference; 2,000 jobs:
+                                                under a minute
     python benchmarks/queue.py --quick --page   the same, and write docs/benchmarks.md with it
     python benchmarks/queue.py --peers pgqueuer,pg-boss    these peers; "" for none
     python benchmarks/queue.py --only latency,writers      these runs: drain, two, dirty, enqueue,

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from benchmarks.queueing.ground import Ground
+
+    from conftest import Postgres
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted(
@@ -66,7 +73,7 @@ def test_the_standard_librarys_queue_is_found_beside_ours() -> None:
 def results(page, *, drain: float):
     from benchmarks.queueing.course import Result
     from benchmarks.queueing.meter import Cost
-    from benchmarks.queueing.systems import BARE, OURS, REFERENCE
+    from benchmarks.queueing.systems import BARE, BY_HAND, OURS, PEER_SYSTEMS, REFERENCE
 
     def cost(rate: float) -> Cost:
         return Cost(jobs=100, seconds=100 / rate, cpu=0.1, wal=1000, commits=1)
@@ -74,7 +81,9 @@ def results(page, *, drain: float):
     ours = Result(OURS, enqueue=cost(70), copy=cost(100), drain=cost(drain), two=cost(200),
                   dirty=cost(95), latencies=[1.0, 2.0, 20.0])  # fmt: skip
     reference = Result(REFERENCE, drain=cost(100), latencies=[3.0, 3.0, 3.0])
-    return [ours, Result(BARE, drain=cost(100)), reference]
+    by_hand = Result(BY_HAND, drain=cost(50), enqueue=cost(140))
+    peer = Result(PEER_SYSTEMS["awa"], drain=cost(10))
+    return [ours, Result(BARE, drain=cost(100)), by_hand, reference, peer]
 
 
 def test_goals_that_hold_and_goals_that_are_missed(page) -> None:
@@ -96,3 +105,44 @@ def test_a_missed_goal_is_printed_as_missed(page) -> None:
         in missed
     )
     assert "| drain, 1 process | 100/s | 100/s | the reference | 1.00 × | ≥ 1 × | yes |" in held
+
+
+def test_the_contract_by_hand_stands_in_the_table_without_a_bar(page) -> None:
+    lines = page.goals(results(page, drain=100))
+    beside = {line.name: line for line in lines if line.peer == "the contract by hand"}
+    assert {name: line.ratio for name, line in beside.items()} == {
+        "drain, 1 process against the contract by hand": 2.0,
+        "bulk enqueue against the contract by hand": 0.5,
+    }
+    assert {(line.goal, line.holds) for line in beside.values()} == {(None, None)}
+    table = page.goals_table(lines)
+    assert "| drain, 1 process | 100/s | 50/s | the contract by hand | 2.00 × | – | – |" in table
+    assert "| bulk enqueue | 70/s | 140/s | the contract by hand | 0.50 × | – | – |" in table
+    assert "awa" not in table  # it does something else
+
+
+@pytest.fixture
+def ground(page, postgres: Postgres) -> Iterator[Ground]:
+    from benchmarks.queueing.ground import Ground
+
+    ground = Ground(postgres.server, jobs=1_000)
+    yield ground
+    ground.admin.close()
+    for name in ("template_ours", "template_the contract by hand"):
+        postgres.drop(name)
+
+
+def test_by_hand_the_same_is_stored_as_by_ours_or_nothing_is_measured(ground: Ground) -> None:
+    from benchmarks.queueing.course import Course, DifferentError, Size
+    from benchmarks.queueing.systems import BY_HAND, OURS
+
+    course = Course(ground, Size())
+    course.see_same(OURS, BY_HAND)
+    with ground.superuser("template_the contract by hand") as connection:
+        connection.execute("""
+            create function forget() returns trigger language plpgsql as 'begin return null; end';
+            create trigger forget before insert on performance_metrics
+                for each row when (new.metric_name = 'job_run_ms') execute function forget()
+        """)
+    with pytest.raises(DifferentError, match=r"ours: .*'metric'.*job_run_ms.*'rows': 1000"):
+        course.see_same(OURS, BY_HAND)

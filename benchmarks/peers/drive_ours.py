@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, LiteralString
 
-from line import PAUSE, Starts, answer, go, serve
+from line import ALGORITHM, PARAMETERS, PAUSE, RESULT, VERSION, Starts, answer, go, serve
 
 from negspace import jobs
 from negspace.database import Database, Jsonb, PoolSize, connect, rows
@@ -25,8 +25,8 @@ from negspace.worker.leases import Claimed
 from negspace.worker.reach import Identity
 
 BATCH = 500
-WANTED = jobs.Wanted("negative_space", "1.0.0", {"sigma_px": 2})
-ALGORITHMS = ["negative_space@1.0.0"]
+WANTED = jobs.Wanted(ALGORITHM, VERSION, PARAMETERS)
+ALGORITHMS = [f"{ALGORITHM}@{VERSION}"]
 ENQUEUE: LiteralString = "select outcome from enqueue_jobs(%s)"
 WRITERS = 32
 EXPECTED: LiteralString = (
@@ -34,13 +34,6 @@ EXPECTED: LiteralString = (
     " where id = any (%s)"
 )
 LEARNED = 20  # jobs that end before the estimates are looked at
-RESULT = {
-    "negative_space_data": {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5},
-    "anomalies": [],
-    "confidence_score": 0.9,
-    "processing_time_ms": 1,
-    "performance_stats": {"megapixels": 12},
-}
 
 
 class Ours:

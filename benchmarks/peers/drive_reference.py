@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import LiteralString
+from typing import Any, LiteralString
 
+import listening
 import psycopg
-from line import PAUSE, Starts, answer, go, serve
+from line import answer, go, serve
+from listening import NOTIFY
 from psycopg.types.json import Jsonb
 
 BATCH = 500
@@ -48,44 +49,36 @@ def enqueue(address: str, count: int) -> None:
         answer(count)
 
 
+def finish(connection: psycopg.Connection, held: Sequence[Any]) -> None:
+    connection.execute(FINISH, [[row[0] for row in held]])
+
+
 def drain(address: str, _: int) -> None:
     done = 0
     with psycopg.connect(address, autocommit=True) as connection:
         go()
         while held := connection.execute(CLAIM, [BATCH]).fetchall():
-            connection.execute(FINISH, [[row[0] for row in held]])
+            finish(connection, held)
             done += len(held)
         answer(done)
 
 
 def latency(address: str, count: int) -> None:
-    starts, started = Starts(), threading.Event()
     worker = psycopg.connect(address, autocommit=True)
-    worker.execute("listen bench_jobs")
-
-    def work() -> None:
-        for _ in range(count):
-            while not (held := worker.execute(CLAIM, [1]).fetchall()):
-                for _ in worker.notifies(timeout=1, stop_after=1):
-                    pass
-            starts.started()
-            worker.execute(FINISH, [[held[0][0]]])
-            started.set()
-
-    thread = threading.Thread(target=work)
     with psycopg.connect(address) as connection:
-        go()
-        thread.start()
-        for n in range(count):
-            time.sleep(PAUSE)
-            starts.come()
+
+        def enqueue_one(n: int) -> None:
             connection.execute("insert into bench_jobs (payload) values (%s)", [Jsonb({"n": n})])
-            connection.execute("notify bench_jobs")
+            connection.execute(NOTIFY)
             connection.commit()
-            started.wait(30)
-            started.clear()
-    thread.join()
-    answer(count, ms=starts.ms)
+
+        listening.latency(
+            worker,
+            count,
+            claim=lambda: worker.execute(CLAIM, [1]).fetchall(),
+            finish=lambda held: finish(worker, held),
+            enqueue=enqueue_one,
+        )
 
 
 if __name__ == "__main__":

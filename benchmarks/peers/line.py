@@ -13,8 +13,19 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 PAUSE = 0.03  # seconds that a worker is idle before the next job comes
+
+# What is asked for and what an analysis finds, where the contract is measured.
+ALGORITHM, VERSION, PARAMETERS = "negative_space", "1.0.0", {"sigma_px": 2}
+RESULT: dict[str, Any] = {
+    "negative_space_data": {"schema": "negspace.benchmark/1", "negative_space_ratio": 0.5},
+    "anomalies": [],
+    "confidence_score": 0.9,
+    "processing_time_ms": 1,
+    "performance_stats": {"megapixels": 12},
+}
 
 
 @dataclass

