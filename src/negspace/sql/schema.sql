@@ -2732,7 +2732,7 @@ begin
         select nextval('public.processing_queue_id_seq'), a.id, a.user_id, insert_new_jobs.algorithm_name,
                insert_new_jobs.algorithm_version, insert_new_jobs.algorithm_parameters, insert_new_jobs.priority,
                insert_new_jobs.max_retries, a.at, coalesce(insert_new_jobs.scheduled_at, a.at), a.weight,
-               case when insert_new_jobs.use_cache then '{}' else '{"use_cache": false}' end::jsonb,
+               case when insert_new_jobs.use_cache then '{}'::jsonb else '{"use_cache": false}'::jsonb end,
                insert_new_jobs.deadline_at, insert_new_jobs.job_group,
                greatest(a.at, insert_new_jobs.scheduled_at)
                    + (pace.ms_per_job * (coalesce(pace.jobs_before[insert_new_jobs.priority], pace.jobs_ahead) + a.place - 1) / pace.live_workers
