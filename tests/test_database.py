@@ -241,6 +241,15 @@ def test_a_call_commits_or_fails_whole_and_states_first_who_acts(db):
     assert count(db) == 2
 
 
+@pytest.mark.parametrize("proof", [None, Proof("select %s::text", ["proved"])])
+def test_a_call_for_many_makes_something_of_each_row(db, proof):
+    acting = db.acting_as(Actor(7), proof=proof)
+    call = "(select n, current_setting('negspace.user_id') as who from generate_series(1, %s) n)"
+    assert acting.call_for(lambda n, who: f"{n} by {who}", call, [2]) == ["1 by 7", "2 by 7"]
+    with pytest.raises(DatabaseError, match="division by zero"):
+        acting.call_for(Actor, "(select 1 / 0)")
+
+
 def test_a_call_proves_who_acts_where_there_is_a_proof(db):
     proof = Proof("select set_config('negspace.request_id', %s, true)", ["proved"])
     acting = db.acting_as(Actor(user_agent="test agent"), proof=proof)

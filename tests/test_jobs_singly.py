@@ -111,6 +111,13 @@ def test_a_job_claimed_alone_is_held_as_any_other(bench: Bench, worker: str) -> 
     assert [row["lease_token"] for row in tokens] == [job.token for job in single + several]
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_who_wants_nothing_gets_nothing(bench: Bench, worker: str, count: int) -> None:
+    job = bench.enqueue(bench.add_image())
+    assert take(bench, count) == []
+    assert take(bench) == [job]
+
+
 PRIORITIES = (3, 9, 3, 10, 1, 5, 5)
 
 

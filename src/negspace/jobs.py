@@ -118,7 +118,7 @@ _COLUMNS: Final[LiteralString] = (
 )
 
 _ENQUEUE: Final[LiteralString] = (
-    "enqueue_jobs(%s::bigint[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s)"
+    "enqueue_jobs(%b::bigint[], %s, %s, %s, %s, %s, %s, %s, %s, %s, %s::numeric, %s)"
 )
 
 
@@ -185,8 +185,7 @@ def enqueue(
     how = (priority, max_retries, scheduled_at, use_cache, deadline_at, weight, job_group)
     with attempts.recorded(database, "run_analysis", "image", one):
         _see_asked(priority, max_retries, scheduled_at, deadline_at)
-        found = database.call(_ENQUEUE, _given(images, requested_by, what, how))
-    return [Enqueued(**row) for row in found]
+        return database.call_for(Enqueued, _ENQUEUE, _given(images, requested_by, what, how))
 
 
 def enqueue_within(

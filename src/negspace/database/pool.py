@@ -5,14 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, LiteralString
+from typing import TYPE_CHECKING, Any, Final, LiteralString, TypeVar
 
-from psycopg.rows import RowFactory, dict_row, scalar_row
+from psycopg.rows import RowFactory, args_row, dict_row, scalar_row
 
-from negspace.database.connection import Connection, Query, Row, connect, rows
+from negspace.database.connection import Connection, Query, Row, connect
 from negspace.database.failure import translated
 from negspace.database.watch import Watched, parameters_of
 from negspace.errors import UnavailableError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
 
     from negspace.settings import Settings
+
+T = TypeVar("T")
 
 # So soon after its last answer a connection is only looked at, without a round trip (seconds).
 _LATELY: Final = 0.5
@@ -231,15 +233,36 @@ class Database:
         Raises:
             NegspaceError: As ``transaction`` does.
         """
+        return self._called(dict_row, function, parameters)
+
+    def call_for(
+        self, made: Callable[..., T], function: LiteralString, parameters: Sequence[Any] = ()
+    ) -> list[T]:
+        """What is made of each of ``call``'s rows, whose values are given in their order.
+
+        For many rows: it takes half as long as what is made of dictionaries.
+
+        Args:
+            made: What makes it, such as a dataclass.
+            function: As of ``call``.
+            parameters: Its.
+
+        Raises:
+            NegspaceError: As ``transaction`` does.
+        """
+        return self._called(args_row(made), function, parameters)
+
+    def _called(
+        self, factory: RowFactory[T], function: LiteralString, parameters: Sequence[Any]
+    ) -> list[T]:
         if self._proof is None:
             query = _STATED + function + _LATER
-            return self._asked(dict_row, query, [*self._stated(), *parameters])
+            return self._asked(factory, query, [*self._stated(), *parameters])
         with self.transaction() as connection:
-            return rows(connection, "select * from " + function + " c", parameters)
+            cursor = connection.cursor(row_factory=factory)
+            return cursor.execute("select * from " + function + " c", parameters or None).fetchall()
 
-    def _asked(
-        self, factory: RowFactory[Any], query: Query, parameters: Sequence[Any]
-    ) -> list[Any]:
+    def _asked(self, factory: RowFactory[T], query: Query, parameters: Sequence[Any]) -> list[T]:
         with translated(), self._pool.leased() as connection:
             connection.autocommit = True
             try:

@@ -446,22 +446,32 @@ declare
     print  constant text := public.algorithm_fingerprint(
         answer_images.algorithm_name, answer_images.algorithm_version, answer_images.algorithm_parameters);
     hashed constant text := public.sha256_hex(answer_images.algorithm_parameters::text);
+    -- Whether there is any entry. Only one index has the order: one row is read, whatever the planner believes.
+    cached   constant boolean := coalesce(print = (
+        select c.algorithm_fingerprint from public.analysis_cache c
+        where c.algorithm_fingerprint >= print
+        order by c.algorithm_fingerprint limit 1), false);
+    analysed constant bigint[] := array(
+        select r.image_id from public.analysis_results r
+        where r.image_id = any (answer_images.images) and r.parameters_hash = hashed  -- as result_of()
+          and r.algorithm_name || '@' || r.algorithm_version
+              = answer_images.algorithm_name || '@' || answer_images.algorithm_version);
     image  record;
     result bigint;
 begin
     answered := '{}';
     results := '{}';
+    if not cached and analysed = '{}' then
+        return;
+    end if;
     for image in
         -- the key as cache_key() makes it, whose call for each image would cost as much as its job
         select i.id, i.user_id, i.analysis_status
         from public.images i
         cross join lateral (select encode(sha256(convert_to(i.file_hash || ':' || print || ':' || i.user_id, 'UTF8')), 'hex') as key) c
         where i.id = any (answer_images.images)
-          and (exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
-               or (select r.id from public.analysis_results r
-                   where r.image_id = i.id and r.parameters_hash = hashed  -- as result_of()
-                     and r.algorithm_name || '@' || r.algorithm_version
-                         = answer_images.algorithm_name || '@' || answer_images.algorithm_version) is not null)
+          and (cached and exists (select from public.analysis_cache a where a.cache_key = c.key and a.expires_at > clock_timestamp())
+               or i.id in (select unnest(analysed)))
         order by c.key  -- in which all lock the entries: equal contents may come to two callers crosswise
     loop
         result := public.store_cached_result(
@@ -1080,6 +1090,7 @@ declare
     step   constant interval := public.priority_step();
     moment constant timestamptz := clock_timestamp();
     opens  constant uuid := gen_random_uuid();
+    most   constant integer := least(greatest(claim_first.how_many, 0), 2);  -- two are told from one
     job    record;
 begin
     begin
@@ -1093,7 +1104,7 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))
+                 order by q.scheduled_at, q.id limit most)
                 union all
                 (select q.id, q.scheduled_at from public.processing_queue_hot q
                  where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
@@ -1101,9 +1112,9 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))) w
+                 order by q.scheduled_at, q.id limit most)) w
             order by w.scheduled_at - p.priority * step, w.id
-            limit least(claim_first.how_many, 2)
+            limit most
         )
         select l.* into job
         from first f
@@ -1111,15 +1122,15 @@ begin
             select q.id, q.attempt + 1 as attempt, q.image_id, q.algorithm_name, q.algorithm_version, q.algorithm_parameters,
                    q.deadline_at, q.complexity_score, i.analysis_status, i.user_id, i.file_path, i.file_hash, i.original_filename,
                    q.processing_metadata -> 'use_cache' is distinct from 'false' and (
-                       exists (select from public.analysis_results r
-                               where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
-                                 and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version)
-                       or exists (select from public.analysis_cache a
-                                  where a.cache_key = public.cache_key(
-                                            i.file_hash,
-                                            public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
-                                            i.user_id)
-                                    and a.expires_at > clock_timestamp())) as answered
+                       (select r.id from public.analysis_results r
+                        where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
+                          and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version) is not null
+                       or (select a.id from public.analysis_cache a
+                           where a.cache_key = public.cache_key(
+                                     i.file_hash,
+                                     public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
+                                     i.user_id)
+                             and a.expires_at > clock_timestamp()) is not null) as answered
             from public.processing_queue_hot q
             join public.images i on i.id = q.image_id
             where q.id = f.id and q.status in ('queued', 'retrying') and i.analysis_status <> 'archived'
@@ -1951,16 +1962,17 @@ begin
     select i.user_id, i.analysis_status,
            (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000 as weight,
            enqueue_image.use_cache and (
-               exists (select from public.analysis_results r
-                       where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
-                         and r.algorithm_name || '@' || r.algorithm_version = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = public.cache_key(
-                                    i.file_hash,
-                                    public.algorithm_fingerprint(
-                                        enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
-                                    i.user_id)
-                            and a.expires_at > clock_timestamp())) as answered
+               (select r.id from public.analysis_results r
+                where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
+                  and r.algorithm_name || '@' || r.algorithm_version
+                      = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version) is not null
+               or (select a.id from public.analysis_cache a
+                   where a.cache_key = public.cache_key(
+                             i.file_hash,
+                             public.algorithm_fingerprint(
+                                 enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
+                             i.user_id)
+                     and a.expires_at > clock_timestamp()) is not null) as answered
     into found_image
     from public.images i where i.id = enqueue_image.image
     for no key update;
@@ -2009,10 +2021,13 @@ declare
     wrong    bigint;
     locked   bigint;
     again    boolean;  -- some have been analysed before
+    ids      bigint[];  -- the images by number …
+    users    bigint[];
+    weights  numeric[];
     answered bigint[] := '{}';
     results  bigint[] := '{}';
     added    bigint[] := '{}';
-    jobs     bigint[] := '{}';
+    jobs     bigint[];
 begin
     if enqueue_jobs.deadline_at <= greatest(moment, enqueue_jobs.scheduled_at) then
         raise exception 'the deadline, %, is over before the job may begin', enqueue_jobs.deadline_at
@@ -2037,15 +2052,19 @@ begin
             return;
         end if;
     end if;
-    select count(*), min(l.id) filter (where l.analysis_status = 'archived'), bool_or(l.analysis_status in ('completed', 'failed'))
-    into locked, wrong, again
-    from (select i.id, i.analysis_status from public.images i
+    select count(*), min(l.id) filter (where l.analysis_status = 'archived'), bool_or(l.analysis_status in ('completed', 'failed')),
+           array_agg(l.id), array_agg(l.user_id), array_agg(l.weight)
+    into locked, wrong, again, ids, users, weights
+    from (select i.id, i.analysis_status, coalesce(enqueue_jobs.requested_by, i.user_id) as user_id,
+                 coalesce(enqueue_jobs.weight,
+                          (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric * 0.000001) as weight
+          from public.images i
           where i.id = any (enqueue_jobs.images) order by i.id for no key update) l;
     if wrong is not null then
         raise exception 'image % is archived and is not analysed again', wrong
             using errcode = 'NS006', hint = 'take the file in again to analyse it';
     end if;
-    if locked < (select count(distinct w.id) + count(*) filter (where w.id is null) from unnest(enqueue_jobs.images) as w (id)) then
+    if locked < cardinality(enqueue_jobs.images) and locked < (select count(distinct w.id) + count(*) filter (where w.id is null) from unnest(enqueue_jobs.images) as w (id)) then
         select w.id into wrong from unnest(enqueue_jobs.images) as w (id)
         where not exists (select from public.images i where i.id = w.id) limit 1;
         raise exception 'there is no image %', coalesce(wrong::text, 'null')
@@ -2057,11 +2076,20 @@ begin
             enqueue_jobs.images, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name,
             enqueue_jobs.algorithm_version, enqueue_jobs.algorithm_parameters) a;
     end if;
-    select coalesce(array_agg(n.image_id), '{}'), coalesce(array_agg(n.job_id), '{}') into added, jobs
-    from public.insert_jobs(
-        enqueue_jobs.images, answered, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
-        enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment, enqueue_jobs.scheduled_at,
-        enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.weight, enqueue_jobs.job_group) n;
+    if answered = '{}' then
+        select n.added, n.jobs into added, jobs
+        from public.insert_new_jobs(
+            enqueue_jobs.images, ids, users, weights, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+            enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment,
+            enqueue_jobs.scheduled_at, enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.job_group) n;
+    end if;
+    if jobs is null then
+        select coalesce(array_agg(n.image_id), '{}'), coalesce(array_agg(n.job_id), '{}') into added, jobs
+        from public.insert_jobs(
+            enqueue_jobs.images, answered, enqueue_jobs.requested_by, enqueue_jobs.algorithm_name, enqueue_jobs.algorithm_version,
+            enqueue_jobs.algorithm_parameters, enqueue_jobs.priority, enqueue_jobs.max_retries, moment, enqueue_jobs.scheduled_at,
+            enqueue_jobs.use_cache, enqueue_jobs.deadline_at, enqueue_jobs.weight, enqueue_jobs.job_group) n;
+    end if;
     if again then
         update public.images i set analysis_status = 'pending'
         where i.id = any (added) and i.analysis_status in ('completed', 'failed');
@@ -2686,6 +2714,65 @@ end
 $function$;
 comment on function public.insert_jobs(images bigint[], answered bigint[], requested_by bigint, algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, weight numeric, job_group text) is 'One job for each of the images, which the caller has locked, that was not answered and has no such job yet.';
 revoke execute on function public.insert_jobs(bigint[],bigint[],bigint,text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,numeric,text) from public;
+
+CREATE OR REPLACE FUNCTION public.insert_new_jobs(images bigint[], ids bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text, OUT added bigint[], OUT jobs bigint[])
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'public', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_nestloop TO 'off'
+AS $function$
+#variable_conflict use_column
+declare
+    hashed constant text := public.sha256_hex(insert_new_jobs.algorithm_parameters::text);
+    pace   public.algorithm_speeds%rowtype;  -- where workers live that have it
+begin
+    if exists (select from public.processing_queue_hot q
+               where q.image_id = any (insert_new_jobs.ids) and q.algorithm_name = insert_new_jobs.algorithm_name
+                 and q.algorithm_version = insert_new_jobs.algorithm_version and q.parameters_hash = hashed) then
+        return;
+    end if;
+    added := insert_new_jobs.ids;
+    if added <> insert_new_jobs.images then  -- each once, in the order that is asked for
+        select array_agg(o.id), array_agg(o.user_id), array_agg(o.weight) into added, users, weights
+        from (select l.id, l.user_id, l.weight
+              from (select u.id, min(u.n) as n from unnest(insert_new_jobs.images) with ordinality as u (id, n) group by u.id) w
+              join unnest(added, users, weights) as l (id, user_id, weight) on l.id = w.id
+              order by w.n) o;
+    end if;
+    select s.* into pace from public.algorithm_speeds s
+    where s.algorithm_name = insert_new_jobs.algorithm_name and s.algorithm_version = insert_new_jobs.algorithm_version
+      and s.live_workers > 0;
+    with inserted as (
+        insert into public.processing_queue_hot as q (
+            id, image_id, user_id, algorithm_name, algorithm_version, algorithm_parameters, priority, max_retries,
+            created_at, scheduled_at, complexity_score, processing_metadata, deadline_at, job_group, estimated_completion_at
+        )
+        overriding system value
+        select nextval('public.processing_queue_id_seq'), a.id, a.user_id, insert_new_jobs.algorithm_name,
+               insert_new_jobs.algorithm_version, insert_new_jobs.algorithm_parameters, insert_new_jobs.priority,
+               insert_new_jobs.max_retries, a.at, coalesce(insert_new_jobs.scheduled_at, a.at), a.weight,
+               case when insert_new_jobs.use_cache then '{}'::jsonb else '{"use_cache": false}'::jsonb end,
+               insert_new_jobs.deadline_at, insert_new_jobs.job_group,
+               greatest(a.at, insert_new_jobs.scheduled_at)
+                   + (pace.ms_per_job * (coalesce(pace.jobs_before[insert_new_jobs.priority], pace.jobs_ahead) + a.place - 1) / pace.live_workers
+                      + coalesce(pace.ms_per_megapixel * a.weight::double precision, pace.ms_per_job)) * interval '1 millisecond'
+        from (
+            -- a microsecond apart, so that their order is that of their times
+            select u.*, insert_new_jobs.moment + (u.place - 1) * interval '1 microsecond' as at
+            from unnest(added, users, weights) with ordinality as u (id, user_id, weight, place)
+        ) a
+        returning q.id
+    )
+    select array_agg(i.id) into jobs from inserted i;
+exception
+    -- Somebody writes such a job meanwhile without a lock on its image, or this transaction doesn't see it.
+    when unique_violation then
+        jobs := null;
+end
+$function$;
+comment on function public.insert_new_jobs(images bigint[], ids bigint[], users bigint[], weights numeric[], algorithm_name text, algorithm_version text, algorithm_parameters jsonb, priority integer, max_retries integer, moment timestamp with time zone, scheduled_at timestamp with time zone, use_cache boolean, deadline_at timestamp with time zone, job_group text, OUT added bigint[], OUT jobs bigint[]) is 'insert_jobs() where none of the images has such a job yet: the images, each once and in their order, and their jobs. No jobs, and nothing is done, where one has. ids: the images by number, with whose jobs they become and what they weigh.';
+revoke execute on function public.insert_new_jobs(bigint[],bigint[],bigint[],numeric[],text,text,jsonb,integer,integer,timestamp with time zone,timestamp with time zone,boolean,timestamp with time zone,text) from public;
 
 CREATE OR REPLACE FUNCTION public.is_trusted_session()
  RETURNS boolean

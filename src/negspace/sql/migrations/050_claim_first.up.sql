@@ -100,6 +100,7 @@ declare
     step   constant interval := public.priority_step();
     moment constant timestamptz := clock_timestamp();
     opens  constant uuid := gen_random_uuid();
+    most   constant integer := least(greatest(claim_first.how_many, 0), 2);  -- two are told from one
     job    record;
 begin
     begin
@@ -113,7 +114,7 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))
+                 order by q.scheduled_at, q.id limit most)
                 union all
                 (select q.id, q.scheduled_at from public.processing_queue_hot q
                  where q.priority = p.priority and q.status in ('queued', 'retrying') and q.scheduled_at > q.created_at
@@ -121,9 +122,9 @@ begin
                    and (algorithms is null or q.algorithm_name || '@' || q.algorithm_version = any (algorithms))
                    and (capacity is null or q.complexity_score is null or q.complexity_score <= capacity)
                    and (q.deadline_at is null or q.deadline_at > moment)
-                 order by q.scheduled_at, q.id limit least(claim_first.how_many, 2))) w
+                 order by q.scheduled_at, q.id limit most)) w
             order by w.scheduled_at - p.priority * step, w.id
-            limit least(claim_first.how_many, 2)
+            limit most
         )
         select l.* into job
         from first f
@@ -131,15 +132,15 @@ begin
             select q.id, q.attempt + 1 as attempt, q.image_id, q.algorithm_name, q.algorithm_version, q.algorithm_parameters,
                    q.deadline_at, q.complexity_score, i.analysis_status, i.user_id, i.file_path, i.file_hash, i.original_filename,
                    q.processing_metadata -> 'use_cache' is distinct from 'false' and (
-                       exists (select from public.analysis_results r
-                               where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
-                                 and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version)
-                       or exists (select from public.analysis_cache a
-                                  where a.cache_key = public.cache_key(
-                                            i.file_hash,
-                                            public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
-                                            i.user_id)
-                                    and a.expires_at > clock_timestamp())) as answered
+                       (select r.id from public.analysis_results r
+                        where r.image_id = q.image_id and r.parameters_hash = q.parameters_hash  -- as result_of()
+                          and r.algorithm_name || '@' || r.algorithm_version = q.algorithm_name || '@' || q.algorithm_version) is not null
+                       or (select a.id from public.analysis_cache a
+                           where a.cache_key = public.cache_key(
+                                     i.file_hash,
+                                     public.algorithm_fingerprint(q.algorithm_name, q.algorithm_version, q.algorithm_parameters),
+                                     i.user_id)
+                             and a.expires_at > clock_timestamp()) is not null) as answered
             from public.processing_queue_hot q
             join public.images i on i.id = q.image_id
             where q.id = f.id and q.status in ('queued', 'retrying') and i.analysis_status <> 'archived'

@@ -138,16 +138,17 @@ begin
     select i.user_id, i.analysis_status,
            (i.image_dimensions ->> 'width')::numeric * (i.image_dimensions ->> 'height')::numeric / 1000000 as weight,
            enqueue_image.use_cache and (
-               exists (select from public.analysis_results r
-                       where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
-                         and r.algorithm_name || '@' || r.algorithm_version = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version)
-               or exists (select from public.analysis_cache a
-                          where a.cache_key = public.cache_key(
-                                    i.file_hash,
-                                    public.algorithm_fingerprint(
-                                        enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
-                                    i.user_id)
-                            and a.expires_at > clock_timestamp())) as answered
+               (select r.id from public.analysis_results r
+                where r.image_id = i.id and r.parameters_hash = public.sha256_hex(enqueue_image.algorithm_parameters::text)  -- as result_of()
+                  and r.algorithm_name || '@' || r.algorithm_version
+                      = enqueue_image.algorithm_name || '@' || enqueue_image.algorithm_version) is not null
+               or (select a.id from public.analysis_cache a
+                   where a.cache_key = public.cache_key(
+                             i.file_hash,
+                             public.algorithm_fingerprint(
+                                 enqueue_image.algorithm_name, enqueue_image.algorithm_version, enqueue_image.algorithm_parameters),
+                             i.user_id)
+                     and a.expires_at > clock_timestamp()) is not null) as answered
     into found_image
     from public.images i where i.id = enqueue_image.image
     for no key update;
