@@ -7500,9 +7500,9 @@ begin
             order by i.id
             for no key update skip locked);
         candidates := array(
-            select c.id from unnest(candidates) with ordinality as c (id, place)
-            join public.processing_queue_hot q on q.id = c.id
-            where (q.image_id in (select unnest(free))) is true order by c.place);
+            select q.id from public.processing_queue_hot q
+            where q.id = any (candidates) and (q.image_id in (select unnest(free))) is true
+            order by q.scheduled_at - q.priority * public.priority_step(), q.id);
         if limited then
             candidates := public.within_limits(candidates);
         end if;

@@ -77,7 +77,12 @@ begin
 end', '    end loop;
     return found[1:how_many];
 end'),
-            ('claim_jobs', 'where q.image_id = any (free)', 'where (q.image_id in (select unnest(free))) is true'),
+            ('claim_jobs', 'select c.id from unnest(candidates) with ordinality as c (id, place)
+            join public.processing_queue_hot q on q.id = c.id
+            where q.image_id = any (free) order by c.place);',
+             'select q.id from public.processing_queue_hot q
+            where q.id = any (candidates) and (q.image_id in (select unnest(free))) is true
+            order by q.scheduled_at - q.priority * public.priority_step(), q.id);'),
             ('sweep_queue', 'bigint := public.as_microseconds(began);', 'bigint := (extract(epoch from began) * 1000000)::bigint;'),
             ('sweep_queue', '(select last_value from public.queue_next_sweep)', 'coalesce(pg_sequence_last_value(''public.queue_next_sweep''), 1)'),
             ('sweep_queue', '(select last_value from public.queue_next_whole_sweep)',
