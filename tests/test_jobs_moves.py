@@ -99,6 +99,15 @@ def test_a_claim_passes_by_jobs_that_end_while_it_looks(bench: Bench, worker: st
     assert found == [{"id": ids[2]}]
 
 
+def test_a_claim_passes_by_the_one_job_that_ends_while_it_looks(bench: Bench, worker: str) -> None:
+    [job] = bench.enqueue(bench.add_images(1))
+    query = "select id from claim_work('w1', 1, %s)"
+    # the sweep looks at it, the first look finds it, and then it is locked
+    with stopped(bench, "processing_queue_hot", 3, query, list(ALL)) as found:
+        assert done(bench.owner, "select cancel_jobs(%s)", [job]) == [job]
+    assert found == []
+
+
 def test_a_purge_passes_by_jobs_that_are_tried_again_meanwhile(bench: Bench, worker: str) -> None:
     ids = bench.enqueue(bench.add_images(2))
     with connect(bench.database.app, autocommit=True) as connection:

@@ -156,6 +156,11 @@ def limited(bench: Bench, job: int) -> None:
 
 
 def overdue(bench: Bench, job: int) -> None:
+    """Since the last sweep, which would have ended it."""
+    bench.owner.execute(
+        "select setval('queue_next_sweep', as_microseconds(now() + '9 seconds')),"
+        " setval('queue_next_whole_sweep', as_microseconds(now() + '9 seconds'))"
+    )
     bench.owner.execute(
         "update processing_queue_hot set deadline_at = now() - interval '1 s' where id = %s", [job]
     )

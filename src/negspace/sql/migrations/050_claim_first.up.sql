@@ -55,7 +55,7 @@ end', '    end loop;
     return found[1:how_many];
 end'),
             -- By their numbers, and the images among the free ones, hashed: with statistics of a full queue each
-            -- was looked for by all images, and with those of an empty one all that waits was read.
+            -- was looked for by all images; a join would read all that waits, with those of an empty one.
             ('claim_jobs', 'select c.id from unnest(candidates) with ordinality as c (id, place)
             join public.processing_queue_hot q on q.id = c.id
             where q.image_id = any (free) order by c.place);',
