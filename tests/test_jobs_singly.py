@@ -259,6 +259,16 @@ def test_one_image_is_asked_for_as_many_are(
     assert [(a.job_id, a.outcome) for a in again] == [(singly, "waiting")]
 
 
+def test_one_image_that_is_asked_for_wakes_a_sleeper(bench: Bench, worker: str) -> None:
+    image = bench.add_image()
+    with connect(bench.database.app, autocommit=True) as sleeper:
+        sleeper.execute("listen negspace_jobs")
+        sleeper.execute("select rest_worker(%s, true)", [worker])
+        bench.enqueue(image)
+        told = [note.payload for note in sleeper.notifies(timeout=10, stop_after=1)]
+    assert told == ["1"]
+
+
 # ── Changes of images ────────────────────────────────────────────────────────────────────
 
 
